@@ -1,0 +1,17 @@
+"""The errors that a user can mend. Everything else is a defect of ours and keeps its traceback."""
+
+from __future__ import annotations
+
+
+class UsageError(ValueError):
+    """Bad input: the message names the key or row, the value and the remedy. The command line ends with code 2."""
+
+
+class RunStopped(RuntimeError):
+    """The run stopped itself for a reason it can name (log-prob parity lost, reward errors): code 1, no traceback."""
+
+
+def check(condition: bool, key: str, value: object, remedy: str) -> None:
+    """Raise a :class:`UsageError` that names ``key``, ``value`` and the ``remedy`` unless ``condition`` holds."""
+    if not condition:
+        raise UsageError(f"{key}={value!r}: {remedy}")

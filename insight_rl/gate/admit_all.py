@@ -1,0 +1,14 @@
+"""The gate that is always open: plain GRPO."""
+
+from __future__ import annotations
+
+from insight_rl.types import Group
+
+
+class AdmitAll:
+    """Every group goes to the learner."""
+
+    max_rounds = 1
+
+    def admit(self, group: Group) -> bool:
+        return True

@@ -1,0 +1,23 @@
+"""The seam of reporting: where the metrics of a step go. Never changes what the run does."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+from insight_rl.types import Metrics
+
+
+class Monitor(Protocol):
+    """Receives the metrics of each step. Constructed by the config, opened once the run's folder exists."""
+
+    def open(self, run_dir: Path, *, config: Mapping[str, Any], num_steps: int, first_step: int) -> None:
+        """``first_step`` is 1, or one past the checkpoint a run resumes from: later records are dropped first."""
+        ...
+
+    def log(self, metrics: Metrics, *, step: int) -> None: ...
+
+    def close(self, summary: Mapping[str, Any] | None = None) -> None:
+        """Flush; ``summary`` holds the run's closing figures, absent where the run was cut short."""
+        ...

@@ -1,0 +1,157 @@
+"""The data that flows through a training step, one frozen type per stage.
+
+    Prompt -> Completion (x G) -> Reward (x G) -> Group -> Metrics
+
+Owns nothing but the shapes; standard library only, so that every other module can import it for free.
+Suffixes on plural containers: P prompts, G rollouts of one prompt, T tokens of one completion.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prompt:
+    """One datapoint tau of the pool, already tokenised for the model at hand.
+
+    Example::
+
+        Prompt(id="countdown/3f9c0a", task="countdown", text="3,7,12=24:", token_ids=(5, 17, ...),
+               answer={"numbers": [3, 7, 12], "target": 24}, metadata={"num_numbers": 3})
+    """
+
+    id: str
+    """Stable across runs and machines (a hash of the content): beliefs are keyed on it."""
+
+    task: str
+    """Name of the task that made it; metrics and per-task priors are grouped by it."""
+
+    text: str
+    """The prompt as the model sees it, for people to read."""
+
+    token_ids: tuple[int, ...]
+
+    answer: Any
+    """What the reward function needs to judge a completion; its form belongs to the task."""
+
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Completion:
+    """One rollout of one prompt.
+
+    Example::
+
+        Completion(token_ids=(8, 12, 2), logprobs=(-0.1, -1.2, -0.01), text="3*7+...",
+                   finish_reason="stop", policy_version=12)
+    """
+
+    token_ids: tuple[int, ...]
+    """As sampled, the end-of-sequence token included; never re-tokenised from text."""
+
+    logprobs: tuple[float, ...]
+    """Natural log-probability of each token under the sampling distribution (after temperature), same length."""
+
+    text: str
+
+    finish_reason: str
+    """``"stop"`` (an end-of-sequence token) or ``"length"`` (truncated)."""
+
+    policy_version: int
+    """Version of the weights that sampled it: the number of weight updates the engine had received."""
+
+    @property
+    def is_truncated(self) -> bool:
+        return self.finish_reason == "length"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reward:
+    """The verdict on one completion.
+
+    ``success`` is the verifier's verdict and feeds the belief; ``value`` is what the policy is trained on. They are
+    two things: 0.1 for a well-formed wrong answer is not a tenth of a success.
+    """
+
+    value: float
+
+    success: bool | None
+    """``None`` means not judged (timeout, infrastructure): never counted as a failure, never trained on."""
+
+    status: str = ""
+    """correct | wrong | unparsable | no_answer | timeout | error."""
+
+    parts: Mapping[str, float] = field(default_factory=dict)
+    """Named contributions to ``value`` of composed rewards, for the logs."""
+
+    @property
+    def is_judged(self) -> bool:
+        return self.success is not None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Group:
+    """The G rollouts of one prompt and their rewards: the unit of GRPO and of one belief update."""
+
+    prompt: Prompt
+    completions_G: tuple[Completion, ...]
+    rewards_G: tuple[Reward, ...]
+
+    def __post_init__(self) -> None:
+        if len(self.completions_G) != len(self.rewards_G):
+            raise ValueError(
+                f"prompt {self.prompt.id}: {len(self.completions_G)} completions but {len(self.rewards_G)} rewards; "
+                "every completion needs exactly one"
+            )
+
+    @property
+    def num_judged(self) -> int:
+        """K of the belief update: rollouts that the verifier reached a verdict on."""
+        return sum(reward.is_judged for reward in self.rewards_G)
+
+    @property
+    def num_successes(self) -> int:
+        """S of the belief update."""
+        return sum(reward.success is True for reward in self.rewards_G)
+
+    @property
+    def is_informative(self) -> bool:
+        """Whether the verifier saw both outcomes: only then does the group say which rollouts to prefer."""
+        return 0 < self.num_successes < self.num_judged
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sampling:
+    """How to sample completions. ``num_rollouts`` per prompt, each at most ``max_tokens`` long."""
+
+    num_rollouts: int
+    max_tokens: int
+    temperature: float
+    """0 means greedy."""
+    top_p: float
+    seed: int
+    """Derived from the run's seed and the step: the same seed and weights give the same completions."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Histogram:
+    """Counts between edges (``len(edges) == len(counts) + 1``), a metric that is a distribution."""
+
+    counts: tuple[int, ...]
+    edges: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Table:
+    """Rows under column names, a metric that is text (sample completions)."""
+
+    columns: tuple[str, ...]
+    rows: tuple[tuple[Any, ...], ...]
+
+
+Metrics = dict[str, "float | int | Histogram | Table"]
+"""Flat, keyed ``area/name``; the metric dictionary is docs/metrics.md."""
