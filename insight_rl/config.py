@@ -1,0 +1,259 @@
+"""The configuration of a run: composed by Hydra, typed, and checked as a whole before anything heavy is imported.
+
+Our own settings are the dataclasses below; swappable parts (task, selector, gate, ...) are ``_target_`` nodes whose
+arguments are checked against the signature of the class they name. Nothing beneath :mod:`insight_rl.build` ever sees
+the whole of it.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from hydra.core.config_store import ConfigStore
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from insight_rl.errors import UsageError, check
+from insight_rl.part_check import check_part
+from insight_rl.paths import conf_dir, data_dir
+
+PART_GROUPS = ("task", "selector", "gate", "rollout", "reward", "algorithm", "learner")
+DTYPES = ("float32", "bfloat16", "float16")
+
+
+@dataclass(kw_only=True)
+class ModelConfig:
+    path: str = MISSING
+    dtype: str = MISSING
+    max_length: int = MISSING
+    """Prompt and completion together, in tokens."""
+    prompt_style: str = MISSING
+    """bare: the prompt is plain text. chat: it goes through the model's chat template."""
+
+    def __post_init__(self) -> None:
+        check(self.dtype in DTYPES, "model.dtype", self.dtype, f"must be one of {', '.join(DTYPES)}")
+        check(self.max_length >= 2, "model.max_length", self.max_length, "must be at least 2 tokens")
+        check(
+            self.prompt_style in ("bare", "chat"), "model.prompt_style", self.prompt_style, "must be one of bare, chat"
+        )
+
+
+@dataclass(kw_only=True)
+class TrainerConfig:
+    num_steps: int = MISSING
+    prompts_per_step: int = MISSING
+    rollouts_per_prompt: int = MISSING
+    prompts_per_update: int | None = MISSING
+    max_completion_tokens: int = MISSING
+    temperature: float = MISSING
+    top_p: float = MISSING
+    max_unjudged_fraction: float = MISSING
+    max_logprob_gap: float | None = MISSING
+
+    def __post_init__(self) -> None:
+        for key in ("num_steps", "prompts_per_step", "max_completion_tokens"):
+            check(getattr(self, key) >= 1, f"trainer.{key}", getattr(self, key), "must be at least 1")
+        check(
+            self.rollouts_per_prompt >= 2,
+            "trainer.rollouts_per_prompt",
+            self.rollouts_per_prompt,
+            "GRPO compares the rollouts of one prompt with each other, so it needs at least 2 (the paper takes 8)",
+        )
+        size = self.prompts_per_update
+        check(
+            size is None or (1 <= size <= self.prompts_per_step and self.prompts_per_step % size == 0),
+            "trainer.prompts_per_update",
+            size,
+            f"cannot split trainer.prompts_per_step={self.prompts_per_step} into equal updates; take one of "
+            f"{', '.join(map(str, divisors(self.prompts_per_step)))}, or null for one update a step",
+        )
+        check(
+            self.temperature > 0 and math.isfinite(self.temperature),
+            "trainer.temperature",
+            self.temperature,
+            "must be above 0: greedy rollouts of one prompt are all alike and teach nothing",
+        )
+        check(
+            self.top_p == 1.0,
+            "trainer.top_p",
+            self.top_p,
+            "must be 1.0: cutting the distribution renormalises the rollout's log-probs only and biases the ratio",
+        )
+        check(
+            0 < self.max_unjudged_fraction <= 1,
+            "trainer.max_unjudged_fraction",
+            self.max_unjudged_fraction,
+            "must be above 0 and at most 1",
+        )
+        gap = self.max_logprob_gap
+        check(gap is None or gap > 0, "trainer.max_logprob_gap", gap, "must be above 0, or null")
+
+
+@dataclass(kw_only=True)
+class CheckpointConfig:
+    every: int = MISSING
+    keep_last: int = MISSING
+
+    def __post_init__(self) -> None:
+        check(self.every >= 1, "checkpoint.every", self.every, "must be at least 1 step")
+        check(self.keep_last >= 1, "checkpoint.keep_last", self.keep_last, "must be at least 1")
+
+
+@dataclass(kw_only=True)
+class EvaluationConfig:
+    every: int = MISSING
+    samples_per_problem: int = MISSING
+    max_problems: int | None = MISSING
+    temperature: float = MISSING
+    top_p: float = MISSING
+    max_completion_tokens: int | None = MISSING
+
+    def __post_init__(self) -> None:
+        check(self.every >= 0, "evaluation.every", self.every, "must be at least 0 (0 switches evaluation off)")
+        check(
+            self.samples_per_problem >= 1,
+            "evaluation.samples_per_problem",
+            self.samples_per_problem,
+            "must be at least 1",
+        )
+        check(
+            self.max_problems is None or self.max_problems >= 1,
+            "evaluation.max_problems",
+            self.max_problems,
+            "must be at least 1, or null for all",
+        )
+        check(self.temperature >= 0, "evaluation.temperature", self.temperature, "must be at least 0 (0 is greedy)")
+        check(0 < self.top_p <= 1, "evaluation.top_p", self.top_p, "must be above 0 and at most 1")
+        tokens = self.max_completion_tokens
+        check(tokens is None or tokens >= 1, "evaluation.max_completion_tokens", tokens, "must be at least 1, or null")
+
+
+@dataclass(kw_only=True)
+class RunConfig:
+    seed: int = MISSING
+    run_dir: str | None = MISSING
+    resume: str = MISSING
+    model: ModelConfig = MISSING
+    trainer: TrainerConfig = MISSING
+    checkpoint: CheckpointConfig = MISSING
+    evaluation: EvaluationConfig = MISSING
+    task: Any = MISSING
+    selector: Any = MISSING
+    gate: Any = MISSING
+    rollout: Any = MISSING
+    reward: Any = MISSING
+    algorithm: Any = MISSING
+    learner: Any = MISSING
+    monitor: Any = MISSING
+
+    def __post_init__(self) -> None:
+        check(self.seed >= 0, "seed", self.seed, "must be at least 0")
+        check(self.resume in ("auto", "never"), "resume", self.resume, "must be one of auto, never")
+        check(
+            self.trainer.max_completion_tokens < self.model.max_length,
+            "trainer.max_completion_tokens",
+            self.trainer.max_completion_tokens,
+            f"leaves no room for a prompt in model.max_length={self.model.max_length}; lower the one or raise the other",
+        )
+
+
+def divisors(number: int) -> list[int]:
+    return [d for d in range(1, number + 1) if number % d == 0]
+
+
+def compose_config(
+    overrides: Sequence[str], *, config_name: str = "train", config_dir: Path | None = None
+) -> DictConfig:
+    """The composed and resolved configuration tree. ``config_dir`` adds a folder of the user's own options.
+
+    Raises ``UsageError`` naming the key, the value and the remedy.
+    """
+    register_schema()
+    overrides = list(overrides)
+    if config_dir is not None:
+        check(config_dir.is_dir(), "--config-dir", str(config_dir), "is not a folder")
+        overrides.append(f"hydra.searchpath=[file://{config_dir.resolve()}]")
+    try:
+        with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+            tree = compose(config_name, overrides=overrides)
+        OmegaConf.resolve(tree)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise UsageError(_explain(error, overrides, config_name)) from error
+    return tree
+
+
+def register_schema() -> None:
+    ConfigStore.instance().store(name="schema", node=RunConfig)
+    OmegaConf.register_new_resolver("data_dir", lambda: str(data_dir()), replace=True)
+
+
+def parse_config(tree: DictConfig) -> RunConfig:
+    """The typed configuration; raises ``UsageError`` for a value that no run could work with."""
+    missing = sorted(OmegaConf.missing_keys(tree))
+    if missing:
+        raise UsageError(f"{missing[0]} has no value: give one, e.g. `{missing[0]}=...`")
+    try:
+        config = OmegaConf.to_object(tree)
+    except UsageError as error:
+        # OmegaConf appends lines about its own node types.
+        raise UsageError(str(error).splitlines()[0]) from None
+    assert isinstance(config, RunConfig)
+    check(isinstance(config.monitor, dict), "monitor", config.monitor, "must name one or more of conf/monitor")
+    for group in PART_GROUPS:
+        check_part(group, getattr(config, group))
+    for name, node in config.monitor.items():
+        check_part(f"monitor.{name}", node)
+    return config
+
+
+def _explain(error: Exception, overrides: Sequence[str], config_name: str) -> str:
+    """What Hydra found wrong, in one or two lines that name key, value and remedy."""
+    cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
+    first_line = str(cause).splitlines()[0]
+    full_key = getattr(cause, "full_key", None) or ""
+    given = next((o for o in overrides if o.lstrip("+~").split("=")[0] == full_key), full_key)
+    if isinstance(error, MissingConfigException):
+        return _explain_missing_option(str(error))
+    if isinstance(error, OverrideParseException):
+        return f"{error.override}: not a valid override ({first_line}); write key=value, and quote values with []{{}},=\\"
+    if "not in" in first_line and full_key:
+        close = difflib.get_close_matches(full_key, _known_keys(config_name), n=3, cutoff=0.5)
+        hint = f"did you mean {' or '.join(close)}?" if close else "see `insight-rl train --cfg` for every key"
+        return f"{given}: there is no key {full_key}; {hint}"
+    if full_key:
+        return f"{given}: {first_line}; see `insight-rl train --cfg` for the key's present value"
+    return first_line
+
+
+def _explain_missing_option(message: str) -> str:
+    wanted = re.search(r"Could not find '([^'/]+)/([^']*)'", message)
+    options = re.findall(r"^\t(.+)$", message, flags=re.MULTILINE)
+    if wanted is None:
+        return message.splitlines()[0]
+    group, option = wanted.groups()
+    available = f"choose one of {', '.join(options)}" if options else f"there is no group {group}"
+    return f"{group}={option}: there is no such option; {available}"
+
+
+def _known_keys(config_name: str) -> list[str]:
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        tree = compose(config_name)
+    keys: list[str] = []
+
+    def walk(prefix: str, node: Any) -> None:
+        for key in node:
+            keys.append(f"{prefix}{key}")
+            child = node._get_node(key)
+            if isinstance(child, DictConfig) and not child._is_none() and not child._is_missing():
+                walk(f"{prefix}{key}.", child)
+
+    walk("", tree)
+    return keys

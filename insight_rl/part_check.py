@@ -1,0 +1,91 @@
+"""Checks a ``_target_`` node of the configuration against the class it names, before anything is constructed.
+
+Owns the comparison with the signature only; whether a value makes sense is the constructor's own check.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import inspect
+import types
+import typing
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from insight_rl.errors import UsageError, check
+
+_EXTRA_OF_MODULE = {"vllm": "cpu", "deepspeed": "cpu", "ray": "ray", "trl": "trl", "fastapi": "serve", "httpx": "serve"}
+_NUMBERS = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+
+
+def check_part(key: str, node: Any) -> None:
+    """Check the node at ``key``: a mapping with ``_target_`` and keyword arguments.
+
+    Raises ``UsageError`` for a target that cannot be imported, an argument it does not take, one it lacks, or a value
+    of another type than it annotates.
+    """
+    check(isinstance(node, dict) and "_target_" in node, key, node, "must be a mapping with a _target_ class")
+    target = import_target(key, node["_target_"])
+    parameters = inspect.signature(target).parameters
+    hints = typing.get_type_hints(target.__init__ if inspect.isclass(target) else target)
+    given = {name: value for name, value in node.items() if not name.startswith("_")}
+    takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
+    for name, value in given.items():
+        if name not in parameters and not takes_any:
+            close = difflib.get_close_matches(name, parameters, n=2)
+            hint = f"did you mean {' or '.join(close)}?" if close else f"it takes {', '.join(parameters) or 'nothing'}"
+            raise UsageError(f"{key}.{name}={value!r}: {node['_target_']} takes no such argument; {hint}")
+        if name in hints:
+            _check_type(f"{key}.{name}", value, hints[name])
+        if isinstance(value, dict) and "_target_" in value:
+            check_part(f"{key}.{name}", value)
+    for name, parameter in parameters.items():
+        is_named = parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+        if is_named and parameter.default is parameter.empty and name not in given and not node.get("_partial_"):
+            raise UsageError(f"{key}.{name} has no value, and {node['_target_']} needs one: give {key}.{name}=...")
+
+
+def import_target(key: str, path: str) -> Callable[..., Any]:
+    """The class or function at a dotted ``path``; raises ``UsageError`` with the reason and remedy if there is none."""
+    module_name, _, attribute = path.rpartition(".")
+    try:
+        target = getattr(importlib.import_module(module_name), attribute)
+    except ModuleNotFoundError as error:
+        package = (error.name or "").split(".")[0]
+        extra = _EXTRA_OF_MODULE.get(package)
+        remedy = f"install it with `pip install 'insight-rl[{extra}]'`" if extra else "check its spelling and PYTHONPATH"
+        raise UsageError(f"{key}._target_={path!r}: module {error.name} is not installed; {remedy}") from error
+    except (AttributeError, ValueError) as error:
+        raise UsageError(f"{key}._target_={path!r}: there is no {attribute!r} in {module_name!r}") from error
+    check(callable(target), f"{key}._target_", path, "must name a class or a function")
+    return typing.cast("Callable[..., Any]", target)
+
+
+def _check_type(key: str, value: Any, hint: Any) -> None:
+    """Scalars and unions of them; anything richer is the constructor's business."""
+    origin = typing.get_origin(hint)
+    options = typing.get_args(hint) if origin in (typing.Union, types.UnionType) else (hint,)
+    if not all(option in _NUMBERS or option is type(None) or _is_container(option) for option in options):
+        return
+    if any(_fits(value, option) for option in options):
+        return
+    names = [_NUMBERS.get(option, "null" if option is type(None) else "a list or mapping") for option in options]
+    raise UsageError(f"{key}={value!r}: must be {' or '.join(names)}")
+
+
+def _fits(value: Any, option: Any) -> bool:
+    if option is type(None):
+        return value is None
+    if option is float:
+        return isinstance(value, (int, float)) and not isinstance(value, bool)
+    if option is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    if option in (bool, str):
+        return isinstance(value, option)
+    return isinstance(value, (list, tuple, dict))
+
+
+def _is_container(option: Any) -> bool:
+    origin = typing.get_origin(option) or option
+    return origin in (list, tuple, dict, Sequence, Mapping)
