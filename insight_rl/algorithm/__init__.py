@@ -1,0 +1,3 @@
+from insight_rl.algorithm.algorithm import Algorithm
+
+__all__ = ["Algorithm"]

@@ -25,10 +25,15 @@ class Learner(Protocol):
         temperature: float,
         max_completion_tokens: int,
         prompts_per_update: int,
+        num_epochs: int,
         num_steps: int,
         seed: int,
     ) -> None:
-        """Load the model and build optimizer and schedule. ``temperature`` divides the logits as in the rollout."""
+        """Load the model and build optimizer and schedule.
+
+        ``temperature`` divides the logits as in the rollout; a step makes ``num_epochs`` passes over its groups, one
+        update per ``prompts_per_update`` of them; ``num_steps`` of the whole run shape the learning-rate schedule.
+        """
         ...
 
     def step(self, groups_P: Sequence[Group], advantages_P_G: Sequence[np.ndarray]) -> Metrics:
