@@ -31,6 +31,10 @@ class Selector(Protocol):
         """Learn from every scored group of a step, kept or gated out; uses each group's judged count as K."""
         ...
 
+    def belief(self, prompt_id: str) -> tuple[float, float]:
+        """alpha and beta of one prompt's belief about its success rate, as of the last :meth:`observe`."""
+        ...
+
     def state_dict(self) -> dict[str, Any]:
         """Everything that later decisions depend on, as JSON-able values and NumPy arrays."""
         ...

@@ -1,0 +1,202 @@
+"""Selection by a score of the belief: draw candidates, score them, take the best. Never sees the model or a completion.
+
+InSight, arXiv 2603.01907, algorithm 1. Every selector keeps beliefs, those that do not look at them too, so that their
+metrics can be compared.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from insight_rl.errors import check
+from insight_rl.seeding import derive_seed
+from insight_rl.selector.diagnostics import pool_metrics, step_metrics
+from insight_rl.selector.pool import BeliefPool, IndexedPool
+from insight_rl.types import Group, Metrics, Prompt
+
+Score = Callable[..., np.ndarray]
+"""``score(alpha, beta, **)``: see :mod:`insight_rl.selector.acquisition` for what else it may ask for."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decision:
+    """One call of ``select``, for logs and explanations: arrays run along the candidates, in the order drawn."""
+
+    candidates: np.ndarray
+    """Positions in the pool, int64."""
+    alpha: np.ndarray
+    beta: np.ndarray
+    scores: np.ndarray
+    chosen: np.ndarray
+    """Which candidates were selected: positions in the arrays of this object, best first."""
+
+
+class BeliefSelector:
+    """Draws ``candidate_ratio * M`` candidates uniformly without replacement, scores them and selects the top M.
+
+    ``score`` is a function or a ``_partial_`` of one; ``None`` selects uniformly. Settings that this class does not
+    know go to the score, so that they stand flat beside it in the config (``selector.mu=0.5``).
+    """
+
+    def __init__(
+        self,
+        *,
+        score: Score | None,
+        prior_alpha: float = 1.0,
+        prior_beta: float = 1.0,
+        forgetting: float = 1.0,
+        candidate_ratio: float = 16,
+        **score_settings: Any,
+    ) -> None:
+        for name, value in (("prior_alpha", prior_alpha), ("prior_beta", prior_beta)):
+            check(is_number(value) and value > 0, f"selector.{name}", value, "must be a number above 0")
+        check(
+            is_number(forgetting) and 0 <= forgetting <= 1,
+            "selector.forgetting",
+            forgetting,
+            "must be a number in [0, 1]; 1 forgets nothing",
+        )
+        check(
+            is_number(candidate_ratio) and candidate_ratio >= 1,
+            "selector.candidate_ratio",
+            candidate_ratio,
+            "must be a number of at least 1: candidates scored per prompt selected",
+        )
+        self._score, self._asks_for = _bound_score(score, score_settings)
+        self._prior = (float(prior_alpha), float(prior_beta))
+        self._forgetting = float(forgetting)
+        self._candidate_ratio = candidate_ratio
+
+    def open(self, pool: Sequence[Prompt] | IndexedPool, *, num_rollouts: int, seed: int) -> None:
+        self._pool = BeliefPool(pool, prior=self._prior)
+        self._num_rollouts = num_rollouts
+        self._rng = np.random.default_rng(derive_seed(seed, "selector"))
+        self._step = 0
+        self._last_scores = np.empty(0)
+        self._score_sum, self._num_scored = 0.0, 0
+        self._step_metrics: dict[str, float] = {}
+        self.last_decision: Decision | None = None
+
+    def select(self, num_prompts: int) -> Sequence[Prompt]:
+        check(num_prompts >= 1, "trainer.prompts_per_step", num_prompts, "must be at least 1")
+        candidates = self._pool.draw_available(int(self._candidate_ratio * num_prompts), self._rng)
+        alpha, beta = self._pool.beliefs(candidates)
+        scores = self._scores(alpha, beta)
+        chosen = self._pick(scores, min(num_prompts, len(candidates)))
+        self.last_decision = Decision(candidates=candidates, alpha=alpha, beta=beta, scores=scores, chosen=chosen)
+        self._last_scores = scores[chosen]
+        if self._score is not None:
+            self._score_sum += float(self._last_scores.sum())
+            self._num_scored += len(chosen)
+        prompts = [self._pool.prompts[index] for index in candidates[chosen].tolist()]
+        self._pool.pending.update(zip((prompt.id for prompt in prompts), candidates[chosen].tolist(), strict=True))
+        return prompts
+
+    def last_scores(self) -> Sequence[float]:
+        return self._last_scores.tolist()
+
+    def _scores(self, alpha: np.ndarray, beta: np.ndarray) -> np.ndarray:
+        if self._score is None:
+            return np.full(len(alpha), np.nan)
+        provided = {"num_rollouts": self._num_rollouts, "rng": self._rng}
+        scores = np.asarray(self._score(alpha, beta, **{name: provided[name] for name in self._asks_for}), np.float64)
+        check(scores.shape == alpha.shape, "selector.score", scores.shape, f"must return shape {alpha.shape}")
+        if np.isnan(scores).any():
+            worst = int(np.flatnonzero(np.isnan(scores))[0])
+            check(False, "selector.score", "nan", f"is not a number at alpha={alpha[worst]}, beta={beta[worst]}")
+        return scores
+
+    def _pick(self, scores: np.ndarray, num_prompts: int) -> np.ndarray:
+        """Positions of the winners, best first. Candidates come in random order, so ties fall at random."""
+        return top(scores, num_prompts)
+
+    def observe(self, groups: Sequence[Group]) -> None:
+        indices = np.array([self._pool.index_of(group.prompt.id) for group in groups], np.int64)
+        if len(np.unique(indices)) < len(indices):
+            raise ValueError("a prompt occurs in two groups of one step; its rollouts belong into one group")
+        successes = np.array([group.num_successes for group in groups], np.float64)
+        judged = np.array([group.num_judged for group in groups], np.float64)
+        self._step += 1
+        alpha, beta = self._pool.beliefs(indices)
+        ages = self._pool.age(indices, self._step)
+        self._step_metrics = step_metrics(alpha, beta, successes, judged, ages)
+        if self._num_scored:
+            self._step_metrics["selector/score_mean"] = self._score_sum / self._num_scored
+        self._score_sum, self._num_scored = 0.0, 0
+        self._pool.update(indices, successes, judged, forgetting=self._forgetting, step=self._step)
+        for group in groups:
+            self._pool.pending.pop(group.prompt.id, None)
+
+    def belief(self, prompt_id: str) -> tuple[float, float]:
+        alpha, beta = self._pool.beliefs(np.array([self._pool.index_of(prompt_id)]))
+        return float(alpha[0]), float(beta[0])
+
+    def metrics(self) -> Metrics:
+        return {**pool_metrics(self._pool, self._prior), **self._step_metrics}
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "pool": self._pool.state_dict(),
+            "num_rollouts": self._num_rollouts,
+            "rng": self._rng.bit_generator.state,
+            "step": self._step,
+            "last_scores": self._last_scores.copy(),
+            "score_sum": self._score_sum,
+            "num_scored": self._num_scored,
+            "step_metrics": dict(self._step_metrics),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        missing = self.state_dict().keys() - state.keys()
+        missing |= self._pool.state_dict().keys() - state.get("pool", {}).keys()
+        if missing:
+            raise ValueError(f"the saved selector state lacks {sorted(missing)}; the checkpoint is damaged or foreign")
+        self._pool.load_state_dict(state["pool"])
+        self._num_rollouts = int(state["num_rollouts"])
+        self._rng.bit_generator.state = state["rng"]
+        self._step = int(state["step"])
+        self._last_scores = np.array(state["last_scores"], np.float64)
+        self._score_sum, self._num_scored = float(state["score_sum"]), int(state["num_scored"])
+        self._step_metrics = dict(state["step_metrics"])
+
+
+def is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def top(scores: np.ndarray, size: int) -> np.ndarray:
+    """Positions of the ``size`` largest scores, largest first; linear in the number of scores but for that sort."""
+    if size < len(scores):
+        winners = np.argpartition(scores, len(scores) - size)[len(scores) - size :]
+    else:
+        winners = np.arange(len(scores))
+    return winners[np.argsort(-scores[winners], kind="stable")]
+
+
+def _bound_score(score: Score | None, settings: dict[str, Any]) -> tuple[Score | None, tuple[str, ...]]:
+    """``score`` with its settings, and which of ``num_rollouts`` and ``rng`` it asks for."""
+    if score is None:
+        for name, value in settings.items():
+            check(False, f"selector.{name}", value, "this selector has no such setting; remove it")
+        return None, ()
+    check(callable(score), "selector.score", score, "must be a function; give _target_ and _partial_: true")
+    parameters = inspect.signature(score).parameters
+    takes_any = any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters.values())
+    provided = ("num_rollouts", "rng")
+    settable = [name for name in list(parameters)[2:] if name not in provided]
+    known = ", ".join(settable) or "none"
+    for name, value in settings.items():
+        check(takes_any or name in settable, f"selector.{name}", value, f"no such setting; this score has: {known}")
+        if name in settable and is_number(parameters[name].default):
+            check(is_number(value), f"selector.{name}", value, "must be a finite number")
+    unset = [name for name in settable if parameters[name].default is inspect.Parameter.empty and name not in settings]
+    unset = [name for name in unset if parameters[name].kind is not inspect.Parameter.VAR_KEYWORD]
+    check(not unset, "selector", unset, "this score needs these settings; give each a value")
+    return partial(score, **settings), tuple(name for name in provided if name in parameters)

@@ -1,0 +1,156 @@
+"""What is known about each prompt of the pool: belief, visits and who is out for roll-out. Knows nothing of scores.
+
+A belief takes 16 bytes a prompt (two float64), and only once it has been visited: the arrays hold the evidence beyond
+the prior, so they start as zero pages that the operating system provides on first write. Visits are kept for visited
+prompts only. So a pool of 10^7 prompts costs what its visited prompts cost.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+
+from insight_rl.errors import check
+from insight_rl.selector.belief import updated
+from insight_rl.types import Prompt
+
+
+@runtime_checkable
+class IndexedPool(Protocol):
+    """A pool too large for a dictionary of its ids: it looks them up itself and vouches for its own identity."""
+
+    fingerprint: str
+    """Changes when the prompts or their order change; a checkpoint of another pool is refused by it."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> Prompt: ...
+
+    def index_of(self, prompt_id: str) -> int:
+        """Raises ``KeyError`` for an id that is not in the pool."""
+        ...
+
+
+class BeliefPool:
+    """Beliefs and visits of N prompts, by position in the pool."""
+
+    def __init__(self, prompts: Sequence[Prompt] | IndexedPool, *, prior: tuple[float, float]) -> None:
+        self.prompts = prompts
+        self._prior_alpha, self._prior_beta = prior
+        self._index_by_id: dict[str, int] | None = None
+        if isinstance(prompts, IndexedPool):
+            self.fingerprint = prompts.fingerprint
+        else:
+            ids = [prompt.id for prompt in prompts]
+            self._index_by_id = {prompt_id: index for index, prompt_id in enumerate(ids)}
+            if len(self._index_by_id) < len(ids):
+                twice = next(prompt_id for index, prompt_id in enumerate(ids) if self._index_by_id[prompt_id] != index)
+                check(False, "task", twice, "this prompt id occurs twice in the pool; drop the duplicate prompts")
+            self.fingerprint = hashlib.blake2b("\n".join(ids).encode(), digest_size=16).hexdigest()
+        self._success = np.zeros(len(prompts))
+        self._failure = np.zeros(len(prompts))
+        self.visited = np.empty(0, np.int64)
+        """Positions of the prompts observed at least once, ascending; the two arrays below run along it."""
+        self.visits = np.empty(0, np.int64)
+        self.last_observed = np.empty(0, np.int64)
+        self.pending: dict[str, int] = {}
+        """Prompts that are out for roll-out: id to position, in the order they were selected."""
+
+    def __len__(self) -> int:
+        return len(self.prompts)
+
+    def index_of(self, prompt_id: str) -> int:
+        """Position of a prompt; an id from elsewhere is a ``ValueError``."""
+        if prompt_id in self.pending:
+            return self.pending[prompt_id]
+        try:
+            if self._index_by_id is not None:
+                return self._index_by_id[prompt_id]
+            return self.prompts.index_of(prompt_id)  # type: ignore[union-attr]
+        except KeyError:
+            raise ValueError(f"prompt id {prompt_id!r} is not in this pool of {len(self)} prompts") from None
+
+    def beliefs(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """alpha and beta at ``indices``, float64."""
+        return self._prior_alpha + self._success[indices], self._prior_beta + self._failure[indices]
+
+    def age(self, indices: np.ndarray, step: int) -> np.ndarray:
+        """Steps since each prompt was last observed, int64; -1 where it never was."""
+        if not len(self.visited):
+            return np.full(len(indices), -1, np.int64)
+        slots = np.minimum(np.searchsorted(self.visited, indices), len(self.visited) - 1)
+        return np.where(self.visited[slots] == indices, step - self.last_observed[slots], -1)
+
+    def update(
+        self, indices: np.ndarray, successes: np.ndarray, judged: np.ndarray, *, forgetting: float, step: int
+    ) -> None:
+        """One belief update of the distinct prompts at ``indices``; those with ``judged == 0`` stay as they are."""
+        self._success[indices], self._failure[indices] = updated(
+            self._success[indices],
+            self._failure[indices],
+            successes,
+            judged,
+            prior_alpha=0.0,  # evidence beyond the prior decays towards none of it
+            prior_beta=0.0,
+            forgetting=forgetting,
+        )
+        self._count_visits(np.sort(indices[judged > 0]), step)
+
+    def _count_visits(self, indices: np.ndarray, step: int) -> None:
+        slots = np.searchsorted(self.visited, indices)
+        known = np.zeros(len(indices), bool)
+        inside = slots < len(self.visited)
+        known[inside] = self.visited[slots[inside]] == indices[inside]
+        new = slots[~known]
+        self.visited = np.insert(self.visited, new, indices[~known])
+        self.visits = np.insert(self.visits, new, 0)
+        self.last_observed = np.insert(self.last_observed, new, 0)
+        slots = np.searchsorted(self.visited, indices)
+        self.visits[slots] += 1
+        self.last_observed[slots] = step
+
+    def draw_available(self, size: int, rng: np.random.Generator) -> np.ndarray:
+        """Positions of at most ``size`` prompts that are not pending: uniform, without replacement, in random order.
+
+        The cost follows ``size`` and the number of pending prompts, not the pool. Because the order is random, whoever
+        takes the first of several equals has broken the tie at random.
+        """
+        taken = np.sort(np.fromiter(self.pending.values(), np.int64, len(self.pending)))
+        available = len(self) - len(taken)
+        ranks = rng.choice(available, min(size, available), replace=False)
+        # The r-th prompt that is not pending: skip every pending one at or before it.
+        return ranks + np.searchsorted(taken - np.arange(len(taken)), ranks, side="right")
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "fingerprint": self.fingerprint,
+            "visited": self.visited.copy(),
+            "visits": self.visits.copy(),
+            "last_observed": self.last_observed.copy(),
+            "success": self._success[self.visited],
+            "failure": self._failure[self.visited],
+            "pending_ids": list(self.pending),
+            "pending_indices": list(self.pending.values()),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        if state["fingerprint"] != self.fingerprint:
+            raise ValueError(
+                f"the saved beliefs belong to another pool (fingerprint {state['fingerprint']}, this pool of "
+                f"{len(self)} prompts has {self.fingerprint}); resume with the task the run was started with"
+            )
+        self.visited, self.visits, self.last_observed = (
+            _int_array(state[name]) for name in ("visited", "visits", "last_observed")
+        )
+        self._success[:] = 0.0
+        self._failure[:] = 0.0
+        self._success[self.visited] = state["success"]
+        self._failure[self.visited] = state["failure"]
+        self.pending = dict(zip(state["pending_ids"], map(int, state["pending_indices"]), strict=True))
+
+
+def _int_array(values: Iterable[int]) -> np.ndarray:
+    return np.array(values, np.int64)
