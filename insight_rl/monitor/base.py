@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
+from insight_rl.monitor.summary import Summary
 from insight_rl.types import Metrics
 
 
@@ -18,6 +19,10 @@ class Monitor(Protocol):
 
     def log(self, metrics: Metrics, *, step: int) -> None: ...
 
-    def close(self, summary: Mapping[str, Any] | None = None) -> None:
+    def notice(self, text: str) -> None:
+        """Tell the user something that is not a number, in a sentence or two."""
+        ...
+
+    def close(self, summary: Summary | None = None) -> None:
         """Flush; ``summary`` holds the run's closing figures, absent where the run was cut short."""
         ...

@@ -1,0 +1,207 @@
+"""Shows a run in the terminal while it goes, and its summary at the end. Never writes a file."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.rule import Rule
+from rich.table import Table as RichTable
+from rich.text import Text
+
+from insight_rl.errors import check
+from insight_rl.monitor.summary import PHASES, STEP_PHASES, Summary
+from insight_rl.types import Metrics
+
+WORDS = {"rollout": "roll out"}
+"""Phases whose word for people is not their word in metric keys."""
+
+FILES = {
+    "curves.png": "picture of the run",
+    "metrics.jsonl": "every metric of every step",
+    "samples.jsonl": "sample completions",
+    "selections.jsonl": "the prompts of every step",
+    "config.yaml": "the resolved configuration",
+    "model": "Hugging Face model",
+    "checkpoints": "for resume=auto",
+}
+
+
+class ConsoleMonitor:
+    """A live display in a terminal; elsewhere (a file, a pipe) plain lines without control codes.
+
+    Evaluations and notices stay on the screen above the display; all else is drawn over at the next step.
+    """
+
+    def __init__(self, *, lines_every: int = 10, console: Console | None = None) -> None:
+        check(lines_every >= 1, "monitor.console.lines_every", lines_every, "must be at least 1 step")
+        self._lines_every = lines_every
+        self._console = console or Console(highlight=False)
+        self._live: Live | None = None
+        self._num_steps = 0
+        self._first_step = 1
+        self._step = 0
+        self._started_s = 0.0
+        self._latest: dict[str, float] = {}
+        self._accuracy_before: float | None = None
+
+    def open(self, run_dir: Path, *, config: Mapping[str, Any], num_steps: int, first_step: int) -> None:
+        self._num_steps, self._first_step, self._step = num_steps, first_step, first_step - 1
+        self._started_s = time.monotonic()
+        if self._console.is_terminal and not self._console.is_dumb_terminal:
+            streams = sys.stdout, sys.stderr
+            # Drawn once a second, so that the clock goes on during a long step.
+            self._live = Live(get_renderable=self._render, console=self._console, refresh_per_second=1, transient=True)
+            self._live.start()
+            os.register_at_fork(after_in_child=lambda: self._release_streams(*streams))
+
+    def log(self, metrics: Metrics, *, step: int) -> None:
+        self._latest.update({key: float(v) for key, v in metrics.items() if isinstance(v, (int, float))})
+        self._step = step
+        if step < self._first_step:
+            # The evaluation before training is no step: the estimate of the time left starts after it.
+            self._started_s = time.monotonic()
+        if "eval/accuracy" in metrics:
+            self._print(self._evaluation_line())
+        if self._live is not None:
+            self._live.refresh()
+        elif step >= self._first_step and (step % self._lines_every == 0 or step in (self._first_step, self._num_steps)):
+            position = f"step {step}/{self._num_steps}"
+            self._print(Text("  ".join([position, *self._figures(), self._time_left(), *self._pace()])))
+
+    def notice(self, text: str) -> None:
+        self._print(Text(text, style="yellow"))
+
+    def close(self, summary: Summary | None = None) -> None:
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+        if summary is not None:
+            self._console.print(_render_summary(summary))
+
+    def _release_streams(self, stdout: Any, stderr: Any) -> None:
+        # The display catches what others print. In a forked child its lock may be held by a thread that is not there.
+        if self._live is not None:
+            sys.stdout, sys.stderr = stdout, stderr
+
+    def _print(self, text: Text) -> None:
+        # Lines are wrapped for people at a terminal; in a file a line stays a line.
+        self._console.print(text, soft_wrap=self._live is None)
+
+    def _evaluation_line(self) -> Text:
+        accuracy = self._latest["eval/accuracy"]
+        line = Text("before training  " if self._step == 0 else f"step {self._step}  ")
+        line.append("held-out accuracy ").append(f"{accuracy:.3f}", style="bold green")
+        if self._step == 0:
+            self._accuracy_before = accuracy
+        elif self._accuracy_before is not None:
+            line.append(f"  ({_points(accuracy - self._accuracy_before)})")
+        for key in sorted(self._latest, key=lambda key: (len(key), key)):
+            if key.startswith("eval/pass_at_") and key != "eval/pass_at_1":
+                line.append(f"  pass@{key.removeprefix('eval/pass_at_')} {self._latest[key]:.3f}")
+        if (truncated := self._latest.get("eval/truncated_fraction", 0.0)) > 0:
+            line.append(f"  truncated {truncated:.1%}")
+        return line
+
+    def _figures(self) -> list[str]:
+        shown = [
+            ("reward", "reward/mean", "{:.3f}"),
+            ("informative groups", "selector/informative_fraction", "{:.0%}"),
+            ("held-out accuracy", "eval/accuracy", "{:.3f}"),
+        ]
+        return [f"{word} {form.format(self._latest[key])}" for word, key, form in shown if key in self._latest]
+
+    def _pace(self) -> list[str]:
+        """Seconds of the latest step and what they went into."""
+        step_s = self._latest.get("time/step_s", 0.0)
+        if step_s <= 0:
+            return []
+        shares = {phase: self._latest.get(f"time/{phase}_s", 0.0) / step_s for phase in STEP_PHASES}
+        return [f"{step_s:.2f} s/step", *(f"{WORDS.get(phase, phase)} {share:.0%}" for phase, share in shares.items())]
+
+    def _num_done(self) -> int:
+        return max(0, self._step - self._first_step + 1)
+
+    def _time_left(self) -> str:
+        if self._num_done() == 0:
+            return "-:--:-- left"
+        # By the wall clock, so that evaluations and checkpoints are part of the estimate.
+        seconds_per_step = (time.monotonic() - self._started_s) / self._num_done()
+        return f"{_clock(seconds_per_step * (self._num_steps - self._step))} left"
+
+    def _render(self) -> Group:
+        progress = RichTable.grid(expand=True, padding=(0, 2, 0, 0))
+        progress.add_column(no_wrap=True)
+        progress.add_column(ratio=1)
+        progress.add_column(no_wrap=True)
+        progress.add_row(
+            Text(f"step {self._step}/{self._num_steps}", style="bold"),
+            ProgressBar(total=self._num_steps, completed=self._step),
+            f"{_clock(time.monotonic() - self._started_s)} gone, {self._time_left()}",
+        )
+        return Group(
+            progress,
+            Text("   ".join(self._figures()), no_wrap=True, overflow="ellipsis"),
+            Text("   ".join(self._pace()), style="dim", no_wrap=True, overflow="ellipsis"),
+        )
+
+
+def _render_summary(summary: Summary) -> Group:
+    figures = RichTable.grid(padding=(0, 3, 0, 0))
+    figures.add_row("held-out accuracy", _accuracy_text(summary))
+    figures.add_row("training steps", f"{summary.num_steps:,}")
+    figures.add_row("rollouts", f"{summary.num_rollouts:,}")
+    figures.add_row("tokens generated", f"{summary.num_tokens:,}")
+    if summary.informative_fraction is not None:
+        figures.add_row("informative groups", f"{summary.informative_fraction:.0%} on average")
+
+    total_s = sum(summary.seconds.values())
+    times = RichTable.grid(padding=(0, 3, 0, 0))
+    times.add_column(min_width=18, no_wrap=True)
+    times.add_column(min_width=7, justify="right", no_wrap=True)
+    times.add_column(min_width=6, justify="right", no_wrap=True)
+    times.add_column(no_wrap=True, overflow="crop", style="cyan")
+    times.add_row("time spent", "seconds", "share", "", style="bold")
+    for phase in PHASES:
+        seconds = summary.seconds[phase]
+        share = seconds / total_s if total_s else 0.0
+        times.add_row(WORDS.get(phase, phase), f"{seconds:,.1f}", f"{share:.1%}", "=" * round(30 * share))
+    times.add_row("total", f"{total_s:,.1f}", "", "", style="bold")
+
+    files = RichTable.grid(padding=(0, 3, 0, 0))
+    files.add_row(Text("files", style="bold"), Text(f"{summary.run_dir}{os.sep}", overflow="fold"))
+    for name, meaning in FILES.items():
+        if (summary.run_dir / name).exists():
+            files.add_row(f"  {name}", meaning)
+
+    notes = [Text(note, style="yellow") for note in summary.notes]
+    return Group(Rule("summary"), figures, Text(), times, Text(), files, *notes)
+
+
+def _accuracy_text(summary: Summary) -> Text:
+    before, after = summary.accuracy_before, summary.accuracy_after
+    text = Text("not measured" if before is None else f"{before:.3f}").append(" before,  ")
+    if after is None:
+        return text.append("not measured after")
+    text.append(f"{after:.3f}", style="bold green").append(" after")
+    if before is not None:
+        text.append(f"   ({_points(after - before)})")
+    if summary.accuracy_best is not None and summary.accuracy_best > after:
+        text.append(f"   best {summary.accuracy_best:.3f} at step {summary.best_step}")
+    return text
+
+
+def _points(difference: float) -> str:
+    return f"{100 * difference:+.1f} points"
+
+
+def _clock(seconds: float) -> str:
+    minutes, whole_seconds = divmod(round(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02d}:{whole_seconds:02d}"
