@@ -66,7 +66,8 @@ class CheckpointStore:
             notices.append(f"checkpoint {path.name} is damaged ({problem}); falling back to the one before")
         if notices:
             raise UsageError(
-                f"run_dir: no sound checkpoint in {self.folder} ({'; '.join(notices)}); restore one, or take a new run_dir"
+                f"run_dir: no sound checkpoint in {self.folder} ({'; '.join(notices)}); restore one or take a new "
+                "run_dir"
             )
         return None, notices
 
@@ -77,7 +78,9 @@ class CheckpointStore:
     def _prune(self) -> None:
         checkpoints = self._all()
         kept = set(checkpoints[-self._keep_last :])
-        accuracies = {path: read_manifest(path)["accuracy"] for path in checkpoints if _find_manifest_damage(path) is None}
+        accuracies = {
+            path: read_manifest(path)["accuracy"] for path in checkpoints if _find_manifest_damage(path) is None
+        }
         evaluated = [path for path, accuracy in accuracies.items() if accuracy is not None]
         if evaluated:
             best = max(evaluated, key=lambda path: accuracies[path])

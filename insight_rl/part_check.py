@@ -54,7 +54,9 @@ def import_target(key: str, path: str) -> Callable[..., Any]:
     except ModuleNotFoundError as error:
         package = (error.name or "").split(".")[0]
         extra = _EXTRA_OF_MODULE.get(package)
-        remedy = f"install it with `pip install 'insight-rl[{extra}]'`" if extra else "check its spelling and PYTHONPATH"
+        remedy = (
+            f"install it with `pip install 'insight-rl[{extra}]'`" if extra else "check the spelling and PYTHONPATH"
+        )
         raise UsageError(f"{key}._target_={path!r}: module {error.name} is not installed; {remedy}") from error
     except (AttributeError, ValueError) as error:
         raise UsageError(f"{key}._target_={path!r}: there is no {attribute!r} in {module_name!r}") from error

@@ -1,0 +1,182 @@
+"""From configuration to objects: the only module that instantiates ``_target_`` nodes.
+
+Ordered by cost, so that a mistake shows before anything slow begins: cheap parts, the model's folder, the data; only
+then the modules that import torch.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
+
+from insight_rl.config import EvaluationConfig, JudgeConfig, ModelConfig, RunConfig
+from insight_rl.errors import UsageError, check
+from insight_rl.part_check import check_part
+from insight_rl.reward.base import Judge, RewardFn
+from insight_rl.reward.judge import InProcessJudge
+from insight_rl.seeding import derive_seed
+from insight_rl.task.base import Task
+from insight_rl.tokenizer import ModelTokenizer
+from insight_rl.types import Prompt, Sampling
+
+
+def build_part(key: str, node: Any) -> Any:
+    """The object that a ``_target_`` node names; raises ``UsageError`` for anything the user can mend."""
+    check_part(key, node)
+    try:
+        return instantiate(node, _convert_="object")
+    except InstantiationException as error:
+        if isinstance(error.__cause__, UsageError):
+            raise error.__cause__ from None
+        raise
+
+
+def build_judge(reward: RewardFn, config: JudgeConfig) -> Judge:
+    """In this process for a reward that bounds its own time (``bounded = True`` on its class), else a pool."""
+    num_workers = config.num_workers
+    if num_workers is None:
+        num_workers = 0 if getattr(reward, "bounded", False) else 2
+    if num_workers == 0:
+        return InProcessJudge(reward)
+    from insight_rl.reward.pool import RewardPool
+
+    return RewardPool(reward, num_workers=num_workers, deadline_s=config.deadline_s, max_memory_mb=config.max_memory_mb)
+
+
+def find_model(config: ModelConfig) -> Path:
+    """The model's folder: ``model.path`` itself, or the hub's copy. Checks that it holds the context asked for."""
+    folder = Path(config.path).expanduser()
+    if not folder.is_dir():
+        folder = _fetch_from_hub(config.path)
+    file = folder / "config.json"
+    check(file.is_file(), "model.path", config.path, "the folder has no config.json; give a Hugging Face model folder")
+    try:
+        settings = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UsageError(f"{file}: not valid JSON ({error}); restore the model folder") from error
+    context = settings.get("max_position_embeddings", settings.get("text_config", {}).get("max_position_embeddings"))
+    check(
+        context is None or config.max_length <= context,
+        "model.max_length",
+        config.max_length,
+        f"is more than the model's context of {context} tokens; lower it",
+    )
+    return folder.resolve()
+
+
+def _fetch_from_hub(path: str) -> Path:
+    parts = path.split("/")
+    if len(parts) != 2 or not all(parts) or path.startswith((".", "~")):
+        raise UsageError(f"model.path={path!r}: no such folder, and not the hub's owner/name form; check the path")
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    wanted = ["*.json", "*.safetensors", "*.jinja", "tokenizer*"]
+    try:
+        return Path(snapshot_download(path, allow_patterns=wanted, etag_timeout=3))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        raise UsageError(
+            f"model.path={path!r}: no such folder, and the model hub did not give it ({str(error).splitlines()[0]}); "
+            "give the path of a local copy, or check the name, the network and HF_HOME"
+        ) from error
+
+
+@dataclass(frozen=True, kw_only=True)
+class Data:
+    """What a run trains and evaluates on, and what the user should know about it."""
+
+    pool: Sequence[Prompt]
+    problems: Sequence[Prompt]
+    notices: tuple[str, ...]
+
+
+def load_data(task: Task, tokenizer: ModelTokenizer, config: RunConfig) -> Data:
+    """Read, tokenise and filter the task's prompts. Raises ``UsageError`` for data that no run could use."""
+    notices: list[str] = []
+    max_tokens = config.model.max_length - config.trainer.max_completion_tokens
+    pool = _usable(task.train_prompts(tokenizer), "training", max_tokens, notices)
+    check(
+        config.trainer.prompts_per_step <= len(pool),
+        "trainer.prompts_per_step",
+        config.trainer.prompts_per_step,
+        f"is more than the {len(pool)} prompts of task {task.name}; lower it or add prompts",
+    )
+    problems: Sequence[Prompt] = ()
+    if config.evaluation.every > 0:
+        problems = load_problems(task, tokenizer, config, notices)
+        leaked = {prompt.id for prompt in pool} & {prompt.id for prompt in problems}
+        if leaked:
+            notices.append(
+                f"{len(leaked)} of the {len(problems)} held-out problems are in the pool too ({min(leaked)}, ...): "
+                "eval/accuracy is not a held-out figure"
+            )
+    return Data(pool=pool, problems=problems, notices=tuple(notices))
+
+
+def load_problems(task: Task, tokenizer: ModelTokenizer, config: RunConfig, notices: list[str]) -> Sequence[Prompt]:
+    """The held-out problems to evaluate on, the same ones for every run of one seed."""
+    max_tokens = config.model.max_length - completion_tokens(config)
+    problems = task.test_prompts(tokenizer)
+    if not problems:
+        notices.append(f"task {task.name} has no held-out problems: eval/accuracy is not measured")
+        return ()
+    problems = _usable(problems, "held-out", max_tokens, notices)
+    limit = config.evaluation.max_problems
+    if limit is None or limit >= len(problems):
+        return problems
+    drawn = np.random.default_rng(derive_seed(config.seed, "evaluation problems")).choice(
+        len(problems), size=limit, replace=False
+    )
+    return [problems[index] for index in sorted(drawn)]
+
+
+def completion_tokens(config: RunConfig) -> int:
+    """Longest completion of an evaluation."""
+    return config.evaluation.max_completion_tokens or config.trainer.max_completion_tokens
+
+
+def evaluation_sampling(config: EvaluationConfig, *, max_tokens: int, seed: int) -> Sampling:
+    return Sampling(
+        num_rollouts=config.samples_per_problem,
+        max_tokens=max_tokens,
+        temperature=config.temperature,
+        top_p=config.top_p,
+        seed=derive_seed(seed, "evaluation"),
+    )
+
+
+def _usable(prompts: Sequence[Prompt], kind: str, max_tokens: int, notices: list[str]) -> list[Prompt]:
+    """The prompts that fit and are not there already; what is dropped is told."""
+    if not prompts:
+        raise UsageError(f"task: it has no {kind} prompts; check its file or its settings")
+    unique = list({prompt.id: prompt for prompt in prompts}.values())
+    if len(unique) < len(prompts):
+        notices.append(f"{len(prompts) - len(unique)} of {len(prompts)} {kind} prompts were duplicates and are dropped")
+    fitting = [prompt for prompt in unique if len(prompt.token_ids) <= max_tokens]
+    if not fitting:
+        shortest = min(len(prompt.token_ids) for prompt in unique)
+        raise UsageError(
+            f"model.max_length: after the completion it leaves {max_tokens} tokens for a prompt, but the shortest of "
+            f"{len(unique)} {kind} prompts has {shortest}; raise model.max_length or lower the completion's length"
+        )
+    if len(fitting) < len(unique):
+        notices.append(
+            f"{len(unique) - len(fitting)} of {len(unique)} {kind} prompts are longer than {max_tokens} tokens and are "
+            "dropped; raise model.max_length to keep them"
+        )
+    return fitting
+
+
+def quiet_libraries() -> None:
+    """Keep the libraries' own progress bars out of the run's display; what the user has set stays."""
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")

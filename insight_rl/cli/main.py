@@ -1,0 +1,67 @@
+"""The ``insight-rl`` command: finds the sub-command and turns errors that a user can mend into one line and a code.
+
+Exit codes: 0 done, 1 the run stopped itself with a reason, 2 bad input, 130 interrupted. Imports nothing heavy: every
+sub-command's module is loaded when it is asked for.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Sequence
+
+from insight_rl import __version__
+from insight_rl.errors import RunStopped, UsageError
+
+COMMANDS = {
+    "train": ("insight_rl.cli.train", "train a model: insight-rl train selector=insight seed=1"),
+    "evaluate": ("insight_rl.cli.evaluate", "accuracy on held-out problems: avg@k and pass@k"),
+    "plot": ("insight_rl.cli.plot", "draw the curves of one or several runs in one picture"),
+    "score": ("insight_rl.cli.score", "judge answers from standard input with a reward function"),
+    "audit-rewards": ("insight_rl.cli.audit_rewards", "look into the verdicts of a run"),
+}
+
+_USAGE = f"""insight-rl {__version__}: GRPO training that picks the prompts that teach the model most
+
+usage: insight-rl COMMAND [arguments]
+
+commands:
+{{commands}}
+
+`insight-rl COMMAND --help` tells more. First steps: insight-rl train experiment=quickstart
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(_usage())
+        return 0 if arguments else 2
+    if arguments[0] == "--version":
+        print(__version__)
+        return 0
+    name, *rest = arguments
+    if name not in COMMANDS:
+        print(f"insight-rl: there is no command {name!r}; choose one of {', '.join(COMMANDS)}", file=sys.stderr)
+        return 2
+    try:
+        return int(importlib.import_module(COMMANDS[name][0]).main(rest))
+    except UsageError as error:
+        print(f"insight-rl {name}: {error}", file=sys.stderr)
+        return 2
+    except RunStopped as error:
+        print(f"insight-rl {name}: stopped: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print(f"insight-rl {name}: interrupted", file=sys.stderr)
+        return 130
+
+
+def _usage() -> str:
+    width = max(map(len, COMMANDS)) + 2
+    commands = "\n".join(f"  {name:<{width}}{text}" for name, (_, text) in COMMANDS.items())
+    return _USAGE.format(commands=commands).rstrip()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,87 @@
+"""``insight-rl train``: compose, check, run; with ``-m`` one process for every combination."""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+
+from insight_rl.config import compose_config, parse_config
+from insight_rl.errors import UsageError
+
+_EPILOG = """
+examples:
+  insight-rl train experiment=quickstart                     the demo: Countdown with the bundled tiny model
+  insight-rl train selector=mopps seed=3 run_dir=runs/mopps  another selector, seed and folder
+  insight-rl train run_dir=runs/mopps selector=mopps seed=3  the same again: goes on where it was cut short
+  insight-rl train -m selector=random,insight seed=1,2       four runs, one after the other
+  insight-rl train --cfg selector=insight                    print the composed configuration and stop
+
+Every key of the configuration can be overridden as key=value; groups (task, selector, gate, rollout, reward, algorithm,
+learner, model, evaluation, monitor, experiment) choose a file of conf/.
+"""
+
+
+def main(argv: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser(
+        prog="insight-rl train", epilog=_EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="changes to the configuration")
+    parser.add_argument("-m", "--multirun", action="store_true", help="run every combination of comma-separated values")
+    parser.add_argument("--config-dir", type=Path, help="a folder with options of your own, laid out like conf/")
+    parser.add_argument("--cfg", action="store_true", help="print the composed configuration and stop")
+    arguments = parser.parse_intermixed_args(argv)
+    if arguments.multirun:
+        return run_combinations(arguments.overrides, arguments.config_dir)
+    tree = compose_config(arguments.overrides, config_dir=arguments.config_dir)
+    if arguments.cfg:
+        from omegaconf import OmegaConf
+
+        print(OmegaConf.to_yaml(tree), end="")
+        return 0
+    from insight_rl.run import train
+
+    train(tree)
+    return 0
+
+
+def run_combinations(overrides: Sequence[str], config_dir: Path | None) -> int:
+    """Run each combination in a process of its own, so that no GPU memory or engine state carries over.
+
+    All are checked before the first one starts. Returns the first code that is not 0; the rest still run.
+    """
+    base, combinations = expand_combinations(overrides)
+    options = ["--config-dir", str(config_dir)] if config_dir else []
+    for combination, _ in combinations:
+        parse_config(compose_config(combination, config_dir=config_dir))
+    codes = []
+    for number, (combination, label) in enumerate(combinations, start=1):
+        run_dir = base / (label or "run")
+        print(f"[{number}/{len(combinations)}] {label} -> {run_dir}", flush=True)
+        command = [sys.executable, "-m", "insight_rl", "train", *options, *combination, f"run_dir={run_dir}"]
+        codes.append(subprocess.run(command, check=False).returncode)
+        if codes[-1] == 130:
+            return 130
+    print(f"compare them: insight-rl plot {base}/*")
+    return next((code for code in codes if code), 0)
+
+
+def expand_combinations(overrides: Sequence[str]) -> tuple[Path, list[tuple[list[str], str]]]:
+    """The sweep's folder, and for each combination its overrides and a label such as ``selector=random,seed=1``."""
+    from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import OverrideParseException
+
+    try:
+        parsed = OverridesParser.create().parse_overrides(list(overrides))
+    except OverrideParseException as error:
+        raise UsageError(f"{error.override}: not a valid override; write key=value or key=value,value") from error
+    swept = [override.get_key_element() for override in parsed if override.is_sweep_override()]
+    folder = next((o.value() for o in parsed if o.key_or_group == "run_dir" and not o.is_sweep_override()), None)
+    base = Path(folder or f"runs/sweep-{datetime.now():%Y%m%d-%H%M%S}").expanduser().resolve()
+    kept = [override for override in parsed if override.key_or_group != "run_dir"]
+    (jobs,) = BasicSweeper.split_arguments(kept, max_batch_size=None)
+    return base, [(list(job), ",".join(item for item in job if item.split("=")[0] in swept)) for job in jobs]

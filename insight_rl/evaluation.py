@@ -1,0 +1,57 @@
+"""Accuracy on held-out problems, with the run's own engine and reward. Pure estimators and one small driver."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from insight_rl.reward.base import Judge
+from insight_rl.rollout.base import RolloutEngine
+from insight_rl.rollout.groups import collect_groups, roll_out
+from insight_rl.types import Group, Metrics, Prompt, Sampling
+
+
+def pass_at_k(num_samples: int, num_correct: int, k: int) -> float:
+    """Unbiased chance that one of ``k`` of the samples is right: 1 - C(n - c, k) / C(n, k) (arXiv 2107.03374)."""
+    if not 1 <= k <= num_samples:
+        raise ValueError(f"k={k}: must be between 1 and num_samples={num_samples}")
+    if num_samples - num_correct < k:
+        return 1.0
+    return float(1.0 - np.prod(1.0 - k / np.arange(num_samples - num_correct + 1, num_samples + 1)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluator:
+    """Evaluates on the same problems with the same sampling seed every time, so that steps compare in pairs."""
+
+    problems: Sequence[Prompt]
+    sampling: Sampling
+
+    def evaluate(self, rollout: RolloutEngine, judge: Judge) -> Metrics:
+        """``eval/*``; empty without problems."""
+        return evaluation_metrics(self.roll_out(rollout, judge)) if self.problems else {}
+
+    def roll_out(self, rollout: RolloutEngine, judge: Judge) -> list[Group]:
+        finished = roll_out(rollout, judge, self.problems, self.sampling)
+        return collect_groups(judge, self.problems, finished)
+
+
+def evaluation_metrics(groups: Sequence[Group]) -> Metrics:
+    """avg@k (``eval/accuracy``), unbiased pass@k for powers of two, truncation and length.
+
+    A completion that could not be judged counts as wrong here: a benchmark's denominator never shrinks.
+    """
+    num_samples = len(groups[0].completions_G)
+    completions = [completion for group in groups for completion in group.completions_G]
+    metrics: Metrics = {"eval/accuracy": float(np.mean([group.num_successes / num_samples for group in groups]))}
+    k = 1
+    while k <= num_samples:
+        metrics[f"eval/pass_at_{k}"] = float(
+            np.mean([pass_at_k(num_samples, group.num_successes, k) for group in groups])
+        )
+        k *= 2
+    metrics["eval/truncated_fraction"] = float(np.mean([completion.is_truncated for completion in completions]))
+    metrics["eval/mean_tokens"] = float(np.mean([len(completion.token_ids) for completion in completions]))
+    return metrics

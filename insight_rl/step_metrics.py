@@ -1,0 +1,61 @@
+"""The metrics of a step that follow from its groups alone. Pure functions; docs/metrics.md explains each key."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+import numpy as np
+
+from insight_rl.types import Group, Metrics, Table
+
+NUM_SAMPLES = 4
+
+
+def reward_metrics(groups: Sequence[Group]) -> Metrics:
+    """``reward/*`` over every rollout of the step."""
+    rewards = [reward for group in groups for reward in group.rewards_G]
+    judged = [reward for reward in rewards if reward.is_judged]
+    metrics: Metrics = {"reward/unjudged_fraction": 1 - len(judged) / max(1, len(rewards))}
+    if judged:
+        values = np.array([reward.value for reward in judged])
+        metrics["reward/mean"] = float(values.mean())
+        metrics["reward/std"] = float(values.std())
+        metrics["reward/accuracy"] = float(np.mean([reward.success for reward in judged]))
+    for status, count in sorted(Counter(reward.status for reward in rewards if reward.status).items()):
+        metrics[f"reward/status_{status}"] = count / len(rewards)
+    parts: dict[str, list[float]] = {}
+    for reward in judged:
+        for name, value in reward.parts.items():
+            parts.setdefault(name, []).append(value)
+    return metrics | {f"reward/part_{name}": float(np.mean(values)) for name, values in sorted(parts.items())}
+
+
+def rollout_metrics(groups: Sequence[Group]) -> Metrics:
+    """``rollout/*``: lengths, truncation and a few samples; the first group and the last are always among them."""
+    completions = [completion for group in groups for completion in group.completions_G]
+    if not completions:
+        return {}
+    lengths = np.array([len(completion.token_ids) for completion in completions])
+    picked = {round(i * (len(groups) - 1) / max(1, NUM_SAMPLES - 1)) for i in range(NUM_SAMPLES)}
+    rows = tuple(
+        (group.prompt.id, group.prompt.text, completion.text, reward.value, reward.status)
+        for group in (groups[index] for index in sorted(picked))
+        for completion, reward in zip(group.completions_G[:1], group.rewards_G[:1], strict=True)
+    )
+    return {
+        "rollout/mean_tokens": float(lengths.mean()),
+        "rollout/max_tokens": int(lengths.max()),
+        "rollout/truncated_fraction": float(np.mean([completion.is_truncated for completion in completions])),
+        "rollout/samples": Table(columns=("prompt_id", "prompt", "completion", "reward", "status"), rows=rows),
+    }
+
+
+def gate_metrics(groups: Sequence[Group], kept: Sequence[Group]) -> Metrics:
+    """``gate/*``: what the step cost and what the learner got of it."""
+    return {
+        "gate/num_groups": len(groups),
+        "gate/num_kept": len(kept),
+        "gate/admitted_fraction": len(kept) / max(1, len(groups)),
+        "gate/num_tokens": sum(len(completion.token_ids) for group in groups for completion in group.completions_G),
+    }

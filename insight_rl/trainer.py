@@ -1,0 +1,193 @@
+"""GRPO with online data selection, and nothing else.
+
+    each step t:
+        tau_1..M    ~ selector            prompts that will teach the model most
+        o_1..K(tau) ~ policy_{t-1}        rollouts, judged by the verifier
+        kept        = gate(groups)        with dynamic sampling, missing prompts are drawn again
+        belief(tau) <- observe            every judged rollout, kept or not
+        policy_t    <- learner            advantages within each group, then the policy gradient
+        engine      <- policy_t
+
+Owns the order of these and the run's counters. Knows no process, device, file format or configuration.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from insight_rl.algorithm import Algorithm
+from insight_rl.clock import PhaseClock, phase
+from insight_rl.evaluation import Evaluator
+from insight_rl.gate.base import Gate
+from insight_rl.learner.base import Learner
+from insight_rl.monitor.base import Monitor
+from insight_rl.reward.base import Judge
+from insight_rl.rollout.base import RolloutEngine
+from insight_rl.rollout.groups import Finished, collect_groups, roll_out
+from insight_rl.safeguards import stop_if_apart, stop_if_unjudged
+from insight_rl.seeding import derive_seed
+from insight_rl.selector.base import Selector
+from insight_rl.step_metrics import gate_metrics, reward_metrics, rollout_metrics
+from insight_rl.types import Group, Metrics, Prompt, Sampling
+
+
+@dataclass(kw_only=True)
+class Progress:
+    """The counters of a run, saved with every checkpoint."""
+
+    step: int = 0
+    num_rollouts: int = 0
+    num_tokens: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainerSettings:
+    num_steps: int
+    prompts_per_step: int
+    sampling: Sampling
+    """K, length and temperature of the rollouts; each step replaces the seed."""
+    max_unjudged_fraction: float
+    max_logprob_gap: float
+    evaluate_every: int
+    """0: never."""
+    checkpoint_every: int
+    seed: int
+
+
+class SelectionLog(Protocol):
+    """Where the decisions of a step are kept for good."""
+
+    def log(self, step: int, prompts: Sequence[Prompt], scores: Sequence[float]) -> None: ...
+
+
+class Saver(Protocol):
+    """Writes a checkpoint of the whole run."""
+
+    def __call__(self, progress: Progress, *, accuracy: float | None) -> None: ...
+
+
+class Trainer:
+    def __init__(
+        self,
+        *,
+        settings: TrainerSettings,
+        selector: Selector,
+        gate: Gate,
+        rollout: RolloutEngine,
+        judge: Judge,
+        algorithm: Algorithm,
+        learner: Learner,
+        evaluator: Evaluator,
+        monitors: Sequence[Monitor],
+        selection_log: SelectionLog,
+        save_checkpoint: Saver,
+    ) -> None:
+        self.settings = settings
+        self.selector = selector
+        self.gate = gate
+        self.rollout = rollout
+        self.judge = judge
+        self.algorithm = algorithm
+        self.learner = learner
+        self.evaluator = evaluator
+        self.monitors = monitors
+        self.selection_log = selection_log
+        self.save_checkpoint = save_checkpoint
+        self.progress = Progress()
+        self.clock = PhaseClock()
+        self.stop_requested = False
+
+    def train(self) -> None:
+        """Run to ``num_steps``, or to the end of the present step once ``stop_requested`` is set."""
+        if self.progress.step == 0:
+            self.log(self.evaluate(), step=0)
+        while self.progress.step < self.settings.num_steps and not self.stop_requested:
+            self.clock.restart()
+            step = self.progress.step + 1
+            metrics = self.train_step(step)
+            self.progress.step = step
+            if self.is_due(step, self.settings.evaluate_every):
+                metrics |= self.evaluate()
+            tokens = {"rollout_tokens": metrics["gate/num_tokens"], "learner_tokens": metrics["learner/num_tokens"]}
+            self.log(metrics | self.clock.metrics(**tokens), step=step)
+            if self.is_due(step, self.settings.checkpoint_every) or self.stop_requested:
+                self.checkpoint(metrics.get("eval/accuracy"))
+
+    def train_step(self, step: int) -> Metrics:
+        """One step of the algorithm; returns its metrics."""
+        groups, kept = self.collect(step)
+        self.selector.observe(groups)
+        beliefs_P = [self.selector.belief(group.prompt.id) for group in kept]
+        advantages_P_G = self.algorithm.advantages(kept, beliefs_P)
+        learned = self.learn(kept, advantages_P_G)
+        self.sync(step)
+
+        self.progress.num_rollouts += sum(len(group.completions_G) for group in groups)
+        self.progress.num_tokens += sum(len(c.token_ids) for group in groups for c in group.completions_G)
+        cost = {"rollout/num_rollouts": self.progress.num_rollouts, "rollout/num_tokens": self.progress.num_tokens}
+        own = self.selector.metrics() | reward_metrics(groups) | gate_metrics(groups, kept) | rollout_metrics(groups)
+        return own | learned | cost
+
+    def collect(self, step: int) -> tuple[list[Group], list[Group]]:
+        """Every group rolled out in this step, and those of them that the gate admits (at most M)."""
+        groups: list[Group] = []
+        kept: list[Group] = []
+        scores: list[float] = []
+        for attempt in range(self.gate.max_rounds):
+            prompts = self.select(self.settings.prompts_per_step - len(kept))
+            if not prompts:
+                break
+            scores += self.selector.last_scores()
+            finished = self.roll_out(prompts, seed=derive_seed(self.settings.seed, "rollout", step, attempt))
+            new = self.reward(prompts, finished)
+            groups += new
+            kept += [group for group in new if self.gate.admit(group)]
+            if len(kept) == self.settings.prompts_per_step:
+                break
+        self.selection_log.log(step, [group.prompt for group in groups], scores)
+        return groups, kept
+
+    @phase("select")
+    def select(self, num_prompts: int) -> Sequence[Prompt]:
+        return self.selector.select(num_prompts)
+
+    @phase("rollout")
+    def roll_out(self, prompts: Sequence[Prompt], *, seed: int) -> Finished:
+        sampling = dataclasses.replace(self.settings.sampling, seed=seed)
+        return roll_out(self.rollout, self.judge, prompts, sampling)
+
+    @phase("reward")
+    def reward(self, prompts: Sequence[Prompt], finished: Finished) -> list[Group]:
+        groups = collect_groups(self.judge, prompts, finished)
+        stop_if_unjudged(groups, max_fraction=self.settings.max_unjudged_fraction)
+        return groups
+
+    @phase("learn")
+    def learn(self, kept: Sequence[Group], advantages_P_G: Sequence[np.ndarray]) -> Metrics:
+        metrics = self.learner.step(kept, advantages_P_G)
+        stop_if_apart(metrics, max_gap=self.settings.max_logprob_gap)
+        return metrics
+
+    @phase("sync")
+    def sync(self, version: int) -> None:
+        self.rollout.update_weights(self.learner.weights(), version=version)
+
+    @phase("evaluate")
+    def evaluate(self) -> Metrics:
+        return self.evaluator.evaluate(self.rollout, self.judge)
+
+    @phase("checkpoint")
+    def checkpoint(self, accuracy: float | None) -> None:
+        self.save_checkpoint(self.progress, accuracy=accuracy)
+
+    def is_due(self, step: int, every: int) -> bool:
+        return every > 0 and (step % every == 0 or step == self.settings.num_steps)
+
+    def log(self, metrics: Metrics, *, step: int) -> None:
+        for monitor in self.monitors:
+            monitor.log(metrics, step=step)
