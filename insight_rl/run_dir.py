@@ -19,7 +19,7 @@ from insight_rl.checkpoint import write_atomically
 from insight_rl.config import RunConfig
 from insight_rl.errors import UsageError
 from insight_rl.monitor.records import drop_records_from, finite_or_none, to_lines
-from insight_rl.types import Prompt
+from insight_rl.types import Group
 
 _FREE_KEYS = (
     "run_dir",
@@ -95,8 +95,8 @@ class SelectionLog:
         drop_records_from(path, step=first_step)
         self._file = path.open("a", encoding="utf-8")
 
-    def log(self, step: int, prompts: Sequence[Prompt], scores: Sequence[float]) -> None:
-        ids = [prompt.id for prompt in prompts]
+    def log(self, step: int, groups: Sequence[Group], scores: Sequence[float]) -> None:
+        ids = [group.prompt.id for group in groups]
         record = {"step": step, "prompt_ids": ids, "scores": [finite_or_none(score) for score in scores]}
         self._file.write(to_lines([record]))
         self._file.flush()

@@ -62,7 +62,7 @@ class TrainerSettings:
 class SelectionLog(Protocol):
     """Where the decisions of a step are kept for good."""
 
-    def log(self, step: int, prompts: Sequence[Prompt], scores: Sequence[float]) -> None: ...
+    def log(self, step: int, groups: Sequence[Group], scores: Sequence[float]) -> None: ...
 
 
 class Saver(Protocol):
@@ -149,7 +149,7 @@ class Trainer:
             kept += [group for group in new if self.gate.admit(group)]
             if len(kept) == self.settings.prompts_per_step:
                 break
-        self.selection_log.log(step, [group.prompt for group in groups], scores)
+        self.selection_log.log(step, groups, scores)
         return groups, kept
 
     @phase("select")
