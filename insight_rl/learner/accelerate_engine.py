@@ -1,0 +1,108 @@
+"""One rank of training through Hugging Face Accelerate: data parallel, mixed precision over float32 weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+
+from insight_rl.learner.engine import Scorer
+from insight_rl.learner.logprobs import TokenScorer
+from insight_rl.learner.models import load_policy
+from insight_rl.learner.settings import LearnerSettings, StartSpec
+
+_CHECKPOINT = "learner.pt"
+
+
+class AccelerateEngine:
+    """See :class:`~insight_rl.learner.engine.TrainEngine`. The ranks hold equal copies of model and optimizer."""
+
+    def __init__(self, settings: LearnerSettings) -> None:
+        self._settings = settings
+
+    def start(self, spec: StartSpec) -> None:
+        self._spec = spec
+        self.dtype = getattr(torch, spec.dtype)
+        # The state outlives an accelerator, and a second one in this process may want another precision.
+        AcceleratorState._reset_state(reset_partial_state=not torch.distributed.is_initialized())
+        self._accelerator = Accelerator(
+            cpu=not torch.cuda.is_available(), mixed_precision="bf16" if self.dtype == torch.bfloat16 else "no"
+        )
+        self.device = self._accelerator.device
+        self.rank = self._accelerator.process_index
+        self.model = self._load(gradient_checkpointing=self._settings.gradient_checkpointing)
+        self._scorer = TokenScorer(self.model, temperature=spec.temperature)
+        settings = self._settings
+        optimizer = torch.optim.AdamW(
+            self.model.parameters(),
+            lr=settings.lr,
+            betas=settings.betas,
+            eps=settings.eps,
+            weight_decay=settings.weight_decay,
+            fused=True,
+        )
+        self._wrapped, self._optimizer = self._accelerator.prepare(self._scorer, optimizer)
+
+    def _load(self, *, gradient_checkpointing: bool) -> Any:
+        # AdamW at lr 1e-6 is lost in the 8 bits of bfloat16: the weights stay in float32 and only computing is halved.
+        dtype = torch.float64 if self.dtype == torch.float64 else torch.float32
+        model = load_policy(self._spec.model_path, dtype, gradient_checkpointing=gradient_checkpointing)
+        return model.to(self.device)
+
+    @property
+    def scorer(self) -> Scorer:
+        return cast("Scorer", self._wrapped)
+
+    def set_calls_head(self, calls_head: bool) -> None:
+        self._scorer.calls_head = calls_head
+
+    def load_reference(self) -> Scorer:
+        model = self._load(gradient_checkpointing=False).requires_grad_(False)
+        scorer = TokenScorer(model, temperature=self._spec.temperature)
+        return cast("Scorer", self._accelerator.prepare_model(scorer, evaluation_mode=True))
+
+    def accumulating(self, *, is_last: bool) -> AbstractContextManager[Any]:
+        return nullcontext() if is_last else cast("AbstractContextManager[Any]", self._accelerator.no_sync(self._wrapped))
+
+    def backward(self, loss: torch.Tensor) -> None:
+        # Data parallelism takes the mean over ranks; the loss is a sum whose weights already count all of them.
+        self._accelerator.backward(loss * self._accelerator.num_processes)
+
+    def update(self, lr: float) -> float:
+        limit = self._settings.max_grad_norm
+        norm = self._accelerator.clip_grad_norm_(self.model.parameters(), float("inf") if limit is None else limit)
+        for group in self._optimizer.param_groups:
+            group["lr"] = lr
+        self._optimizer.step()
+        self._optimizer.zero_grad()
+        return float(norm)
+
+    def named_tensors(self) -> Iterator[tuple[str, torch.Tensor]]:
+        for name, parameter in self.model.named_parameters():
+            yield name, parameter.detach().to(self.dtype)
+
+    def save(self, folder: Path) -> None:
+        if self.rank == 0:
+            state = {"model": dict(self.model.named_parameters()), "optimizer": self._optimizer.state_dict()}
+            torch.save(state, folder / _CHECKPOINT)
+
+    def load(self, folder: Path) -> None:
+        state = torch.load(folder / _CHECKPOINT, map_location=self.device, weights_only=True)
+        parameters = dict(self.model.named_parameters())
+        if parameters.keys() != state["model"].keys():
+            raise ValueError(f"the checkpoint in {folder} is of another model than {self._spec.model_path}")
+        with torch.no_grad():
+            for name, parameter in parameters.items():
+                parameter.copy_(state["model"][name])
+        self._optimizer.load_state_dict(state["optimizer"])
+
+    def close(self) -> None:
+        self._accelerator.free_memory()
+        if torch.distributed.is_initialized() and self._accelerator.num_processes > 1:
+            torch.distributed.destroy_process_group()
+        AcceleratorState._reset_state(reset_partial_state=not torch.distributed.is_initialized())

@@ -1,0 +1,87 @@
+"""Loads and saves Hugging Face models for training. Knows nothing of losses, ranks or optimizers."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+SHARD_BYTES = 4 * 2**30
+_SIDE_FILES = (".json", ".txt", ".model", ".jinja", ".py", ".tiktoken")
+NamedTensors = Iterable[tuple[str, torch.Tensor]]
+
+
+def load_policy(model_path: Path, dtype: torch.dtype, *, gradient_checkpointing: bool) -> PreTrainedModel:
+    """The model at ``model_path`` without dropout: the ratio between two policies must not be noise.
+
+    It stays in evaluation mode; only the layers that recompute their activations are told that they are training.
+    """
+    from transformers import AutoModelForCausalLM
+    from transformers.modeling_layers import GradientCheckpointingLayer
+
+    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(model_path, dtype=dtype, attn_implementation="sdpa")
+    model.eval()
+    if gradient_checkpointing:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        for module in model.modules():
+            if isinstance(module, GradientCheckpointingLayer):
+                module.training = True
+    return model
+
+
+def attends_fully(model: PreTrainedModel) -> bool:
+    """Whether every layer attends to all that came before, as a given attention mask can express."""
+    config = model.config
+    layer_types = getattr(config, "layer_types", None) or []
+    return getattr(config, "sliding_window", None) is None and all(kind == "full_attention" for kind in layer_types)
+
+
+def write_weights(named_tensors: NamedTensors, folder: Path) -> None:
+    """A safetensors checkpoint of ``named_tensors``, in shards of ``SHARD_BYTES`` with an index."""
+    from safetensors.torch import save_file
+
+    folder.mkdir(parents=True, exist_ok=True)
+    files: dict[str, str] = {}
+    shard: dict[str, torch.Tensor] = {}
+    num_bytes = total = 0
+
+    def flush() -> None:
+        name = f"model-{len(set(files.values())):05d}.safetensors"
+        save_file(shard, folder / name, metadata={"format": "pt"})
+        files.update(dict.fromkeys(shard, name))
+        shard.clear()
+
+    for name, tensor in named_tensors:
+        if shard and num_bytes + tensor.nbytes > SHARD_BYTES:
+            flush()
+            num_bytes = 0
+        # The tensor is valid only until the next one is asked for.
+        shard[name] = tensor.to("cpu", copy=True).contiguous()
+        num_bytes += tensor.nbytes
+        total += tensor.nbytes
+    flush()
+    index = {"metadata": {"total_size": total}, "weight_map": files}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+
+
+def save_pretrained(
+    model: PreTrainedModel, state: dict[str, torch.Tensor], *, source: Path, folder: Path, dtype: torch.dtype
+) -> None:
+    """A Hugging Face folder with ``state`` as its weights; tokenizer and the like are copied from ``source``."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for file in sorted(source.iterdir()):
+        if file.is_file() and file.suffix in _SIDE_FILES and not file.name.endswith(".index.json"):
+            shutil.copyfile(file, folder / file.name)
+    model.save_pretrained(folder, state_dict=state)
+    config_file = folder / "config.json"
+    config = json.loads(config_file.read_text())
+    # The model in hand may hold float32 master weights of a bfloat16 policy.
+    config["dtype"] = str(dtype).removeprefix("torch.")
+    config_file.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")

@@ -1,0 +1,222 @@
+"""One rank's side of a step: scores, losses, updates and their sums. Knows nothing of groups or of other ranks.
+
+The order of a step: log-probs under the reference (if there is a KL term), log-probs under the old policy for every
+update but the first (whose own forward pass gives them), then the updates.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from insight_rl.algorithm.objective import Objective, token_objective
+from insight_rl.errors import RunStopped
+from insight_rl.learner.batch import MicroBatch, RankPlan, Row, TrainSequence, make_micro_batch
+from insight_rl.learner.engine import DeviceBatch, Scorer, TrainEngine
+from insight_rl.learner.models import attends_fully, save_pretrained, write_weights
+from insight_rl.learner.settings import ModelFacts, StartSpec
+
+
+@dataclass(slots=True, kw_only=True)
+class StepSums:
+    """Sums over a rank's tokens, to be added up over ranks; ``gap_max`` is a maximum, the rest are counts of updates."""
+
+    sums: dict[str, float] = field(default_factory=dict)
+    gap_max: float = -math.inf
+    grad_norms: list[float] = field(default_factory=list)
+
+
+class RankWorker:
+    """Runs in the process of its rank, which for a single rank may be the trainer's own."""
+
+    def __init__(self, engine: TrainEngine) -> None:
+        self._engine = engine
+
+    def start(self, spec: StartSpec) -> ModelFacts:
+        from transformers import set_seed
+
+        set_seed(spec.seed)
+        self._spec = spec
+        self._engine.start(spec)
+        self._reference = self._engine.load_reference() if spec.loss.uses_reference else None
+        self._float = torch.float64 if spec.dtype == "float64" else torch.float32
+        config = self._engine.model.config.get_text_config()
+        can_share = self._probe(config.vocab_size)
+        return ModelFacts(hidden_size=config.hidden_size, vocab_size=config.vocab_size, can_share_prompts=can_share)
+
+    def _probe(self, vocab_size: int) -> bool:
+        """Try on a few random tokens what this architecture allows; returns whether prompts may be shared."""
+        generator = np.random.default_rng(0)
+        prompt, *completions = (generator.integers(vocab_size, size=size) for size in (6, 5, 4, 6))
+        zeros = np.zeros(8)
+        sequences = [
+            TrainSequence(prompt_ids=prompt, completion_ids=ids, rollout_logprobs=zeros[: ids.size], advantage=0, weight=0)
+            for ids in completions
+        ]
+        alone = self._to_device(make_micro_batch([Row(sequences=(sequence,)) for sequence in sequences]), 1)
+        shared = self._to_device(make_micro_batch([Row(sequences=tuple(sequences))]), 1)
+        # Random tokens score very differently in another context, so in half precision a wide margin still tells.
+        is_full = self._engine.dtype in (torch.float32, torch.float64)
+        with torch.no_grad():
+            by_head = self._engine.scorer(**alone.inputs)[0]
+            self._engine.set_calls_head(False)
+            by_model = self._engine.scorer(**alone.inputs)[0]
+            calls_head = float((by_head - by_model).abs().mean()) < (1e-3 if is_full else 2e-2)
+            self._engine.set_calls_head(calls_head)
+            together = self._engine.scorer(**shared.inputs)[0]
+        gap = float((together - (by_head if calls_head else by_model)).abs().mean())
+        return attends_fully(self._engine.model) and gap < (1e-3 if is_full else 0.2)
+
+    def step(self, plan: RankPlan, lr: float) -> StepSums:
+        """Raises ``RunStopped`` where the gradient is not finite."""
+        updates = [
+            [self._to_device(batch, chunks) for batch, chunks in zip(batches, counts, strict=True)]
+            for batches, counts in zip(plan.updates, plan.chunk_counts, strict=True)
+        ]
+        old = [self._score(self._engine.scorer, batches) if number else [] for number, batches in enumerate(updates)]
+        reference = [self._score(self._reference, batches) for batches in updates] if self._reference else None
+        result = StepSums()
+        for _ in range(self._spec.num_epochs):
+            for number, batches in enumerate(updates):
+                self._accumulate(batches, old[number], reference[number] if reference else None, result)
+                grad_norm = self._engine.update(lr)
+                if not math.isfinite(grad_norm):
+                    raise RunStopped(f"the gradient norm is {grad_norm}: lower learner.lr, or train in model.dtype=float32")
+                result.grad_norms.append(grad_norm)
+        for batches, old_logprobs in zip(updates, old, strict=True):
+            for batch, logprobs_N in zip(batches, old_logprobs, strict=True):
+                if batch.is_measured:
+                    _add_gap(result, logprobs_N, batch.rollout_logprobs_N)
+        return result
+
+    def _accumulate(
+        self,
+        batches: list[DeviceBatch],
+        old: list[torch.Tensor],
+        reference: list[torch.Tensor] | None,
+        result: StepSums,
+    ) -> None:
+        """Forward and backward of one update; fills ``old`` where this is the step's first pass over its tokens."""
+        is_first = not old
+        for number, batch in enumerate(batches):
+            with self._engine.accumulating(is_last=number == len(batches) - 1):
+                logprobs_N, entropies_N = self._engine.scorer(**batch.inputs)
+                if is_first:
+                    old.append(logprobs_N.detach())
+                objective = token_objective(
+                    self._spec.loss,
+                    logprobs_N=logprobs_N,
+                    old_logprobs_N=old[number],
+                    rollout_logprobs_N=batch.rollout_logprobs_N,
+                    reference_logprobs_N=reference[number] if reference else None,
+                    advantages_N=batch.advantages_N,
+                    sequences_N=batch.sequences_N,
+                    num_sequences=batch.num_sequences,
+                )
+                loss = (objective.value * batch.weights_N).sum()
+                self._engine.backward(loss)
+            if batch.is_measured:
+                sums = _sums(objective, loss, logprobs_N, entropies_N, reference[number] if reference else None)
+                for name, value in sums.items():
+                    result.sums[name] = result.sums.get(name, 0.0) + value
+
+    def _score(self, scorer: Scorer, batches: list[DeviceBatch]) -> list[torch.Tensor]:
+        with torch.no_grad():
+            return [scorer(**batch.inputs)[0] for batch in batches]
+
+    def _to_device(self, batch: MicroBatch, num_chunks: int) -> DeviceBatch:
+        def integers(array: np.ndarray) -> torch.Tensor:
+            return torch.from_numpy(array).to(self._engine.device, non_blocking=True)
+
+        def floats(array: np.ndarray) -> torch.Tensor:
+            return torch.from_numpy(array).to(self._engine.device, self._float, non_blocking=True)
+
+        return DeviceBatch(
+            inputs={
+                "input_ids": integers(batch.input_ids),
+                "segments": None if batch.segments is None else integers(batch.segments),
+                "positions": None if batch.positions is None else integers(batch.positions),
+                "sources_N": integers(batch.sources_N),
+                "targets_N": integers(batch.targets_N),
+                "num_chunks": num_chunks,
+            },
+            sequences_N=integers(batch.sequences_N),
+            rollout_logprobs_N=floats(batch.rollout_logprobs_N),
+            advantages_N=floats(batch.advantages_N),
+            weights_N=floats(batch.weights_N),
+            num_sequences=batch.num_sequences,
+            is_measured=batch.is_measured,
+        )
+
+    def named_tensors(self) -> Iterator[tuple[str, torch.Tensor]]:
+        return self._engine.named_tensors()
+
+    def save_weights(self, folder: Path) -> None:
+        """A safetensors checkpoint in ``folder``, written by rank 0."""
+        if self._engine.rank == 0:
+            write_weights(self._engine.named_tensors(), folder)
+        else:
+            _exhaust(self._engine.named_tensors())
+
+    def save_model(self, folder: Path) -> None:
+        if self._engine.rank != 0:
+            _exhaust(self._engine.named_tensors())
+            return
+        state = {name: tensor.to("cpu", copy=True) for name, tensor in self._engine.named_tensors()}
+        model = self._engine.model
+        persistent = {name: buffer.cpu() for name, buffer in model.named_buffers() if name in model.state_dict()}
+        save_pretrained(
+            model, state | persistent, source=self._spec.model_path, folder=folder, dtype=self._engine.dtype
+        )
+
+    def save_checkpoint(self, folder: Path) -> None:
+        self._engine.save(folder)
+
+    def load_checkpoint(self, folder: Path) -> None:
+        self._engine.load(folder)
+
+    def close(self) -> None:
+        self._engine.close()
+
+
+def _sums(
+    objective: Objective,
+    loss: torch.Tensor,
+    logprobs_N: torch.Tensor,
+    entropies_N: torch.Tensor,
+    reference_N: torch.Tensor | None,
+) -> dict[str, float]:
+    columns = {
+        "num_tokens": torch.ones_like(entropies_N).sum(),
+        "loss": loss.detach(),
+        "entropy": entropies_N.sum(),
+        "ratio": objective.ratio.sum(),
+        "clipped_low": objective.is_clipped_low.sum(),
+        "clipped_high": objective.is_clipped_high.sum(),
+    }
+    if reference_N is not None:
+        columns["kl_to_reference"] = _k3(logprobs_N.detach() - reference_N).sum()
+    return dict(zip(columns, torch.stack([value.double() for value in columns.values()]).tolist(), strict=True))
+
+
+def _add_gap(result: StepSums, logprobs_N: torch.Tensor, rollout_logprobs_N: torch.Tensor) -> None:
+    gap_N = (rollout_logprobs_N - logprobs_N).double()
+    values = {"num_gaps": gap_N.numel(), "gap": gap_N.abs().sum().item(), "kl_to_rollout": _k3(gap_N).sum().item()}
+    for name, value in values.items():
+        result.sums[name] = result.sums.get(name, 0.0) + value
+    result.gap_max = max(result.gap_max, gap_N.abs().max().item())
+
+
+def _k3(log_ratio: torch.Tensor) -> torch.Tensor:
+    """Never negative estimate of KL(p || q) from log p - log q of tokens sampled from p."""
+    return (-log_ratio).exp() - 1 + log_ratio
+
+
+def _exhaust(items: Iterator[object]) -> None:
+    for _ in items:
+        pass
