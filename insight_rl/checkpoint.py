@@ -21,6 +21,7 @@ from insight_rl.errors import UsageError
 
 MANIFEST = "manifest.json"
 FORMAT = 1
+_ARRAY_KEY = "__array__"
 
 
 class CheckpointStore:
@@ -103,18 +104,34 @@ def part_folder(checkpoint: Path, name: str) -> Path:
 
 
 def save_state(folder: Path, state: Mapping[str, Any]) -> None:
-    """Write a ``state_dict`` of JSON-able values and NumPy arrays."""
-    arrays = {key: value for key, value in state.items() if isinstance(value, np.ndarray)}
-    values = {key: value for key, value in state.items() if key not in arrays}
-    (folder / "state.json").write_text(json.dumps(values), encoding="utf-8")
+    """Write a ``state_dict``: nested mappings of JSON-able values and NumPy arrays."""
+    arrays: dict[str, np.ndarray] = {}
+
+    def without_arrays(node: Any) -> Any:
+        if isinstance(node, np.ndarray):
+            arrays[f"array_{len(arrays)}"] = node
+            return {_ARRAY_KEY: f"array_{len(arrays) - 1}"}
+        if isinstance(node, Mapping):
+            return {key: without_arrays(value) for key, value in node.items()}
+        return node
+
+    (folder / "state.json").write_text(json.dumps(without_arrays(state)), encoding="utf-8")
     np.savez(folder / "arrays.npz", **arrays)
 
 
 def load_state(folder: Path) -> dict[str, Any]:
-    state = dict(json.loads((folder / "state.json").read_text(encoding="utf-8")))
+    """What :func:`save_state` wrote; tuples come back as lists."""
+    state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
     with np.load(folder / "arrays.npz", allow_pickle=False) as arrays:
-        state.update({key: arrays[key] for key in arrays.files})
-    return state
+
+        def with_arrays(node: Any) -> Any:
+            if not isinstance(node, dict):
+                return node
+            if node.keys() == {_ARRAY_KEY}:
+                return arrays[node[_ARRAY_KEY]]
+            return {key: with_arrays(value) for key, value in node.items()}
+
+        return dict(with_arrays(state))
 
 
 def write_atomically(path: Path, text: str) -> None:
