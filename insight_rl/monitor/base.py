@@ -14,7 +14,10 @@ class Monitor(Protocol):
     """Receives the metrics of each step. Constructed by the config, opened once the run's folder exists."""
 
     def open(self, run_dir: Path, *, config: Mapping[str, Any], num_steps: int, first_step: int) -> None:
-        """``first_step`` is 1, or one past the checkpoint a run resumes from: later records are dropped first."""
+        """``first_step`` is the first that will be logged: 0, or one past the checkpoint a run resumes from.
+
+        Records of that step and later, which a killed run left behind, are dropped.
+        """
         ...
 
     def log(self, metrics: Metrics, *, step: int) -> None: ...

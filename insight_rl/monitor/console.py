@@ -53,7 +53,9 @@ class ConsoleMonitor:
         self._accuracy_before: float | None = None
 
     def open(self, run_dir: Path, *, config: Mapping[str, Any], num_steps: int, first_step: int) -> None:
-        self._num_steps, self._first_step, self._step = num_steps, first_step, first_step - 1
+        # The evaluation before training is step 0 and no training step.
+        self._num_steps, self._first_step = num_steps, max(1, first_step)
+        self._step = self._first_step - 1
         self._started_s = time.monotonic()
         if self._console.is_terminal and not self._console.is_dumb_terminal:
             streams = sys.stdout, sys.stderr
@@ -66,13 +68,13 @@ class ConsoleMonitor:
         self._latest.update({key: float(v) for key, v in metrics.items() if isinstance(v, (int, float))})
         self._step = step
         if step < self._first_step:
-            # The evaluation before training is no step: the estimate of the time left starts after it.
+            # The estimate of the time left starts with the first training step.
             self._started_s = time.monotonic()
         if "eval/accuracy" in metrics:
             self._print(self._evaluation_line())
         if self._live is not None:
             self._live.refresh()
-        elif step >= self._first_step and (step % self._lines_every == 0 or step in (self._first_step, self._num_steps)):
+        elif self._is_line_due(step):
             position = f"step {step}/{self._num_steps}"
             self._print(Text("  ".join([position, *self._figures(), self._time_left(), *self._pace()])))
 
@@ -85,6 +87,10 @@ class ConsoleMonitor:
             self._live = None
         if summary is not None:
             self._console.print(_render_summary(summary))
+
+    def _is_line_due(self, step: int) -> bool:
+        is_end = step in (self._first_step, self._num_steps)
+        return step >= self._first_step and (is_end or step % self._lines_every == 0)
 
     def _release_streams(self, stdout: Any, stderr: Any) -> None:
         # The display catches what others print. In a forked child its lock may be held by a thread that is not there.

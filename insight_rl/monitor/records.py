@@ -16,7 +16,7 @@ METRICS_FILE = "metrics.jsonl"
 SAMPLES_FILE = "samples.jsonl"
 
 Record = dict[str, Any]
-"""One line: ``{"step": 3, "reward/mean": 0.41, "selector/belief_histogram": {"counts": [...], "edges": [...]}, ...}``"""
+"""One line: ``{"step": 3, "reward/mean": 0.41, "selector/belief_histogram": {"counts": [...], "edges": [...]}}``"""
 
 
 def finite_or_none(value: Any) -> int | float | None:

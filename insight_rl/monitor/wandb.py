@@ -67,16 +67,16 @@ class WandbMonitor:
             if variable not in os.environ:
                 os.environ[variable] = str(folder / variable.split("_")[1].lower())
                 self._own_variables.append(variable)
-        arguments = {
+        arguments: dict[str, Any] = {
             **self._settings,
             "dir": run_dir.resolve(),
             "config": dict(config),
             "name": self._name or run_dir.resolve().name,
-            "id": _run_id(folder / "run_id", is_resumed=first_step > 1),
+            "id": _run_id(folder / "run_id", is_resumed=first_step > 0),
             # The terminal belongs to the console monitor; wandb's wrapping of it would garble the live display.
             "settings": wandb.Settings(console="off", quiet=True, init_timeout=30),
         }
-        mode = os.environ.get("WANDB_MODE") or self._chosen_mode()
+        mode: Any = os.environ.get("WANDB_MODE") or self._chosen_mode()
         try:
             self._run = wandb.init(mode=mode, resume="allow" if mode == "online" else None, **arguments)
         except wandb.errors.CommError as error:

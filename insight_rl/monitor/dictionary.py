@@ -1,0 +1,198 @@
+"""The metric dictionary: every key a run may log, with unit, meaning and source. Holds no values and reads no files.
+
+``docs/metrics.md`` is this module printed: ``python -m insight_rl.monitor.dictionary > docs/metrics.md``.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from itertools import groupby
+
+METHOD = "InSight, [arXiv 2603.01907](https://arxiv.org/abs/2603.01907)"
+GRPO = "GRPO, [arXiv 2402.03300](https://arxiv.org/abs/2402.03300)"
+PPO = "PPO, [arXiv 1707.06347](https://arxiv.org/abs/1707.06347)"
+DAPO = "DAPO, [arXiv 2503.14476](https://arxiv.org/abs/2503.14476)"
+CODEX = "Chen et al., [arXiv 2107.03374](https://arxiv.org/abs/2107.03374)"
+MISMATCH = "rollout correction, [TRL 3867](https://github.com/huggingface/trl/pull/3867)"
+KL_NOTE = "Schulman, [Approximating KL](http://joschu.net/blog/kl-approx.html)"
+OURS = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MetricEntry:
+    """One row of the dictionary.
+
+    Example::
+
+        MetricEntry(key="eval/pass_at_{k}", unit="0 to 1", good="higher", meaning="...", source="...")
+    """
+
+    key: str
+    """``area/name``; a part in braces stands for any word, e.g. ``reward/status_{status}``."""
+
+    unit: str
+
+    good: str
+    """``higher``, ``lower``, or what a healthy value looks like; empty where neither is better."""
+
+    meaning: str
+
+    source: str = OURS
+    """Where the quantity is defined; empty where this project does."""
+
+    def matches(self, key: str) -> bool:
+        return re.fullmatch(re.sub(r"\\\{\w+\\\}", r"[^/]+", re.escape(self.key)), key) is not None
+
+
+AREAS = {
+    "eval": "Held-out problems, at step 0 (before training) and every `evaluation.every` steps.",
+    "reward": "Verdicts on the rollouts of the step, discarded groups included.",
+    "selector": "What the selector knows of its pool, and how good its guesses are.",
+    "gate": "Admission of groups (dynamic sampling); the trivial gate admits all in one round.",
+    "rollout": "Generation.",
+    "learner": "The policy update. Averages are over the tokens that were trained on, unless said.",
+    "time": (
+        "Wall-clock seconds. Everything that depends on the clock is here, so every key outside `time/` is the same "
+        "in two runs with the same configuration and seed, resumed or not."
+    ),
+}
+
+_PHASE_MEANINGS = {
+    "select": "Choosing the prompts: scores, top M, and the belief update after the step.",
+    "rollout": "Generating completions, as far as the trainer waited for them.",
+    "reward": "Judging completions, as far as the trainer waited for verdicts after generation.",
+    "learn": "Advantages, loss, backward passes and optimizer updates.",
+    "sync": "Carrying the new weights to the rollout engine.",
+}
+
+
+def _entry(key: str, unit: str, good: str, meaning: str, source: str = OURS) -> MetricEntry:
+    return MetricEntry(key=key, unit=unit, good=good, meaning=meaning, source=source)
+
+
+# fmt: off
+ENTRIES: tuple[MetricEntry, ...] = (
+    _entry("eval/accuracy", "0 to 1", "higher", "avg@k: share of right answers among k samples of every held-out "
+           "problem (`evaluation.samples_per_problem`). Equals pass@1 in expectation.", METHOD),
+    _entry("eval/pass_at_{k}", "0 to 1", "higher", "Chance that at least one of k samples is right, the unbiased "
+           "estimator, averaged over problems.", CODEX),
+    _entry("eval/truncated_fraction", "0 to 1", "lower", "Share of evaluation samples cut off at the length limit."),
+    _entry("eval/mean_tokens", "tokens", "", "Mean length of the evaluation samples."),
+    _entry("reward/mean", "reward", "higher", "Mean reward value of the judged rollouts, shaping included. Moves with "
+           "the selection too: a selector that picks harder prompts lowers it. Compare runs by `eval/accuracy`."),
+    _entry("reward/std", "reward", "", "Standard deviation of the reward over the judged rollouts."),
+    _entry("reward/accuracy", "0 to 1", "near 0.5", "Share of the judged rollouts that succeed (verifier's verdict, no "
+           "shaping). Near 0.5, most groups are informative."),
+    _entry("reward/unjudged_fraction", "0 to 1", "0", "Share of rollouts without a verdict (timeout, error): neither "
+           "trained on nor counted as evidence. The run stops above `trainer.max_unjudged_fraction`."),
+    _entry("reward/status_{status}", "0 to 1", "", "Share of all rollouts with this status: correct, wrong, "
+           "unparsable, no_answer, timeout, error."),
+    _entry("reward/part_{name}", "reward", "", "Mean contribution of one part of a composed reward."),
+    _entry("selector/informative_fraction", "0 to 1", "higher", "Share of the step's rolled-out groups with both "
+           "outcomes, success and failure. Only these carry a gradient; it is what selection is to raise.", DAPO),
+    _entry("selector/mean_belief", "0 to 1", "", "Mean of alpha / (alpha + beta) over the pool: the success rate the "
+           "selector expects of a random prompt.", METHOD),
+    _entry("selector/mean_evidence", "pseudo-counts", "", "Mean of alpha + beta over the pool, the prior's share "
+           "included. Grows with every visit; forgetting bounds it.", METHOD),
+    _entry("selector/visited_fraction", "0 to 1", "", "Share of the pool observed at least once."),
+    _entry("selector/visits_gini", "0 to 1", "", "Gini coefficient of visits per prompt: 0 if all are visited equally "
+           "often, towards 1 if a few get everything."),
+    _entry("selector/belief_histogram", "prompts", "", "Distribution of alpha / (alpha + beta) over the pool."),
+    _entry("selector/evidence_histogram", "prompts", "", "Distribution of alpha + beta over the pool."),
+    _entry("selector/score_mean", "score's own", "", "Mean score of the prompts chosen for the step (for INSIGHT, "
+           "nats times the difficulty weight).", METHOD),
+    _entry("selector/brier", "0 to 1", "lower", "Mean squared error of the belief's mean, before the step, against "
+           "each judged outcome of the step. 0.25 is what a constant guess of one half gets."),
+    _entry("selector/spearman", "-1 to 1", "higher", "Rank correlation, over the step's groups, of predicted and "
+           "observed success rate."),
+    _entry("selector/coverage", "0 to 1", "0.9 or more", "Share of the step's groups whose success count lies in "
+           "the belief's central 90 % predictive interval."),
+    _entry("selector/belief_age", "steps", "", "Mean number of steps since the step's prompts were last observed (new "
+           "ones left out): how stale the beliefs were that chose them."),
+    _entry("gate/admitted_fraction", "0 to 1", "higher", "Share of the rolled-out groups that the learner trained on."),
+    _entry("gate/num_rounds", "rounds", "lower", "How often the step selected and rolled out to fill its batch.", DAPO),
+    _entry("gate/num_groups", "groups", "", "Groups rolled out in the step, the rejected ones included: its cost."),
+    _entry("gate/num_kept", "groups", "", "Groups that the learner trained on."),
+    _entry("gate/num_tokens", "tokens", "", "Tokens generated in the step, those of rejected groups included."),
+    _entry("rollout/num_rollouts", "rollouts", "", "Completions sampled for training since the start of the run, "
+           "rejected groups included. An axis to compare selectors on."),
+    _entry("rollout/num_tokens", "tokens", "", "Tokens of those completions since the start of the run. The fairest "
+           "axis to compare selectors on: steps flatter methods that roll out more."),
+    _entry("rollout/mean_tokens", "tokens", "", "Mean completion length of the step."),
+    _entry("rollout/max_tokens", "tokens", "", "Longest completion of the step."),
+    _entry("rollout/truncated_fraction", "0 to 1", "lower", "Share of completions cut off at "
+           "`trainer.max_completion_tokens`."),
+    _entry("rollout/logprob_gap_max", "nats", "0", "Largest difference, over the step's tokens, of the log-prob the "
+           "engine sampled with and the learner's before its update. Rounding is near 1e-5 in float32; more means "
+           "that the engine runs on other weights. The run stops above `trainer.max_logprob_gap`.", MISMATCH),
+    _entry("rollout/logprob_gap_mean", "nats", "0", "Mean absolute difference of the same.", MISMATCH),
+    _entry("rollout/samples", "table", "", "A few completions with prompt, reward and status; in `samples.jsonl`."),
+    _entry("learner/loss", "loss", "", "The loss that was minimised. Near 0 by construction of the advantages; its "
+           "level says little.", GRPO),
+    _entry("learner/grad_norm", "norm", "steady", "Gradient norm before clipping, the mean over the step's updates."),
+    _entry("learner/lr", "learning rate", "", "Learning rate of the step's last update."),
+    _entry("learner/clip_fraction_low", "0 to 1", "small", "Share of tokens held back by the lower clip bound "
+           "(negative advantage, ratio below 1 - epsilon).", PPO),
+    _entry("learner/clip_fraction_high", "0 to 1", "small", "Share of tokens held back by the upper clip bound "
+           "(positive advantage, ratio above 1 + epsilon).", DAPO),
+    _entry("learner/entropy", "nats", "no collapse", "Mean entropy of the policy's next-token distribution. A fall "
+           "towards 0 means that exploration has ended."),
+    _entry("learner/kl_to_rollout", "nats", "small", "Estimated KL divergence from the policy that sampled to the one "
+           "being updated, per token (k3 estimator).", KL_NOTE),
+    _entry("learner/kl_to_reference", "nats", "", "Estimated KL divergence to the frozen reference model, per token; "
+           "only with a KL term.", GRPO),
+    _entry("learner/ratio_mean", "ratio", "near 1", "Mean importance ratio of learner and rollout probabilities."),
+    _entry("learner/num_tokens", "tokens", "", "Tokens trained on in the step."),
+    _entry("learner/num_sequences", "sequences", "", "Completions trained on in the step."),
+    _entry("learner/num_skipped_groups", "groups", "lower", "Groups without spread in their advantages: no forward or "
+           "backward pass is spent on them, the gradient is the same."),
+    _entry("learner/num_updates", "updates", "", "Optimizer updates of the step."),
+    *(_entry(f"time/{phase}_s", "s", "lower", meaning) for phase, meaning in _PHASE_MEANINGS.items()),
+    _entry("time/evaluate_s", "s", "lower", "Evaluation after the step; not part of `time/step_s`."),
+    _entry("time/checkpoint_s", "s", "lower", "Writing the checkpoint; not part of `time/step_s`."),
+    _entry("time/step_s", "s", "lower", "The whole training step: the five phases and the loop around them."),
+    *(_entry(f"time/{phase}_share", "0 to 1", "", f"`time/{phase}_s` over `time/step_s`.")
+      for phase in _PHASE_MEANINGS),
+    _entry("time/rollout_tokens_per_s", "tokens/s", "higher", "Tokens generated in the step over `time/rollout_s`."),
+    _entry("time/learner_tokens_per_s", "tokens/s", "higher", "`learner/num_tokens` over `time/learn_s`."),
+)
+# fmt: on
+
+
+def find_entry(key: str) -> MetricEntry | None:
+    """The entry that documents ``key``, or None; an exact name goes before a pattern."""
+    return next((e for e in sorted(ENTRIES, key=lambda e: "{" in e.key) if e.matches(key)), None)
+
+
+_HEADER = """\
+# Metric dictionary
+
+<!-- Made by `python -m insight_rl.monitor.dictionary > docs/metrics.md`; edit insight_rl/monitor/dictionary.py. -->
+
+Every metric is named `area/name`. A run writes them to `metrics.jsonl` in its folder: one JSON object a line and step,
+with `step` and the metrics of that step; step 0 is the evaluation before training. Not every key is in every step
+(evaluations are rare, and each part logs only what it has), and a number that does not exist (NaN, infinity) is `null`.
+A histogram is `{"counts": [...], "edges": [...]}` with one edge more than counts. Tables are in `samples.jsonl`, one
+object per row with `step` and `table`; messages to the user are in `notices.jsonl`.
+
+"Good" says which direction is better, or what a healthy value looks like; it is empty where neither direction is.
+"From" names where a quantity is defined; it is empty where this project defines it.
+
+On Weights & Biases the keys are the same. The axis is `step`, and `eval/*` is logged again as `eval_by_rollouts/*`
+and `eval_by_tokens/*` over `rollout/num_rollouts` and `rollout/num_tokens`.
+"""
+
+
+def render() -> str:
+    """The dictionary as Markdown, a table for each area."""
+    sections = [_HEADER]
+    for area, entries in groupby(ENTRIES, key=lambda entry: entry.key.split("/")[0]):
+        rows = [f"| `{e.key}` | {e.unit} | {e.good} | {e.meaning} | {e.source} |" for e in entries]
+        head = ["| Key | Unit | Good | Meaning | From |", "| --- | --- | --- | --- | --- |"]
+        sections.append("\n".join([f"## {area}", "", AREAS[area], "", *head, *rows]) + "\n")
+    return "\n".join(sections)
+
+
+if __name__ == "__main__":
+    print(render(), end="")

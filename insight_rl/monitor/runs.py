@@ -1,0 +1,163 @@
+"""Reads finished or running runs from their folders and says in what their configurations differ. Draws nothing."""
+
+from __future__ import annotations
+
+import functools
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from insight_rl.errors import UsageError
+from insight_rl.monitor.records import METRICS_FILE, Record, read_records
+from insight_rl.paths import conf_dir
+
+NO_DIFFERENCE = ("seed", "run_dir", "resume", "monitor", "checkpoint")
+"""Settings that do not make two runs different experiments."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """A run as read from its folder: ``records`` by step, ``config`` as resolved (empty where none was kept)."""
+
+    run_dir: Path
+    records: tuple[Record, ...]
+    config: Mapping[str, Any]
+
+    @property
+    def seed(self) -> int | None:
+        return self.config.get("seed")
+
+    def series(self, key: str, *, against: str = "step") -> tuple[np.ndarray, np.ndarray]:
+        """``(x, y)``, float64: ``key`` where it was logged against the latest value of ``against`` (0 before any)."""
+        xs: list[float] = []
+        ys: list[float] = []
+        x = 0.0
+        for record in self.records:
+            x = record.get(against) or x
+            if record.get(key) is not None:
+                xs.append(x)
+                ys.append(record[key])
+        return np.asarray(xs, dtype=np.float64), np.asarray(ys, dtype=np.float64)
+
+    def option(self, group: str) -> str:
+        """Name of the option of ``conf/<group>`` that the run took, or of the class if it is the user's own."""
+        return option_name(group, self.config.get(group))
+
+
+def load_runs(run_dirs: Sequence[Path]) -> list[Run]:
+    """The runs in the given folders; a folder of runs (a sweep) stands for all of its runs.
+
+    Raises ``UsageError`` for a folder that is not there or has no metrics.
+    """
+    return [_load_run(folder) for given in run_dirs for folder in _run_folders(given)]
+
+
+def _run_folders(given: Path) -> list[Path]:
+    if not given.is_dir():
+        raise UsageError(f"{given}: there is no such folder; give the run_dir of one or more runs")
+    if (given / METRICS_FILE).is_file():
+        return [given]
+    inside = sorted(path.parent for path in given.glob(f"*/{METRICS_FILE}"))
+    if not inside:
+        raise UsageError(f"{given}: neither it nor a folder in it has a {METRICS_FILE}; give the run_dir of a run")
+    return inside
+
+
+def _load_run(folder: Path) -> Run:
+    records = read_records(folder / METRICS_FILE)
+    if not records:
+        raise UsageError(f"{folder / METRICS_FILE}: holds no step yet; wait for the run's first step, or leave it out")
+    config_path = folder / "config.yaml"
+    config = yaml.safe_load(config_path.read_text(encoding="utf-8")) if config_path.is_file() else None
+    return Run(run_dir=folder, records=tuple(records), config=config or {})
+
+
+def group_runs(runs: Sequence[Run]) -> dict[str, list[Run]]:
+    """Runs that differ in their seed only, under a label that says in what they differ from the others.
+
+    Equal runs of equal seed are kept apart by their folder: averaging a run with itself would feign certainty.
+    """
+    labels = _labels(runs)
+    repeats = Counter((label, run.seed) for label, run in zip(labels, runs, strict=True))
+    groups: dict[str, list[Run]] = {}
+    for label, run in zip(labels, runs, strict=True):
+        if repeats[label, run.seed] > 1:
+            label = f"{label} ({run.run_dir.name})" if label else run.run_dir.name
+        groups.setdefault(label, []).append(run)
+    return groups
+
+
+def _labels(runs: Sequence[Run]) -> list[str]:
+    """What is special about each run: options (``insight + mixed_outcomes``), then settings (``mu=0.5``)."""
+    flats = [dict(_flatten(run.config)) for run in runs]
+    areas = [area for area in dict.fromkeys(a for run in runs for a in run.config) if area not in NO_DIFFERENCE]
+    # What was selected by comes first in a label, as it does in the reader's mind.
+    areas.sort(key=lambda area: area != "selector")
+    parts: list[list[str]] = [[] for _ in runs]
+    settings: list[list[str]] = [[] for _ in runs]
+    for area in areas:
+        options = [option_name(area, run.config.get(area)) for run in runs]
+        if len(set(options)) > 1:
+            for part, option in zip(parts, options, strict=True):
+                if area == "selector" or not part or option != _default_options().get(area):
+                    part.append(option)
+        for option in dict.fromkeys(options):
+            members = [index for index, other in enumerate(options) if other == option]
+            for key in _differing_keys([flats[index] for index in members], area):
+                for index in members:
+                    settings[index].append(f"{key.rpartition('.')[2]}={_short(flats[index].get(key))}")
+    return [", ".join(filter(None, [" + ".join(p), *s])) for p, s in zip(parts, settings, strict=True)]
+
+
+def option_name(group: str, node: Any) -> str:
+    """The option of ``conf/<group>`` that ``node`` was composed from, else its class; empty where it has no class.
+
+    A resolved configuration does not say which file a node came from. It is the one with the same classes and the
+    most values alike.
+    """
+    if not isinstance(node, Mapping) or "_target_" not in node:
+        return ""
+    flat = dict(_flatten(node))
+    best_name, best_rank = str(node["_target_"]).rpartition(".")[2], (-1, False)
+    for path in sorted((conf_dir() / group).glob("*.yaml")):
+        option = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        # An option that also overrides other groups is the less likely of two that are alike.
+        is_plain = option.pop("defaults", None) is None
+        values = dict(_flatten(option))
+        rank = (sum(flat.get(key) == value for key, value in values.items()), is_plain)
+        if _targets(values) == _targets(flat) and rank > best_rank:
+            best_name, best_rank = path.stem, rank
+    return best_name
+
+
+@functools.cache
+def _default_options() -> dict[str, Any]:
+    train = yaml.safe_load((conf_dir() / "train.yaml").read_text(encoding="utf-8"))
+    return {group: option for entry in train["defaults"] if isinstance(entry, dict) for group, option in entry.items()}
+
+
+def _differing_keys(flats: Sequence[Mapping[str, Any]], area: str) -> list[str]:
+    keys = dict.fromkeys(key for flat in flats for key in flat if key.split(".")[0] == area)
+    return [key for key in keys if len({repr(flat.get(key)) for flat in flats}) > 1]
+
+
+def _flatten(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    if isinstance(node, Mapping):
+        for key, value in node.items():
+            yield from _flatten(value, f"{prefix}.{key}" if prefix else str(key))
+    else:
+        yield prefix, node
+
+
+def _targets(flat: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in flat.items() if key.rpartition(".")[2] == "_target_"}
+
+
+def _short(value: Any) -> str:
+    """Paths by their last part, everything else as it is written in the configuration."""
+    return value.rstrip("/").rpartition("/")[2] if isinstance(value, str) else str(value)
