@@ -36,6 +36,8 @@ class Decision:
     scores: np.ndarray
     chosen: np.ndarray
     """Which candidates were selected: positions in the arrays of this object, best first."""
+    num_available: int
+    """Prompts that could have been candidates: the pool less those out for roll-out."""
 
 
 class BeliefSelector:
@@ -83,14 +85,24 @@ class BeliefSelector:
         self._score_sum, self._num_scored = 0.0, 0
         self._step_metrics: dict[str, float] = {}
         self.last_decision: Decision | None = None
+        self._decisions: list[Decision] = []
 
     def select(self, num_prompts: int) -> Sequence[Prompt]:
         check(num_prompts >= 1, "trainer.prompts_per_step", num_prompts, "must be at least 1")
+        num_available = len(self._pool) - len(self._pool.pending)
         candidates = self._pool.draw_available(int(self._candidate_ratio * num_prompts), self._rng)
         alpha, beta = self._pool.beliefs(candidates)
         scores = self._scores(alpha, beta)
         chosen = self._pick(scores, min(num_prompts, len(candidates)))
-        self.last_decision = Decision(candidates=candidates, alpha=alpha, beta=beta, scores=scores, chosen=chosen)
+        self.last_decision = Decision(
+            candidates=candidates,
+            alpha=alpha,
+            beta=beta,
+            scores=scores,
+            chosen=chosen,
+            num_available=num_available,
+        )
+        self._decisions.append(self.last_decision)
         self._last_scores = scores[chosen]
         if self._score is not None:
             self._score_sum += float(self._last_scores.sum())
@@ -101,6 +113,23 @@ class BeliefSelector:
 
     def last_scores(self) -> Sequence[float]:
         return self._last_scores.tolist()
+
+    def take_decisions(self) -> list[Decision]:
+        """The decisions since the last call of this or of :meth:`observe`, in order; what nobody takes is let go."""
+        taken, self._decisions = self._decisions, []
+        return taken
+
+    def prompt_ids(self, indices: np.ndarray) -> list[str]:
+        """The ids of the prompts at these positions of the pool."""
+        return [self._pool.prompts[index].id for index in indices.tolist()]
+
+    def propensity(self, decision: Decision) -> np.ndarray:
+        """The chance that the rule had of choosing each candidate; NaN where it leaves nothing to chance.
+
+        Uniform selection takes M of the A available ones: M / A for each.
+        """
+        chance = len(decision.chosen) / decision.num_available if self._score is None else math.nan
+        return np.full(len(decision.candidates), chance)
 
     def _scores(self, alpha: np.ndarray, beta: np.ndarray) -> np.ndarray:
         if self._score is None:
@@ -124,6 +153,7 @@ class BeliefSelector:
         successes = np.array([group.num_successes for group in groups], np.float64)
         judged = np.array([group.num_judged for group in groups], np.float64)
         self._step += 1
+        self._decisions = []
         alpha, beta = self._pool.beliefs(indices)
         ages = self._pool.age(indices, self._step)
         self._step_metrics = step_metrics(alpha, beta, successes, judged, ages)
