@@ -246,6 +246,9 @@ class CountdownReward:
     ``UsageError``. The policy and the limits are at the top of this file.
     """
 
+    bounded = True
+    """Linear in the length of the response: needs no deadline and no process of its own."""
+
     def __init__(self, *, style: str, format_value: float, allow_latex: bool) -> None:
         check(style in STYLES, "reward.style", style, f"use one of {', '.join(STYLES)}")
         check(
