@@ -28,6 +28,7 @@ from insight_rl.monitor.jsonl import JsonlMonitor
 from insight_rl.monitor.summary import Summary, summarise
 from insight_rl.run_dir import RunDir, SelectionLog, choose_run_dir
 from insight_rl.seeding import derive_seed
+from insight_rl.selector.belief_selector import BeliefSelector
 from insight_rl.tokenizer import ModelTokenizer
 from insight_rl.types import Sampling
 
@@ -184,7 +185,7 @@ def _describe(config: RunConfig, pool_size: int, selector: Any) -> list[str]:
         f"{trainer.rollouts_per_prompt} rollouts = {completions} completions of at most "
         f"{trainer.max_completion_tokens} tokens; {updates} update{'s' if updates > 1 else ''} of {per_update} prompts"
     ]
-    if getattr(selector, "visits_unseen_first", False):
+    if isinstance(selector, BeliefSelector) and selector.visits_unseen_first():
         num_steps = -(-pool_size // trainer.prompts_per_step)
         lines.append(
             f"this selector visits each of the {pool_size} prompts once before it comes back to any (until step "

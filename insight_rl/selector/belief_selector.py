@@ -111,6 +111,18 @@ class BeliefSelector:
         self._pool.pending.update(zip((prompt.id for prompt in prompts), candidates[chosen].tolist(), strict=True))
         return prompts
 
+    def visits_unseen_first(self) -> bool:
+        """Whether a prompt never observed outscores one observed once, whatever came of that: a fact of score and prior.
+
+        Such a selector goes through the whole pool before it comes back to any prompt. False for rules that draw.
+        """
+        if self._score is None or "rng" in self._asks_for:
+            return False
+        successes = np.arange(self._num_rollouts + 1.0)
+        alpha, beta = self._prior[0] + successes, self._prior[1] + self._num_rollouts - successes
+        unseen, *seen_once = self._scores(np.append(self._prior[0], alpha), np.append(self._prior[1], beta))
+        return bool(unseen > max(seen_once))
+
     def last_scores(self) -> Sequence[float]:
         return self._last_scores.tolist()
 
