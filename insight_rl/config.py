@@ -243,7 +243,7 @@ def _explain(error: Exception, overrides: Sequence[str], config_name: str) -> st
 
 def _explain_missing_option(message: str) -> str:
     wanted = re.search(r"Could not find '([^'/]+)/([^']*)'", message)
-    options = re.findall(r"^\t(.+)$", message, flags=re.MULTILINE)
+    options = re.findall(r"^\t(?!provider=)(.+)$", message, flags=re.MULTILINE)
     if wanted is None:
         return message.splitlines()[0]
     group, option = wanted.groups()

@@ -112,7 +112,7 @@ class BeliefSelector:
         return prompts
 
     def visits_unseen_first(self) -> bool:
-        """Whether a prompt never observed outscores one observed once, whatever came of that: a fact of score and prior.
+        """Whether a prompt never observed outscores one observed once, whatever came of that.
 
         Such a selector goes through the whole pool before it comes back to any prompt. False for rules that draw.
         """
