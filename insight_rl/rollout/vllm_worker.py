@@ -1,0 +1,253 @@
+"""What runs inside the rollout process: vLLM itself, driven by messages from :mod:`insight_rl.rollout.vllm`.
+
+Owns the ``vllm.LLM`` object and everything that touches its workers. Must not know of prompts' answers, rewards or the
+learner. vLLM lives in a process of its own because it sets global state wherever it runs (default process group,
+random seeds, thread settings, logging), which the learner must not share; and because ending that process is the one
+sure way to get all of its memory back. Functions sent to vLLM's own worker processes have to be importable from a
+module, so they are here as well and this file is never run as ``__main__``.
+"""
+
+from __future__ import annotations
+
+import os
+import traceback
+from collections.abc import Iterator
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from typing import Any
+
+_CPU_KV_CACHE_BYTES = 1 << 30
+# vLLM's default on CPU is 128 tokens: prompts shorter than one block are then never shared between the rollouts.
+_CPU_BLOCK_SIZE = 32
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """One prompt and how to sample it, e.g. ``Request(token_ids=[5, 17], num_rollouts=8, seed=7, ...)``."""
+
+    token_ids: list[int]
+    num_rollouts: int
+    max_tokens: int
+    temperature: float
+    top_p: float
+    seed: int
+    stop_token_ids: list[int]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sample:
+    """One rollout: ``token_ids`` as vLLM sampled them (end-of-sequence included) and the log-prob of each."""
+
+    token_ids: tuple[int, ...]
+    logprobs: tuple[float, ...]
+    finish_reason: str
+
+
+class RefusedError(ValueError):
+    """vLLM did not accept the settings; the message is vLLM's."""
+
+
+def serve(file_descriptor: int) -> None:
+    """Answer the requests that come in over the pipe until it is closed (the trainer has ended, however it did).
+
+    Each message is ``(method, arguments)``. Answers: any number of ``("item", value)``, then ``("done", value)``, or
+    one of ``("refused", text)`` and ``("failed", traceback)``.
+    """
+    connection = Connection(file_descriptor)
+    worker = _Worker()
+    try:
+        while True:
+            method, arguments = connection.recv()
+            if method == "close":
+                break
+            try:
+                for item in getattr(worker, method)(**arguments):
+                    connection.send(("item", item))
+                connection.send(("done", None))
+            except RefusedError as error:
+                connection.send(("refused", str(error)))
+            except OSError:
+                raise
+            except Exception:  # whatever vLLM raises belongs to the trainer, which decides what to do about it
+                connection.send(("failed", traceback.format_exc()))
+    except (EOFError, BrokenPipeError, ConnectionResetError):
+        pass
+    finally:
+        worker.shut_down()
+
+
+class _Worker:
+    """The methods that messages name; each is a generator of the items it answers with."""
+
+    def __init__(self) -> None:
+        self._llm: Any = None
+        self._sleeping_parts: set[str] = set()
+        self._can_sleep = False
+
+    def start(
+        self,
+        *,
+        model_path: str,
+        dtype: str,
+        max_length: int,
+        seed: int,
+        sleep: bool,
+        transfer_backend: str | None,
+        engine_args: dict[str, Any],
+    ) -> Iterator[str]:
+        """Load the model and yield vLLM's name for the device it runs on."""
+        from vllm.platforms import current_platform
+
+        settings: dict[str, Any] = {
+            "model": model_path,
+            "skip_tokenizer_init": True,
+            "dtype": dtype,
+            "max_model_len": max_length,
+            "seed": seed % 2**31,
+            "enable_prefix_caching": True,
+            "logprobs_mode": "processed_logprobs",
+            "disable_log_stats": True,
+        }
+        if current_platform.is_cpu():
+            if sleep:
+                raise RefusedError("rollout.sleep=True: vLLM cannot sleep on the CPU backend; leave it at false")
+            settings |= {"enforce_eager": True, "block_size": _CPU_BLOCK_SIZE}
+            if not os.environ.get("VLLM_CPU_KVCACHE_SPACE"):
+                settings["kv_cache_memory_bytes"] = _CPU_KV_CACHE_BYTES
+        else:
+            settings |= {"enable_sleep_mode": sleep}
+            if transfer_backend is not None:
+                settings["weight_transfer_config"] = {"backend": transfer_backend}
+        settings |= engine_args
+        if current_platform.is_cpu():
+            self._prepare_cpu(eager=settings["enforce_eager"])
+        from vllm import LLM
+
+        try:
+            self._llm = LLM(**settings)
+        except (TypeError, ValueError) as error:
+            raise RefusedError(str(error)) from error
+        self._can_sleep = sleep
+        yield current_platform.device_type
+
+    @staticmethod
+    def _prepare_cpu(*, eager: bool) -> None:
+        # One process is enough here and starts in a third of the time; vLLM would make two more.
+        os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
+        if eager:
+            # The sampler compiles two small functions even then: over 10 s and a C++ compiler for microseconds.
+            import torch._dynamo
+
+            torch._dynamo.config.disable = True
+
+    def generate(self, *, requests: list[Request]) -> Iterator[tuple[int, tuple[Sample, ...]]]:
+        """Yield the index of each request with its samples, in the order in which they finish."""
+        from vllm.inputs import TokensPrompt
+
+        self._wake("weights", "kv_cache")
+        engine = self._llm.llm_engine
+        unfinished = {str(index): request for index, request in enumerate(requests)}
+        try:
+            for request_id, request in unfinished.items():
+                engine.add_request(
+                    request_id, TokensPrompt(prompt_token_ids=request.token_ids), _sampling_params(request)
+                )
+            while engine.has_unfinished_requests():
+                for output in engine.step():
+                    if output.finished:
+                        request = unfinished.pop(output.request_id)
+                        yield int(output.request_id), _samples(output, request)
+            if unfinished:
+                raise RuntimeError(f"vLLM ended without an answer to {len(unfinished)} of {len(requests)} requests")
+        finally:
+            if unfinished:
+                engine.abort_request(list(unfinished))
+        if self._can_sleep:
+            self._llm.sleep(level=1)
+            self._sleeping_parts = {"weights", "kv_cache"}
+
+    def reload(self, *, folder: str) -> Iterator[None]:
+        """Load the safetensors checkpoint in ``folder`` in place."""
+        self._wake("weights")
+        self._llm.collective_rpc("reload_weights", kwargs={"weights_path": folder})
+        self._after_update()
+        yield from ()
+
+    def transfer(self, *, method: str, argument: dict[str, Any] | None) -> Iterator[None]:
+        """One call of vLLM's weight transfer API: init_weight_transfer_engine, start/update/finish_weight_update."""
+        self._wake("weights")
+        getattr(self._llm, method)(*(() if argument is None else (argument,)))
+        if method == "finish_weight_update":
+            self._after_update()
+        yield from ()
+
+    def _after_update(self) -> None:
+        self._llm.apply_model(pack_embeddings)
+        # Only now: a prefix computed with the old weights must not outlive them.
+        if not self._llm.reset_prefix_cache():
+            raise RuntimeError("vLLM did not drop its cached prefixes after the weight update")
+
+    def _wake(self, *parts: str) -> None:
+        asleep = [part for part in parts if part in self._sleeping_parts]
+        if asleep:
+            self._llm.wake_up(tags=asleep)
+            self._sleeping_parts -= set(asleep)
+
+    def shut_down(self) -> None:
+        if self._llm is not None:
+            self._llm.llm_engine.engine_core.shutdown()
+
+
+def pack_embeddings(model: Any) -> None:
+    """Make the CPU backend's packed copies of the embeddings follow their weights.
+
+    On CPU vLLM multiplies by a packed copy of each matrix. ``reload_weights`` packs what it loads; a tied ``lm_head``
+    is not in the checkpoint, so its copy keeps the old embedding, without a word. Runs in vLLM's workers.
+    """
+    from vllm.model_executor.layers.vocab_parallel_embedding import UnquantizedEmbeddingMethod
+    from vllm.platforms import current_platform
+
+    if not current_platform.is_cpu():
+        return
+    for module in model.modules():
+        method = getattr(module, "quant_method", None)
+        if isinstance(method, UnquantizedEmbeddingMethod):
+            method.process_weights_after_loading(module)
+
+
+def _sampling_params(request: Request) -> Any:
+    from vllm import SamplingParams
+    from vllm.sampling_params import RequestOutputKind
+
+    greedy = request.temperature == 0
+    return SamplingParams(
+        # Greedy rollouts of one prompt are one and the same, and vLLM refuses to make several.
+        n=1 if greedy else request.num_rollouts,
+        temperature=request.temperature,
+        top_p=1.0 if greedy else request.top_p,
+        # vLLM seeds rollout j of a request with seed + j.
+        seed=request.seed,
+        max_tokens=request.max_tokens,
+        # The one list of end-of-sequence ids is the trainer's; vLLM would add the tokenizer's.
+        ignore_eos=True,
+        stop_token_ids=request.stop_token_ids,
+        logprobs=0,
+        flat_logprobs=True,
+        detokenize=False,
+        output_kind=RequestOutputKind.FINAL_ONLY,
+    )
+
+
+def _samples(output: Any, request: Request) -> tuple[Sample, ...]:
+    samples = tuple(_sample(completion) for completion in output.outputs)
+    return samples * request.num_rollouts if request.temperature == 0 else samples
+
+
+def _sample(completion: Any) -> Sample:
+    flat = completion.logprobs
+    token_ids = tuple(completion.token_ids)
+    # With logprobs=0 vLLM reports the sampled token of each position and no other.
+    assert tuple(flat.token_ids) == token_ids
+    if completion.finish_reason not in ("stop", "length"):
+        raise RuntimeError(f"vLLM ended a completion with finish_reason={completion.finish_reason!r}")
+    return Sample(token_ids=token_ids, logprobs=tuple(flat.logprobs), finish_reason=completion.finish_reason)
