@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
 from insight_rl.build import (
+    Data,
     build_judge,
     build_part,
     completion_tokens,
@@ -22,137 +23,153 @@ from insight_rl.build import (
 )
 from insight_rl.checkpoint import CheckpointStore, load_state, part_folder, save_state
 from insight_rl.config import RunConfig, parse_config
+from insight_rl.errors import UsageError
 from insight_rl.evaluation import Evaluator
+from insight_rl.gate.base import Gate
 from insight_rl.monitor.base import Monitor
 from insight_rl.monitor.jsonl import JsonlMonitor
 from insight_rl.monitor.summary import Summary, summarise
+from insight_rl.reward.base import RewardFn
+from insight_rl.rollout.base import RolloutEngine
 from insight_rl.run_dir import RunDir, SelectionLog, choose_run_dir
 from insight_rl.seeding import derive_seed
+from insight_rl.selector.base import Selector
 from insight_rl.selector.belief_selector import BeliefSelector
+from insight_rl.task.base import Task
 from insight_rl.tokenizer import ModelTokenizer
 from insight_rl.types import Sampling
 
+if TYPE_CHECKING:
+    from insight_rl.algorithm import Algorithm
+    from insight_rl.learner.base import Learner
+    from insight_rl.trainer import Progress, Trainer, TrainerSettings
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parts:
+    """What the configuration names, validated; nothing heavy is loaded yet."""
+
+    task: Task
+    selector: Selector
+    gate: Gate
+    reward: RewardFn
+    algorithm: Algorithm
+    rollout: RolloutEngine
+    learner: Learner
+    monitors: Sequence[Monitor]
+    model_path: Path
+    data: Data
+
+    def say(self, text: str) -> None:
+        for monitor in self.monitors:
+            monitor.notice(text)
+
 
 def train(tree: DictConfig) -> Summary:
-    """Train as the composed configuration says. Raises ``UsageError`` before any model loads, ``RunStopped`` later."""
+    """Train as the composed configuration says, from the start or from the newest checkpoint in ``run_dir``.
+
+    Raises ``UsageError`` before any model loads, ``RunStopped`` when the run has to stop itself.
+    """
     quiet_libraries()
     config = parse_config(tree)
+    parts = build_parts(config)
     with ExitStack() as cleanup:
-        return _train(tree, config, cleanup)
+        run_dir = RunDir(choose_run_dir(config, (parts.task.name, _selector_name(config))))
+        cleanup.callback(run_dir.close)
+        run_dir.begin(tree, resume=config.resume)
+        store = CheckpointStore(run_dir.path / "checkpoints", keep_last=config.checkpoint.keep_last)
+        checkpoint, damage = store.newest_sound()
+        progress = _load_progress(checkpoint)
+        first_step = progress.step + 1 if checkpoint else 0
+        if checkpoint and progress.step >= config.trainer.num_steps:
+            raise UsageError(
+                f"trainer.num_steps={config.trainer.num_steps}: the run in {run_dir.path} has already done "
+                f"{progress.step} steps; raise it to go on, or take another run_dir"
+            )
+        cleanup.enter_context(_open_monitors(parts, run_dir, tree, config, first_step))
+        for text in (*damage, *parts.data.notices, *_describe(config, parts)):
+            parts.say(text)
+
+        trainer = _assemble(config, parts, run_dir, store, first_step, cleanup)
+        if checkpoint:
+            _restore(trainer, progress, checkpoint)
+            parts.say(f"going on after step {progress.step}, from {checkpoint}")
+        with _stop_after_step(trainer, parts.say):
+            trainer.train()
+        return _finish(trainer, parts, run_dir)
 
 
-def _train(tree: DictConfig, config: RunConfig, cleanup: ExitStack) -> Summary:
-    gate, selector, reward, task, algorithm = (
-        build_part(key, getattr(config, key)) for key in ("gate", "selector", "reward", "task", "algorithm")
-    )
-    monitors = build_monitors(config)
+def build_parts(config: RunConfig) -> Parts:
+    """Everything that can be checked before a model loads, cheapest first."""
+    cheap = {key: build_part(key, getattr(config, key)) for key in ("gate", "selector", "reward", "task", "algorithm")}
+    monitors = {name: build_part(f"monitor.{name}", node) for name, node in config.monitor.items()}
+    # Whatever else watches the run, its own record comes first.
+    monitors = {"jsonl": monitors.pop("jsonl", None) or JsonlMonitor(), **monitors}
     model_path = find_model(config.model)
-    tokenizer = ModelTokenizer(model_path)
-    data = load_data(task, tokenizer, config)
-    rollout, learner = (build_part(key, getattr(config, key)) for key in ("rollout", "learner"))
+    data = load_data(cheap["task"], ModelTokenizer(model_path), config)
+    # These import torch.
+    engines = {key: build_part(key, getattr(config, key)) for key in ("rollout", "learner")}
+    return Parts(**cheap, **engines, monitors=list(monitors.values()), model_path=model_path, data=data)
 
-    run_dir = RunDir(choose_run_dir(config, (task.name, _option_name(tree))))
-    cleanup.callback(run_dir.close)
-    if config.resume == "never":
-        run_dir.check_free()
-    run_dir.check_same_run(tree)
-    run_dir.write_config(tree)
-    store = CheckpointStore(run_dir.path / "checkpoints", keep_last=config.checkpoint.keep_last)
-    checkpoint, notices = store.newest_sound()
 
-    # What imports torch comes after everything that can go wrong without it.
-    from insight_rl.trainer import Progress, Trainer
+def _assemble(
+    config: RunConfig, parts: Parts, run_dir: RunDir, store: CheckpointStore, first_step: int, cleanup: ExitStack
+) -> Trainer:
+    """Load the model into engine and learner, and join the parts into a trainer at step 0."""
+    from insight_rl.trainer import Trainer
 
-    progress = Progress(**load_state(part_folder(checkpoint, "trainer"))) if checkpoint else Progress()
-    first_step = progress.step + 1 if checkpoint else 0
-    selector.open(data.pool, num_rollouts=config.trainer.rollouts_per_prompt, seed=derive_seed(config.seed, "selector"))
-    for monitor in monitors:
-        monitor.open(
-            run_dir.path,
-            config=OmegaConf.to_container(tree, resolve=True),
-            num_steps=config.trainer.num_steps,
-            first_step=first_step,
-        )
-    say = _notifier(monitors)
-    for text in (*notices, *data.notices, *_describe(config, len(data.pool), selector)):
-        say(text)
-
-    rollout.start(
-        model_path=model_path,
+    parts.selector.open(
+        parts.data.pool, num_rollouts=config.trainer.rollouts_per_prompt, seed=derive_seed(config.seed, "selector")
+    )
+    judge = build_judge(parts.reward, config.judge)
+    cleanup.callback(judge.close)
+    parts.rollout.start(
+        model_path=parts.model_path,
         dtype=config.model.dtype,
         max_length=config.model.max_length,
         seed=derive_seed(config.seed, "rollout"),
     )
-    cleanup.callback(rollout.close)
-    learner.start(
-        model_path=model_path,
+    cleanup.callback(parts.rollout.close)
+    parts.learner.start(
+        model_path=parts.model_path,
         dtype=config.model.dtype,
-        loss=algorithm.loss,
+        loss=parts.algorithm.loss,
         temperature=config.trainer.temperature,
         max_completion_tokens=config.trainer.max_completion_tokens,
         prompts_per_update=config.trainer.prompts_per_update or config.trainer.prompts_per_step,
-        num_epochs=algorithm.num_epochs,
+        num_epochs=parts.algorithm.num_epochs,
         num_steps=config.trainer.num_steps,
         seed=derive_seed(config.seed, "learner"),
     )
-    cleanup.callback(learner.close)
-    judge = build_judge(reward, config.judge)
-    cleanup.callback(judge.close)
-    if checkpoint:
-        selector.load_state_dict(load_state(part_folder(checkpoint, "selector")))
-        learner.load_checkpoint(part_folder(checkpoint, "learner"))
-        rollout.update_weights(learner.weights(), version=progress.step)
-        say(f"going on after step {progress.step} from {checkpoint}")
-
-    def save_checkpoint(progress: Progress, *, accuracy: float | None) -> None:
-        parts: dict[str, Callable[[Path], None]] = {
-            "trainer": lambda folder: save_state(folder, asdict(progress)),
-            "selector": lambda folder: save_state(folder, selector.state_dict()),
-            "learner": learner.save_checkpoint,
-        }
-        store.save(progress.step, parts, accuracy=accuracy)
-
+    cleanup.callback(parts.learner.close)
     selection_log = SelectionLog(run_dir.path / "selections.jsonl", first_step=first_step)
     cleanup.callback(selection_log.close)
-    trainer = Trainer(
+
+    def save_checkpoint(progress: Progress, *, accuracy: float | None) -> None:
+        writers: dict[str, Callable[[Path], None]] = {
+            "trainer": lambda folder: save_state(folder, asdict(progress)),
+            "selector": lambda folder: save_state(folder, parts.selector.state_dict()),
+            "learner": parts.learner.save_checkpoint,
+        }
+        store.save(progress.step, writers, accuracy=accuracy)
+
+    sampling = evaluation_sampling(config.evaluation, max_tokens=completion_tokens(config), seed=config.seed)
+    return Trainer(
         settings=_trainer_settings(config),
-        selector=selector,
-        gate=gate,
-        rollout=rollout,
+        selector=parts.selector,
+        gate=parts.gate,
+        rollout=parts.rollout,
         judge=judge,
-        algorithm=algorithm,
-        learner=learner,
-        evaluator=Evaluator(
-            problems=data.problems,
-            sampling=evaluation_sampling(config.evaluation, max_tokens=completion_tokens(config), seed=config.seed),
-        ),
-        monitors=monitors,
+        algorithm=parts.algorithm,
+        learner=parts.learner,
+        evaluator=Evaluator(problems=parts.data.problems, sampling=sampling),
+        monitors=parts.monitors,
         selection_log=selection_log,
         save_checkpoint=save_checkpoint,
     )
-    trainer.progress = progress
-    with _stop_after_step(trainer, say):
-        trainer.train()
-    if trainer.stop_requested and progress.step < config.trainer.num_steps:
-        say(f"stopped after step {progress.step}; the same command with run_dir={run_dir.path} goes on from there")
-    learner.save_model(run_dir.path / "model")
-    from insight_rl.monitor.report import draw_curves
-
-    draw_curves([run_dir.path], run_dir.path / "curves.png")
-    summary = summarise(run_dir.path)
-    for monitor in monitors:
-        monitor.close(summary)
-    return summary
 
 
-def build_monitors(config: RunConfig) -> list[Monitor]:
-    """The monitors asked for, after the one that keeps the run's own record: nothing is ever lost."""
-    monitors = {name: build_part(f"monitor.{name}", node) for name, node in config.monitor.items()}
-    record = monitors.pop("jsonl", None) or JsonlMonitor()
-    return [record, *monitors.values()]
-
-
-def _trainer_settings(config: RunConfig) -> Any:
+def _trainer_settings(config: RunConfig) -> TrainerSettings:
     from insight_rl.trainer import TrainerSettings
 
     gap = config.trainer.max_logprob_gap
@@ -174,43 +191,83 @@ def _trainer_settings(config: RunConfig) -> Any:
     )
 
 
-def _describe(config: RunConfig, pool_size: int, selector: Any) -> list[str]:
+def _load_progress(checkpoint: Path | None) -> Progress:
+    from insight_rl.trainer import Progress
+
+    return Progress(**load_state(part_folder(checkpoint, "trainer"))) if checkpoint else Progress()
+
+
+def _restore(trainer: Trainer, progress: Progress, checkpoint: Path) -> None:
+    trainer.progress = progress
+    trainer.selector.load_state_dict(load_state(part_folder(checkpoint, "selector")))
+    trainer.learner.load_checkpoint(part_folder(checkpoint, "learner"))
+    trainer.rollout.update_weights(trainer.learner.weights(), version=progress.step)
+
+
+def _finish(trainer: Trainer, parts: Parts, run_dir: RunDir) -> Summary:
+    """Save the model and draw the curves; a run that was asked to stop early leaves them too."""
+    from insight_rl.monitor.report import draw_curves
+
+    progress = trainer.progress
+    if progress.step < trainer.settings.num_steps:
+        parts.say(
+            f"stopped after step {progress.step}; the same command with run_dir={run_dir.path} goes on from there"
+        )
+    trainer.learner.save_model(run_dir.path / "model")
+    draw_curves([run_dir.path], run_dir.path / "curves.png")
+    summary = summarise(run_dir.path)
+    for monitor in parts.monitors:
+        monitor.close(summary)
+    return summary
+
+
+def _describe(config: RunConfig, parts: Parts) -> list[str]:
     """The run in plain English, before any model loads."""
-    trainer = config.trainer
+    trainer, pool_size = config.trainer, len(parts.data.pool)
     per_update = trainer.prompts_per_update or trainer.prompts_per_step
-    updates = -(-trainer.prompts_per_step // per_update)
+    updates = trainer.prompts_per_step // per_update
     completions = trainer.prompts_per_step * trainer.rollouts_per_prompt
     lines = [
         f"each of {trainer.num_steps} steps: {trainer.prompts_per_step} of {pool_size} prompts x "
         f"{trainer.rollouts_per_prompt} rollouts = {completions} completions of at most "
         f"{trainer.max_completion_tokens} tokens; {updates} update{'s' if updates > 1 else ''} of {per_update} prompts"
     ]
-    if isinstance(selector, BeliefSelector) and selector.visits_unseen_first():
-        num_steps = -(-pool_size // trainer.prompts_per_step)
-        lines.append(
-            f"this selector visits each of the {pool_size} prompts once before it comes back to any (until step "
-            f"{num_steps} at {trainer.prompts_per_step} a step): expect the informative fraction to rise after that"
-        )
+    selector = parts.selector
+    if isinstance(selector, BeliefSelector):
+        selector.open(parts.data.pool, num_rollouts=trainer.rollouts_per_prompt, seed=config.seed)
+        if selector.visits_unseen_first():
+            last = -(-pool_size // trainer.prompts_per_step)
+            lines.append(
+                f"this selector visits each of the {pool_size} prompts once before it comes back to any (until step "
+                f"{last} at {trainer.prompts_per_step} a step): expect the informative fraction to rise after that"
+            )
     return lines
 
 
-def _notifier(monitors: list[Monitor]) -> Callable[[str], None]:
-    def say(text: str) -> None:
-        for monitor in monitors:
-            monitor.notice(text)
-
-    return say
-
-
-def _option_name(tree: DictConfig) -> str:
-    """A short name of the selector for the folder: the last word of its score or class."""
-    node = tree.selector
-    target = node.score._target_ if "score" in node and node.score is not None else node._target_
-    return str(target).rpartition(".")[2]
+def _selector_name(config: RunConfig) -> str:
+    """A short name for the folder: the last word of the selector's score, or of its class."""
+    score = config.selector.get("score") or {}
+    return str(score.get("_target_", config.selector["_target_"])).rpartition(".")[2]
 
 
 @contextmanager
-def _stop_after_step(trainer: Any, say: Callable[[str], None]) -> Iterator[None]:
+def _open_monitors(
+    parts: Parts, run_dir: RunDir, tree: DictConfig, config: RunConfig, first_step: int
+) -> Iterator[None]:
+    """A run that ends by an error leaves its monitors flushed and the terminal as it was."""
+    plain: Any = OmegaConf.to_container(tree, resolve=True)
+    for monitor in parts.monitors:
+        monitor.open(run_dir.path, config=plain, num_steps=config.trainer.num_steps, first_step=first_step)
+    try:
+        yield
+    except BaseException:
+        for monitor in parts.monitors:
+            monitor.close()
+        raise
+
+
+@contextmanager
+def _stop_after_step(trainer: Trainer, say: Callable[[str], None]) -> Iterator[None]:
     """The first Ctrl-C (or SIGTERM) ends the run after the present step, with a checkpoint; the second at once."""
 
     def on_signal(number: int, _frame: object) -> None:

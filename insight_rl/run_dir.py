@@ -55,15 +55,17 @@ class RunDir:
                 f"run_dir={str(path)!r}: another run is writing to it now; wait for it or take another folder"
             ) from error
 
-    def check_free(self) -> None:
-        """Raise ``UsageError`` if the folder already holds a run (``resume=never``)."""
-        if (self.path / "config.yaml").exists():
+    def begin(self, tree: DictConfig, *, resume: str) -> None:
+        """Record the resolved configuration. Raises ``UsageError`` if the folder holds a run that this is not."""
+        if resume == "never" and (self.path / "config.yaml").exists():
             raise UsageError(
                 f"run_dir={str(self.path)!r}: it already holds a run and resume=never; take another run_dir, or "
                 "resume=auto to go on with that run"
             )
+        self._check_same_run(tree)
+        write_atomically(self.path / "config.yaml", OmegaConf.to_yaml(tree, resolve=True))
 
-    def check_same_run(self, tree: DictConfig) -> None:
+    def _check_same_run(self, tree: DictConfig) -> None:
         """Raise ``UsageError`` naming the first setting in which ``tree`` differs from the run in this folder."""
         file = self.path / "config.yaml"
         if not file.exists():
@@ -79,9 +81,6 @@ class RunDir:
                     f"{key}={now.get(key)!r}: the run in {self.path} was started with {before.get(key)!r}; keep that "
                     "to resume it, or take another run_dir"
                 )
-
-    def write_config(self, tree: DictConfig) -> None:
-        write_atomically(self.path / "config.yaml", OmegaConf.to_yaml(tree, resolve=True))
 
     def close(self) -> None:
         self._lock.close()
