@@ -31,11 +31,12 @@ from insight_rl.monitor.jsonl import JsonlMonitor
 from insight_rl.monitor.summary import Summary, summarise
 from insight_rl.reward.base import RewardFn
 from insight_rl.rollout.base import RolloutEngine
-from insight_rl.run_dir import RunDir, SelectionLog, choose_run_dir
+from insight_rl.run_dir import RunDir, SelectionLog, SelectionLogs, choose_run_dir
 from insight_rl.seeding import derive_seed
 from insight_rl.selector.base import Selector
 from insight_rl.selector.belief_selector import BeliefSelector
 from insight_rl.task.base import Task
+from insight_rl.selector.decision_log import DECISIONS_FOLDER, DecisionLog, OpenToInspection
 from insight_rl.tokenizer import ModelTokenizer
 from insight_rl.types import Sampling
 
@@ -144,6 +145,10 @@ def _assemble(
     cleanup.callback(parts.learner.close)
     selection_log = SelectionLog(run_dir.path / "selections.jsonl", first_step=first_step)
     cleanup.callback(selection_log.close)
+    logs: list[SelectionLog | DecisionLog] = [selection_log]
+    if isinstance(selector, OpenToInspection):
+        folder = run_dir.path / DECISIONS_FOLDER
+        logs.append(DecisionLog(folder, selector=selector, pool=data.pool, first_step=first_step))
 
     def save_checkpoint(progress: Progress, *, accuracy: float | None) -> None:
         writers: dict[str, Callable[[Path], None]] = {
@@ -164,7 +169,7 @@ def _assemble(
         learner=parts.learner,
         evaluator=Evaluator(problems=parts.data.problems, sampling=sampling),
         monitors=parts.monitors,
-        selection_log=selection_log,
+        selection_log=SelectionLogs(*logs),
         save_checkpoint=save_checkpoint,
     )
 

@@ -1,6 +1,6 @@
 """The folder of one run: who may write to it, what it records, and whether a run can go on in it.
 
-config.yaml  metrics.jsonl  selections.jsonl  checkpoints/  model/  curves.png
+config.yaml  metrics.jsonl  selections.jsonl  decisions/  checkpoints/  model/  curves.png
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from insight_rl.checkpoint import write_atomically
 from insight_rl.config import RunConfig
 from insight_rl.errors import UsageError
 from insight_rl.monitor.records import drop_records_from, finite_or_none, to_lines
+from insight_rl.selector.decision_log import DecisionLog
 from insight_rl.types import Group
 
 _FREE_KEYS = (
@@ -103,6 +104,17 @@ class SelectionLog:
     def close(self) -> None:
         os.fsync(self._file.fileno())
         self._file.close()
+
+
+class SelectionLogs:
+    """Several logs of the same decisions, written in order."""
+
+    def __init__(self, *logs: SelectionLog | DecisionLog) -> None:
+        self._logs = logs
+
+    def log(self, step: int, groups: Sequence[Group], scores: Sequence[float]) -> None:
+        for log in self._logs:
+            log.log(step, groups, scores)
 
 
 def choose_run_dir(config: RunConfig, names: Sequence[str]) -> Path:

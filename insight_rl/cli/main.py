@@ -18,6 +18,8 @@ COMMANDS = {
     "evaluate": ("insight_rl.cli.evaluate", "accuracy on held-out problems: avg@k and pass@k"),
     "plot": ("insight_rl.cli.plot", "draw the curves of one or several runs in one picture"),
     "score": ("insight_rl.cli.score", "judge answers from standard input with a reward function"),
+    "simulate": ("insight_rl.cli.simulate", "try selectors on synthetic learners, or on a run's decision log"),
+    "explain": ("insight_rl.cli.explain", "why a step's prompts were chosen, or one was not"),
     "audit-rewards": ("insight_rl.cli.audit_rewards", "look into the verdicts of a run"),
 }
 

@@ -140,7 +140,7 @@ class BeliefSelector:
 
         Uniform selection takes M of the A available ones: M / A for each.
         """
-        chance = len(decision.chosen) / decision.num_available if self._score is None else math.nan
+        chance = len(decision.chosen) / max(decision.num_available, 1) if self._score is None else math.nan
         return np.full(len(decision.candidates), chance)
 
     def _scores(self, alpha: np.ndarray, beta: np.ndarray) -> np.ndarray:

@@ -1,0 +1,206 @@
+"""The decision log: what a selector knew of every candidate of a step, what it chose, and what came of it.
+
+Owns the files ``decisions/step_*.parquet`` of a run, one a step and one row a candidate. Chooses nothing itself.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from insight_rl.errors import UsageError
+from insight_rl.selector.belief_selector import Decision
+from insight_rl.selector.pool import IndexedPool
+from insight_rl.types import Group, Prompt
+
+DECISIONS_FOLDER = "decisions"
+_POOL_FILE = "pool.parquet"
+_MAX_POOL_SIZE = 200_000
+"""Largest pool whose ids are kept beside the decisions; beyond it a name that was never a candidate stays unknown."""
+_MAX_TEXT_LENGTH = 300
+
+SCHEMA = pa.schema(
+    [
+        ("step", pa.int32()),
+        ("round", pa.int32()),
+        ("prompt_id", pa.string()),
+        ("alpha", pa.float64()),
+        ("beta", pa.float64()),
+        ("score", pa.float64()),
+        ("propensity", pa.float64()),
+        ("chosen", pa.bool_()),
+        ("successes", pa.int32()),
+        ("judged", pa.int32()),
+    ]
+)
+"""Beliefs are those before the step's update. NaN: the rule has no score, or leaves nothing to chance. Null outcome:
+not rolled out."""
+
+
+@runtime_checkable
+class OpenToInspection(Protocol):
+    """A selector that hands out its decisions, as :class:`~insight_rl.selector.belief_selector.BeliefSelector` does."""
+
+    def take_decisions(self) -> list[Decision]: ...
+
+    def prompt_ids(self, indices: np.ndarray) -> list[str]: ...
+
+    def propensity(self, decision: Decision) -> np.ndarray: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepDecisions:
+    """The log of one step: arrays run along its candidates, in the order they were drawn."""
+
+    step: np.ndarray
+    round: np.ndarray
+    """0 for the step's first selection; 1, 2, ... where a gate had prompts drawn again."""
+    prompt_id: np.ndarray
+    alpha: np.ndarray
+    beta: np.ndarray
+    score: np.ndarray
+    propensity: np.ndarray
+    chosen: np.ndarray
+    successes: np.ndarray
+    """S of the chosen ones, -1 for the others."""
+    judged: np.ndarray
+    """K of the chosen ones, -1 for the others."""
+
+    def __len__(self) -> int:
+        return len(self.prompt_id)
+
+    def rows(self, mask: np.ndarray) -> StepDecisions:
+        """The candidates that ``mask`` (booleans or positions) picks."""
+        return StepDecisions(**{field.name: getattr(self, field.name)[mask] for field in fields(self)})
+
+
+class DecisionLog:
+    """Writes one file a step, whole or not at all: ``kill -9`` leaves no half of one. Files of a resumed run's later
+    steps are dropped on opening.
+    """
+
+    def __init__(self, folder: Path, *, selector: OpenToInspection, pool: Sequence[Prompt], first_step: int) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        for path in folder.glob("*.writing"):
+            path.unlink()
+        for step, path in _files(folder).items():
+            if step >= first_step:
+                path.unlink()
+        self._folder = folder
+        self._selector = selector
+        if not (folder / _POOL_FILE).exists() and not isinstance(pool, IndexedPool) and len(pool) <= _MAX_POOL_SIZE:
+            texts = [prompt.text[:_MAX_TEXT_LENGTH] for prompt in pool]
+            _write(pa.table({"prompt_id": [prompt.id for prompt in pool], "text": texts}), folder / _POOL_FILE)
+
+    def log(self, step: int, groups: Sequence[Group], scores: Sequence[float]) -> None:
+        """Record the decisions since the last call; ``groups`` are the outcomes of those they chose."""
+        outcomes = {group.prompt.id: (group.num_successes, group.num_judged) for group in groups}
+        tables = [
+            self._table(decision, outcomes, step=step, number=number)
+            for number, decision in enumerate(self._selector.take_decisions())
+        ]
+        _write(pa.concat_tables([SCHEMA.empty_table(), *tables]), self._folder / f"step_{step:06d}.parquet")
+
+    def _table(self, decision: Decision, outcomes: dict[str, tuple[int, int]], *, step: int, number: int) -> pa.Table:
+        size = len(decision.candidates)
+        ids = self._selector.prompt_ids(decision.candidates)
+        chosen = np.zeros(size, bool)
+        chosen[decision.chosen] = True
+        successes, judged = np.zeros(size, np.int32), np.zeros(size, np.int32)
+        without_outcome = np.ones(size, bool)
+        for row in decision.chosen.tolist():
+            if ids[row] in outcomes:
+                successes[row], judged[row] = outcomes[ids[row]]
+                without_outcome[row] = False
+        columns = [
+            np.full(size, step, np.int32),
+            np.full(size, number, np.int32),
+            ids,
+            decision.alpha,
+            decision.beta,
+            decision.scores,
+            self._selector.propensity(decision),
+            chosen,
+            pa.array(successes, mask=without_outcome),
+            pa.array(judged, mask=without_outcome),
+        ]
+        return pa.Table.from_arrays([pa.array(column) for column in columns], schema=SCHEMA)
+
+
+def logged_steps(run_dir: Path) -> list[int]:
+    """The steps in the decision log of a run, ascending. Raises ``UsageError`` where the run has no log."""
+    if not run_dir.is_dir():
+        raise UsageError(f"run_dir={str(run_dir)!r}: there is no such folder; give the folder of a run")
+    steps = sorted(_files(run_dir / DECISIONS_FOLDER))
+    if not steps:
+        raise UsageError(
+            f"run_dir={str(run_dir)!r}: it has no decision log ({DECISIONS_FOLDER}/step_*.parquet); a run of "
+            "`insight-rl train` writes it from its first step on, unless its selector runs elsewhere"
+        )
+    return steps
+
+
+def read_decisions(run_dir: Path, step: int) -> StepDecisions:
+    """The log of one step. Raises ``UsageError`` naming the steps there are."""
+    steps = logged_steps(run_dir)
+    if step not in steps:
+        raise UsageError(f"step={step}: not in the decision log of {run_dir}, which has {_ranges(steps)}")
+    path = _files(run_dir / DECISIONS_FOLDER)[step]
+    table = _read(path)
+    if table.schema.names != SCHEMA.names:
+        raise UsageError(f"{path}: has columns {table.schema.names} instead of {SCHEMA.names}; it is not ours")
+    columns = {name: _array(table.column(name)) for name in SCHEMA.names}
+    return StepDecisions(**columns)
+
+
+def read_pool(run_dir: Path) -> dict[str, str]:
+    """Id and beginning of the text of every prompt of the run's pool; empty where the pool was too large to keep."""
+    path = run_dir / DECISIONS_FOLDER / _POOL_FILE
+    if not path.is_file():
+        return {}
+    table = _read(path)
+    return dict(zip(table.column("prompt_id").to_pylist(), table.column("text").to_pylist(), strict=True))
+
+
+def _array(column: pa.ChunkedArray) -> np.ndarray:
+    values: np.ndarray
+    if pa.types.is_integer(column.type):
+        values = column.fill_null(-1).to_numpy()
+    else:
+        values = column.to_numpy()
+    return values
+
+
+def _read(path: Path) -> pa.Table:
+    try:
+        return pq.read_table(path)
+    except (OSError, pa.ArrowException) as error:
+        raise UsageError(f"{path}: cannot be read ({error}); restore it or delete it") from error
+
+
+def _write(table: pa.Table, path: Path) -> None:
+    writing = path.with_name(f"{path.name}.writing")
+    pq.write_table(table, writing, compression="zstd")
+    os.replace(writing, path)
+
+
+def _files(folder: Path) -> dict[int, Path]:
+    return {int(path.stem.removeprefix("step_")): path for path in folder.glob("step_*.parquet")}
+
+
+def _ranges(steps: Sequence[int]) -> str:
+    """``[1, 2, 3, 7]`` as ``steps 1-3, 7``."""
+    parts: list[list[int]] = []
+    for step in steps:
+        if parts and step == parts[-1][1] + 1:
+            parts[-1][1] = step
+        else:
+            parts.append([step, step])
+    return "steps " + ", ".join(str(a) if a == b else f"{a}-{b}" for a, b in parts)
