@@ -35,8 +35,8 @@ from insight_rl.run_dir import RunDir, SelectionLog, SelectionLogs, choose_run_d
 from insight_rl.seeding import derive_seed
 from insight_rl.selector.base import Selector
 from insight_rl.selector.belief_selector import BeliefSelector
-from insight_rl.task.base import Task
 from insight_rl.selector.decision_log import DECISIONS_FOLDER, DecisionLog, OpenToInspection
+from insight_rl.task.base import Task
 from insight_rl.tokenizer import ModelTokenizer
 from insight_rl.types import Sampling
 
@@ -146,9 +146,9 @@ def _assemble(
     selection_log = SelectionLog(run_dir.path / "selections.jsonl", first_step=first_step)
     cleanup.callback(selection_log.close)
     logs: list[SelectionLog | DecisionLog] = [selection_log]
-    if isinstance(selector, OpenToInspection):
+    if isinstance(parts.selector, OpenToInspection):
         folder = run_dir.path / DECISIONS_FOLDER
-        logs.append(DecisionLog(folder, selector=selector, pool=data.pool, first_step=first_step))
+        logs.append(DecisionLog(folder, selector=parts.selector, pool=parts.data.pool, first_step=first_step))
 
     def save_checkpoint(progress: Progress, *, accuracy: float | None) -> None:
         writers: dict[str, Callable[[Path], None]] = {

@@ -170,11 +170,8 @@ def read_pool(run_dir: Path) -> dict[str, str]:
 
 
 def _array(column: pa.ChunkedArray) -> np.ndarray:
-    values: np.ndarray
-    if pa.types.is_integer(column.type):
-        values = column.fill_null(-1).to_numpy()
-    else:
-        values = column.to_numpy()
+    filled = column.fill_null(-1) if pa.types.is_integer(column.type) else column
+    values: np.ndarray = filled.to_numpy()
     return values
 
 
