@@ -92,7 +92,7 @@ class BeliefSelector:
         num_available = len(self._pool) - len(self._pool.pending)
         candidates = self._pool.draw_available(int(self._candidate_ratio * num_prompts), self._rng)
         alpha, beta = self._pool.beliefs(candidates)
-        scores = self._scores(alpha, beta)
+        scores = self._scores(alpha, beta, self._rng)
         chosen = self._pick(scores, min(num_prompts, len(candidates)))
         self.last_decision = Decision(
             candidates=candidates,
@@ -143,10 +143,10 @@ class BeliefSelector:
         chance = len(decision.chosen) / max(decision.num_available, 1) if self._score is None else math.nan
         return np.full(len(decision.candidates), chance)
 
-    def _scores(self, alpha: np.ndarray, beta: np.ndarray) -> np.ndarray:
+    def _scores(self, alpha: np.ndarray, beta: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         if self._score is None:
             return np.full(len(alpha), np.nan)
-        provided = {"num_rollouts": self._num_rollouts, "rng": self._rng}
+        provided = {"num_rollouts": self._num_rollouts, "rng": rng}
         scores = np.asarray(self._score(alpha, beta, **{name: provided[name] for name in self._asks_for}), np.float64)
         check(scores.shape == alpha.shape, "selector.score", scores.shape, f"must return shape {alpha.shape}")
         if np.isnan(scores).any():
@@ -177,8 +177,12 @@ class BeliefSelector:
             self._pool.pending.pop(group.prompt.id, None)
 
     def belief(self, prompt_id: str) -> tuple[float, float]:
-        alpha, beta = self._pool.beliefs(np.array([self._pool.index_of(prompt_id)]))
-        return float(alpha[0]), float(beta[0])
+        return self.beliefs([prompt_id])[0]
+
+    def beliefs(self, prompt_ids: Sequence[str]) -> list[tuple[float, float]]:
+        """alpha and beta of each of these prompts: :meth:`belief` for a whole step at once."""
+        alpha, beta = self._pool.beliefs(np.array([self._pool.index_of(each) for each in prompt_ids], np.int64))
+        return list(zip(alpha.tolist(), beta.tolist(), strict=True))
 
     def metrics(self) -> Metrics:
         return {**pool_metrics(self._pool, self._prior), **self._step_metrics}
