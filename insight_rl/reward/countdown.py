@@ -60,38 +60,60 @@ class _NotAnExpression(Exception):
     """The text is outside the grammar or over a limit."""
 
 
-def _apply(op: str, values: list[int | Fraction]) -> bool:
-    """Replace the two topmost values by ``op`` of them; False for a division by zero, whose value is then arbitrary."""
-    right = values.pop()
-    left = values[-1]
-    if op == "+":
-        values[-1] = left + right
-    elif op == "-":
-        values[-1] = left - right
-    elif op == "*":
-        values[-1] = left * right
-    elif right == 0:
-        return False
-    elif type(left) is int and type(right) is int and left % right == 0:
-        values[-1] = left // right
-    else:
-        values[-1] = Fraction(left) / right
-    return True
+class _Stacks:
+    """State of Dijkstra's shunting yard: values so far and the operators that wait for their right side.
 
+    ``ops`` also holds open parentheses, and ``~`` for a minus sign. Two explicit stacks, no recursion: no input can
+    exhaust the interpreter's own.
+    """
 
-def _push_operand(value: int | Fraction, values: list[int | Fraction], ops: list[str]) -> None:
-    """Signs bind tighter than every operation, so they act on the operand at once."""
-    while ops and ops[-1] == "~":
-        ops.pop()
-        value = -value
-    values.append(value)
+    __slots__ = ("divides_by_zero", "ops", "values")
+
+    def __init__(self) -> None:
+        self.values: list[int | Fraction] = []
+        self.ops: list[str] = []
+        self.divides_by_zero = False
+
+    def push_value(self, value: int | Fraction) -> None:
+        """Signs bind tighter than every operation, so they act on the value at once."""
+        ops = self.ops
+        while ops and ops[-1] == "~":
+            ops.pop()
+            value = -value
+        self.values.append(value)
+
+    def reduce(self, binding: int) -> None:
+        """Carry out the waiting operations that bind at least as tightly as ``binding``."""
+        ops, values = self.ops, self.values
+        while ops and _BINDING[ops[-1]] >= binding:
+            op = ops.pop()
+            right = values.pop()
+            left = values[-1]
+            if op == "+":
+                values[-1] = left + right
+            elif op == "-":
+                values[-1] = left - right
+            elif op == "*":
+                values[-1] = left * right
+            elif right == 0:
+                self.divides_by_zero = True  # the rest is still read, to tell wrong from unparsable
+            elif type(left) is int and type(right) is int and left % right == 0:
+                values[-1] = left // right
+            else:
+                values[-1] = Fraction(left) / right
+
+    def close_parenthesis(self) -> None:
+        self.reduce(1)
+        if not self.ops:
+            raise _NotAnExpression
+        self.ops.pop()
+        self.push_value(self.values.pop())
 
 
 def evaluate_expression(text: str) -> tuple[int | Fraction | None, list[int]] | None:
     """Exact value (None where it divides by zero) and the integers used, in order; None for text that is no expression.
 
-    E.g. ``evaluate_expression("3*(7+1)") == (24, [3, 7, 1])``. Operator precedence by two explicit stacks (Dijkstra's
-    shunting yard), so no input can exhaust the interpreter's stack.
+    E.g. ``evaluate_expression("3*(7+1)") == (24, [3, 7, 1])``.
     """
     text = text.strip(" \t\r\n")
     if len(text) > MAX_LENGTH or _FOREIGN.search(text):
@@ -103,52 +125,42 @@ def evaluate_expression(text: str) -> tuple[int | Fraction | None, list[int]] | 
 
 
 def _evaluate(tokens: list[str]) -> tuple[int | Fraction | None, list[int]]:
-    values: list[int | Fraction] = []
-    ops: list[str] = []  # operators waiting for their right side, open parentheses, and "~" for a minus sign
+    stacks = _Stacks()
+    ops = stacks.ops
     used: list[int] = []
-    is_defined = True
     expects_operand = True
     for token in tokens:
         if expects_operand:
-            if token == "(":
-                ops.append(token)
-            elif token == "-":
-                ops.append("~")
-            elif token.isdigit():
+            if token.isdigit():
                 if len(token) > MAX_DIGITS or (token[0] == "0" and token != "0"):
                     raise _NotAnExpression
                 number = int(token)
                 used.append(number)
-                _push_operand(number, values, ops)
+                stacks.push_value(number)
                 expects_operand = False
+            elif token in "(-":
+                ops.append("~" if token == "-" else token)
+                if len(ops) > MAX_DEPTH:
+                    raise _NotAnExpression
             elif token != "+":
                 raise _NotAnExpression
         elif token == ")":
-            while ops and ops[-1] != "(":
-                is_defined &= _apply(ops.pop(), values)
-            if not ops:
-                raise _NotAnExpression
-            ops.pop()
-            _push_operand(values.pop(), values, ops)
+            stacks.close_parenthesis()
         elif token in "+-*/":
             binding = _BINDING[token]
-            while ops and _BINDING[ops[-1]] >= binding:
-                is_defined &= _apply(ops.pop(), values)
+            stacks.reduce(binding)
             ops.append(token)
             expects_operand = True
         else:
             raise _NotAnExpression
-        if len(ops) > MAX_DEPTH:
-            raise _NotAnExpression
     if expects_operand or "(" in ops:
         raise _NotAnExpression
-    while ops:
-        is_defined &= _apply(ops.pop(), values)
-    return (values[0] if is_defined else None), used
+    stacks.reduce(1)
+    return (None if stacks.divides_by_zero else stacks.values[0]), used
 
 
 def plain_from_latex(text: str) -> str:
-    r"""LaTeX arithmetic as plain text: ``\frac{a}{b}``, ``\times``, ``\cdot``, ``\div``, ``\left(``, ``\boxed{a}``, ``$``.
+    r"""LaTeX arithmetic as plain text: ``\frac{a}{b}``, ``\times``, ``\cdot``, ``\div``, ``\left(``, ``\boxed{a}``.
 
     Braces become parentheses. What it does not know stays as it is, so the parser refuses it.
     """
@@ -234,8 +246,7 @@ def _read_problem(answer: Any) -> tuple[Sequence[int], int]:
             else:
                 return numbers, target
     raise UsageError(
-        f"Countdown answer {answer!r}: needs the form "
-        '{"numbers": [3, 7, 1], "target": 24} with integers'
+        f'Countdown answer {answer!r}: needs the form {{"numbers": [3, 7, 1], "target": 24}} with integers'
     )
 
 

@@ -117,6 +117,12 @@ def _check_ranges(
     _check_integer(f"{prefix}.max_target", max_target, 1, MAX_MAGNITUDE)
 
 
+def _test_problems(path: Path | None) -> list[CountdownProblem]:
+    """The held-out problems of ``path``, or of the bundled file."""
+    path = path or data_dir() / "countdown" / "test.jsonl"
+    return _without_repeats(read_problems(path, key="task.test_path"), held_out=(), source=path)
+
+
 class CountdownTask:
     """Countdown from JSONL files (``source="files"``, by default the bundled Countdown-34) or from a seed.
 
@@ -166,16 +172,13 @@ class CountdownTask:
             problems = self._generated()[self.num_test :]
         else:
             path = self.train_path or data_dir() / "countdown" / "train.jsonl"
-            held_out = {problem.key for problem in self._file_test_problems()}
-            problems = _without_repeats(read_problems(path), held_out=held_out, source=path)
+            held_out = {problem.key for problem in _test_problems(self.test_path)}
+            problems = _without_repeats(read_problems(path, key="task.train_path"), held_out=held_out, source=path)
         return _make_prompts(problems, style=self.style, encoder=encoder)
 
     def test_prompts(self, encoder: PromptEncoder) -> list[Prompt]:
-        problems = self._generated()[: self.num_test] if self.source == "generated" else self._file_test_problems()
+        problems = self._generated()[: self.num_test] if self.source == "generated" else _test_problems(self.test_path)
         return _make_prompts(problems, style=self.style, encoder=encoder)
-
-    def _file_test_problems(self) -> list[CountdownProblem]:
-        return _test_problems(self.test_path)
 
     def _generated(self) -> list[CountdownProblem]:
         """Test problems first, so that a larger pool leaves them as they are."""
@@ -187,11 +190,6 @@ class CountdownTask:
             max_number=self.max_number,
             max_target=self.max_target,
         )
-
-
-def _test_problems(path: Path | None) -> list[CountdownProblem]:
-    path = path or data_dir() / "countdown" / "test.jsonl"
-    return _without_repeats(read_problems(path), held_out=(), source=path)
 
 
 class MixedCountdownTask:
@@ -222,9 +220,7 @@ class MixedCountdownTask:
             needed = {"share", "num_numbers", "min_number", "max_number", "max_target"}
             check(isinstance(part, Mapping) and set(part) == needed, key, part, f"give exactly {sorted(needed)}")
             share = part["share"]
-            check(
-                type(share) in (int, float) and 0 <= share <= 1, f"{key}.share", share, "use a number from 0 to 1"
-            )
+            check(type(share) in (int, float) and 0 <= share <= 1, f"{key}.share", share, "use a number from 0 to 1")
             _check_ranges(key, **{setting: value for setting, value in part.items() if setting != "share"})
         shares = {name: part["share"] for name, part in parts.items()}
         check(abs(sum(shares.values()) - 1) < 1e-6, "task.parts.*.share", shares, "let the shares add up to 1")

@@ -22,7 +22,7 @@ MAX_MAGNITUDE = 10**6
 
 @dataclass(frozen=True, slots=True)
 class CountdownProblem:
-    """Reach ``target`` with + - * / using each of ``numbers`` exactly once, e.g. ``CountdownProblem((3, 7, 3), 24)``."""
+    """Reach ``target`` by + - * / with each of ``numbers`` exactly once, e.g. ``CountdownProblem((3, 7, 1), 24)``."""
 
     numbers: tuple[int, ...]
     target: int
@@ -68,7 +68,7 @@ def _random_step(left: _Term, right: _Term, rng: random.Random) -> _Term:
 def random_problem(
     rng: random.Random, *, num_numbers: int, min_number: int, max_number: int, max_target: int
 ) -> tuple[CountdownProblem, str]:
-    """A solvable problem and one solution, e.g. ``(CountdownProblem((7, 3, 3), 24), "(7-3)*...")``.
+    """A solvable problem and one solution, e.g. ``(CountdownProblem((3, 7, 1), 24), "3*(7+1)")``.
 
     Numbers are uniform on [min_number, max_number]; a random expression over them is drawn again, numbers included,
     until its value lies in [1, max_target]. Intermediate values are positive integers.
@@ -142,7 +142,7 @@ def _problem_of_row(row: object) -> CountdownProblem:
     return CountdownProblem(tuple(numbers), target)
 
 
-def _numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
+def _numbered_lines(path: Path, name: str) -> Iterator[tuple[int, str]]:
     """Lines that are not blank, counted from 1."""
     try:
         with path.open(encoding="utf-8") as file:
@@ -150,24 +150,26 @@ def _numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
                 if line.strip():
                     yield row_number, line
     except OSError as error:
-        raise UsageError(f"{path}: {error.strerror}; name a readable JSONL file of Countdown problems") from error
+        raise UsageError(f"{name}: {error.strerror}; name a readable JSONL file of Countdown problems") from error
     except UnicodeDecodeError as error:
-        raise UsageError(f"{path}: not UTF-8 text ({error.reason}); name a JSONL file") from error
+        raise UsageError(f"{name}: not UTF-8 text ({error.reason}); name a JSONL file") from error
 
 
-def read_problems(path: Path) -> list[CountdownProblem]:
+def read_problems(path: Path, *, key: str) -> list[CountdownProblem]:
     """The problems of a JSONL file, rows ``{"numbers": [3, 7, 1], "target": 24}`` in their order.
 
-    Raises ``UsageError`` with file, row and remedy for a file or row that cannot be used.
+    ``key`` is the setting that named the file. Raises ``UsageError`` with key, file, row and remedy for a file or row
+    that cannot be used.
     """
+    name = f"{key}={path}"
     problems = []
-    for row_number, line in _numbered_lines(path):
+    for row_number, line in _numbered_lines(path, name):
         try:
             problems.append(_problem_of_row(json.loads(line)))
         except json.JSONDecodeError as error:
-            raise UsageError(f"{path} row {row_number}: not JSON ({error}); write one object a line") from error
+            raise UsageError(f"{name} row {row_number}: not JSON ({error}); write one object a line") from error
         except (ValueError, RecursionError) as error:
-            raise UsageError(f"{path} row {row_number}: {error}") from error
+            raise UsageError(f"{name} row {row_number}: {error}") from error
     if not problems:
-        raise UsageError(f"{path}: holds no problem; give it at least one row")
+        raise UsageError(f"{name}: holds no problem; give it at least one row")
     return problems
