@@ -24,6 +24,7 @@ from omegaconf.errors import OmegaConfBaseException
 from insight_rl.errors import UsageError, check
 from insight_rl.paths import conf_dir, data_dir
 
+_TYPE_NAMES = {"Integer": "a whole number", "Float": "a number", "Boolean": "true or false"}
 DTYPES = ("float32", "bfloat16", "float16")
 
 
@@ -227,7 +228,7 @@ def _explain(error: Exception, overrides: Sequence[str], config_name: str) -> st
     cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
     first_line = str(cause).splitlines()[0]
     full_key = getattr(cause, "full_key", None) or ""
-    given = next((o for o in overrides if o.lstrip("+~").split("=")[0] == full_key), full_key)
+    given = next((o for o in reversed(overrides) if o.lstrip("+~").split("=")[0] == full_key), full_key)
     if isinstance(error, MissingConfigException):
         return _explain_missing_option(str(error))
     if isinstance(error, OverrideParseException):
@@ -236,6 +237,9 @@ def _explain(error: Exception, overrides: Sequence[str], config_name: str) -> st
         close = difflib.get_close_matches(full_key, _known_keys(config_name), n=3, cutoff=0.5)
         hint = f"did you mean {' or '.join(close)}?" if close else "see `insight-rl train --cfg` for every key"
         return f"{given}: there is no key {full_key}; {hint}"
+    wanted = re.search(r"could not be converted to (\w+)", first_line)
+    if wanted:
+        return f"{given}: must be {_TYPE_NAMES.get(wanted.group(1), wanted.group(1))}"
     if full_key:
         return f"{given}: {first_line}; see `insight-rl train --cfg` for the key's present value"
     return first_line

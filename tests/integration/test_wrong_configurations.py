@@ -1,0 +1,86 @@
+"""Every mistake a newcomer makes ends with code 2 and one message that names key, value and remedy; no traceback."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+SMALL = ["trainer.num_steps=1", "trainer.prompts_per_step=4", "trainer.rollouts_per_prompt=2", "evaluation.every=0"]
+
+WRONG = {
+    "unknown key": (["trainer.num_step=5"], ["trainer.num_step=5", "did you mean trainer.num_steps"]),
+    "unknown key of a part": (["selector.muu=0.2"], ["selector.muu=0.2", "selector.mu"]),
+    "unknown group option": (["selector=insigth"], ["selector=insigth", "choose one of", "insight"]),
+    "unknown experiment": (["experiment=nope"], ["experiment=nope", "quickstart"]),
+    "not an override": (["trainer.num_steps"], ["trainer.num_steps", "key=value"]),
+    "wrong type": (["trainer.num_steps=many"], ["trainer.num_steps=many", "must be a whole number"]),
+    "wrong type in a part": (["learner.lr=fast"], ["learner.lr='fast'", "must be a number"]),
+    "negative steps": (["trainer.num_steps=-3"], ["trainer.num_steps=-3", "at least 1"]),
+    "batch that cannot be split": (
+        ["trainer.prompts_per_step=12", "trainer.prompts_per_update=5"],
+        ["trainer.prompts_per_update=5", "1, 2, 3, 4, 6, 12"],
+    ),
+    "K = 1": (["trainer.rollouts_per_prompt=1"], ["trainer.rollouts_per_prompt=1", "at least 2"]),
+    "temperature 0": (["trainer.temperature=0"], ["trainer.temperature=0", "above 0"]),
+    "top_p below 1": (["trainer.top_p=0.9"], ["trainer.top_p=0.9", "must be 1.0"]),
+    "resume misspelt": (["resume=yes"], ["resume=", "auto, never"]),
+    "no such model folder": (["model.path=./no/such/model"], ["model.path='./no/such/model'", "no such folder"]),
+    "folder that is no model": (["model.path={tmp}"], ["model.path=", "config.json"]),
+    "context longer than the model's": (["model.max_length=4096"], ["model.max_length=4096", "context of 128"]),
+    "no room for a prompt": (["trainer.max_completion_tokens=128"], ["trainer.max_completion_tokens=128", "no room"]),
+    "prompts longer than the context": (
+        ["model.max_length=20", "trainer.max_completion_tokens=18"],
+        ["model.max_length", "leaves 2 tokens", "raise"],
+    ),
+    "missing data file": (["task.train_path={tmp}/none.jsonl"], ["none.jsonl"]),
+    "empty data set": (["task.train_path={tmp}/empty.jsonl"], ["empty.jsonl"]),
+    "broken row": (["task.train_path={tmp}/broken.jsonl"], ["broken.jsonl", "row 2"]),
+    "more prompts than the pool has": (["trainer.prompts_per_step=4000"], ["trainer.prompts_per_step=4000", "2000"]),
+    "unwritable folder": (["run_dir=/proc/insight"], ["run_dir='/proc/insight'", "cannot be written"]),
+    "mu out of range": (["selector.mu=3.0"], ["selector.mu=3.0", "0.3"]),
+    "no prior": (["selector.prior_alpha=0"], ["selector.prior_alpha=0", "above 0"]),
+    "zero_stage that does not exist": (["learner=deepspeed", "learner.zero_stage=7"], ["learner.zero_stage=7"]),
+    "target that cannot be imported": (["gate._target_=no_such.Gate"], ["gate._target_='no_such.Gate'", "no_such"]),
+    "missing config dir": (["--config-dir", "{tmp}/none"], ["--config-dir", "is not a folder"]),
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    tmp = tmp_path_factory.mktemp("wrong")
+    (tmp / "empty.jsonl").write_text("")
+    (tmp / "broken.jsonl").write_text(json.dumps({"numbers": [1, 2, 3], "target": 6}) + "\n{oops\n")
+    return tmp
+
+
+def run(arguments, cwd):
+    command = [sys.executable, "-m", "insight_rl", "train", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env={**os.environ, "HF_HUB_OFFLINE": "1"})
+
+
+@pytest.mark.parametrize("mistake", WRONG)
+def test_a_wrong_configuration_is_explained(mistake, folder):
+    overrides, expected = WRONG[mistake]
+    overrides = [override.format(tmp=folder) for override in overrides]
+    run_dir = [] if any(o.startswith("run_dir") for o in overrides) else [f"run_dir={folder}/run"]
+    result = run([*SMALL, *run_dir, *overrides], cwd=folder)
+    assert result.returncode == 2, result.stderr
+    assert "Traceback" not in result.stderr + result.stdout
+    assert len(result.stderr.strip().splitlines()) <= 3
+    for text in expected:
+        assert text in result.stderr
+    assert not (folder / "run" / "model").exists()
+
+
+def test_an_unknown_command_lists_the_commands(tmp_path):
+    result = subprocess.run([sys.executable, "-m", "insight_rl", "trian"], capture_output=True, text=True, cwd=tmp_path)
+    assert result.returncode == 2
+    assert "'trian'" in result.stderr and "train" in result.stderr
+
+
+def test_a_hub_model_that_cannot_be_had_says_what_to_do(tmp_path):
+    result = run([*SMALL, f"run_dir={tmp_path}/run", "model.path=no-one/no-model"], cwd=tmp_path)
+    assert result.returncode == 2, result.stderr
+    assert "no-one/no-model" in result.stderr and "local copy" in result.stderr
