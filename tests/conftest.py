@@ -1,0 +1,76 @@
+"""Small models with random weights, and the engines that are too slow to start once a test."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+EOS_TOKEN_IDS = (2, 4)
+"""Of the models below: the tokenizer's own, and one that only the generation config knows."""
+VOCABULARY = ["<pad>", "<bos>", "<eos>", "<unk>", "<end>", *"0123456789+-*/()=,: "]
+
+
+@pytest.fixture(scope="session")
+def tied_model(tmp_path_factory) -> Path:
+    """A Llama of 0.3M parameters whose ``lm_head`` is the embedding."""
+    return _make_llama(tmp_path_factory.mktemp("tied"), tied=True)
+
+
+@pytest.fixture(scope="session")
+def untied_model(tmp_path_factory) -> Path:
+    return _make_llama(tmp_path_factory.mktemp("untied"), tied=False)
+
+
+@pytest.fixture(scope="session")
+def vllm_tied(tied_model):
+    """The vLLM engine on ``tied_model``; whoever changes its weights says which ones he needs."""
+    from insight_rl.rollout.vllm import VllmEngine
+
+    engine = VllmEngine(num_threads=1)
+    engine.start(model_path=tied_model, dtype="float32", max_length=64, seed=0)
+    yield engine
+    engine.close()
+
+
+def _make_llama(folder: Path, *, tied: bool) -> Path:
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(0)
+    model = LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=len(VOCABULARY),
+            hidden_size=64,
+            intermediate_size=128,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            num_key_value_heads=2,
+            # vLLM's CPU attention takes 32, 64, ...
+            head_dim=32,
+            max_position_embeddings=64,
+            tie_word_embeddings=tied,
+            pad_token_id=0,
+            bos_token_id=1,
+            eos_token_id=EOS_TOKEN_IDS[0],
+            # Wide enough for a policy that is far from uniform.
+            initializer_range=0.15,
+        )
+    )
+    model.generation_config.eos_token_id = list(EOS_TOKEN_IDS)
+    model.save_pretrained(folder)
+    _save_tokenizer(folder)
+    return folder
+
+
+def _save_tokenizer(folder: Path) -> None:
+    """One token a character."""
+    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = Tokenizer(models.WordLevel({token: i for i, token in enumerate(VOCABULARY)}, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex("."), "isolated")
+    tokenizer.decoder = decoders.Fuse()
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="<pad>", bos_token="<bos>", eos_token="<eos>", unk_token="<unk>"
+    ).save_pretrained(folder)
