@@ -1,0 +1,110 @@
+from pathlib import Path
+
+import pytest
+from omegaconf import OmegaConf
+
+from insight_rl.config import compose_config, divisors, parse_config
+from insight_rl.errors import UsageError
+from insight_rl.part_check import check_part
+from insight_rl.paths import conf_dir
+
+PARTS = ("task", "selector", "gate", "rollout", "reward", "algorithm", "learner")
+OPTIONS = [
+    (group.name, option.stem)
+    for group in sorted(conf_dir().iterdir())
+    if group.is_dir()
+    for option in sorted(group.glob("*.yaml"))
+]
+
+
+@pytest.mark.parametrize(("group", "option"), OPTIONS)
+def test_every_option_composes_and_names_what_exists(group, option):
+    config = parse_config(compose_config([f"{group}={option}"]))
+    for part in PARTS:
+        check_part(part, getattr(config, part))
+    for name, node in config.monitor.items():
+        check_part(f"monitor.{name}", node)
+
+
+def test_the_default_is_short_enough_to_read():
+    assert len(OmegaConf.to_yaml(compose_config([])).splitlines()) < 200
+
+
+def test_a_folder_of_the_users_own_options(tmp_path):
+    (tmp_path / "gate").mkdir()
+    (tmp_path / "gate" / "mine.yaml").write_text(
+        "_target_: insight_rl.gate.mixed_outcomes.MixedOutcomes\nmax_rounds: 9\n"
+    )
+    assert compose_config(["gate=mine"], config_dir=tmp_path).gate.max_rounds == 9
+
+
+def test_dynamic_sampling_is_a_gate_that_goes_with_any_selector():
+    mixed, plain = "insight_rl.gate.mixed_outcomes.MixedOutcomes", "insight_rl.gate.admit_all.AdmitAll"
+    gate_of = {
+        (): plain,
+        ("selector=dynamic_sampling",): mixed,
+        ("selector=insight", "gate=mixed_outcomes"): mixed,
+        ("selector=dynamic_sampling", "gate=admit_all"): plain,
+        ("experiment=quickstart", "selector=dynamic_sampling"): mixed,
+    }
+    for overrides, gate in gate_of.items():
+        assert compose_config(overrides).gate._target_ == gate, overrides
+
+
+def test_nothing_heavy_is_imported_to_check_a_configuration():
+    import subprocess
+    import sys
+
+    code = (
+        "import sys; from insight_rl.config import *; from insight_rl.build import *; from insight_rl.run import *; "
+        "c = parse_config(compose_config([]));"
+        "[build_part(k, getattr(c, k)) for k in ('task', 'selector', 'gate', 'reward', 'algorithm')];"
+        "print([m for m in ('torch', 'transformers', 'vllm', 'deepspeed', 'wandb', 'ray') if m in sys.modules])"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
+
+
+class Part:
+    def __init__(self, *, size: int, rate: float = 0.5, name: str | None = None, inner: object = None) -> None: ...
+
+
+TARGET = {"_target_": f"{__name__}.Part"}
+
+
+@pytest.mark.parametrize(
+    ("node", "message"),
+    [
+        ({"size": 1.5}, r"part\.size=1\.5: must be a whole number"),
+        ({"size": True}, r"part\.size=True: must be a whole number"),
+        ({"size": 1, "rate": "fast"}, r"part\.rate='fast': must be a number"),
+        ({"size": 1, "name": 3}, r"part\.name=3: must be text or null"),
+        ({"size": 1, "sizes": 3}, r"part\.sizes=3: .* did you mean size"),
+        ({}, r"part\.size has no value"),
+        ({"size": 1, "inner": {"_target_": "no.such.Thing"}}, r"part\.inner\._target_='no\.such\.Thing'"),
+        ({"size": 1, "inner": {"_target_": "pathlib.Paht"}}, r"there is no 'Paht' in 'pathlib'"),
+    ],
+)
+def test_a_part_is_checked_against_the_signature_it_names(node, message, monkeypatch):
+    import insight_rl.part_check
+
+    real = insight_rl.part_check.import_target
+    monkeypatch.setattr(
+        insight_rl.part_check,
+        "import_target",
+        lambda key, path: Part if path == TARGET["_target_"] else real(key, path),
+    )
+    with pytest.raises(UsageError, match=message):
+        check_part("part", TARGET | node)
+
+
+def test_an_integer_is_a_number_and_null_fits_an_optional(monkeypatch):
+    monkeypatch.setattr("insight_rl.part_check.import_target", lambda key, path: Part)
+    check_part("part", TARGET | {"size": 1, "rate": 2, "name": None})
+
+
+def test_divisors():
+    assert divisors(12) == [1, 2, 3, 4, 6, 12]
+
+
+def test_the_tree_is_where_the_package_says():
+    assert (Path(conf_dir()) / "train.yaml").is_file()
