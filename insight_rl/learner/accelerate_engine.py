@@ -67,7 +67,9 @@ class AccelerateEngine:
         return cast("Scorer", self._accelerator.prepare_model(scorer, evaluation_mode=True))
 
     def accumulating(self, *, is_last: bool) -> AbstractContextManager[Any]:
-        return nullcontext() if is_last else cast("AbstractContextManager[Any]", self._accelerator.no_sync(self._wrapped))
+        if is_last:
+            return nullcontext()
+        return cast("AbstractContextManager[Any]", self._accelerator.no_sync(self._wrapped))
 
     def backward(self, loss: torch.Tensor) -> None:
         # Data parallelism takes the mean over ranks; the loss is a sum whose weights already count all of them.

@@ -120,9 +120,7 @@ class _Update:
     num_skipped_groups: int = 0
 
 
-def plan_step(
-    groups_P: Sequence[Group], advantages_P_G: Sequence[np.ndarray], settings: BatchSettings
-) -> StepPlan:
+def plan_step(groups_P: Sequence[Group], advantages_P_G: Sequence[np.ndarray], settings: BatchSettings) -> StepPlan:
     """The micro-batches of a step. Sequences whose advantage is exactly 0 are left out unless the KL term needs them.
 
     An update in which every sequence is left out still gets one micro-batch of weight 0: its optimizer step decays
@@ -202,9 +200,7 @@ def _cut(update: _Update, settings: BatchSettings) -> list[tuple[MicroBatch, ...
     for number, row in enumerate(rows):
         lap, seat = divmod(number, settings.num_ranks)
         hands[seat if lap % 2 == 0 else settings.num_ranks - 1 - seat].append(row)
-    batches = [
-        [make_micro_batch(part) for part in _fill(hand, settings.tokens_per_micro_batch)] for hand in hands
-    ]
+    batches = [[make_micro_batch(part) for part in _fill(hand, settings.tokens_per_micro_batch)] for hand in hands]
     if update.stand_in is not None:
         stand_in = Row(sequences=(update.stand_in,))
         if not rows:

@@ -91,7 +91,7 @@ class RankProcesses:
         ) from cause
 
     def close(self, *, grace_s: float = 30.0) -> None:
-        """End every rank: each has ``grace_s`` to finish by itself (one inside a collective cannot) and is then killed."""
+        """End every rank: each has ``grace_s`` to finish (one inside a collective never will) and is then killed."""
         for pipe in self._pipes:
             pipe.close()
         for process in self._processes:

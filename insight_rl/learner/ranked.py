@@ -99,14 +99,13 @@ class RankedLearner:
     def save_checkpoint(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self._everywhere("save_checkpoint", folder)
-        (folder / _STATE).write_text(json.dumps(self._state()))
+        (folder / _STATE).write_text(json.dumps(self._kind() | {"num_steps_done": self._num_steps_done}))
 
     def load_checkpoint(self, folder: Path) -> None:
         """Raises ``UsageError`` for a checkpoint of another kind of learner or another number of ranks."""
         state = json.loads((folder / _STATE).read_text())
-        for key, present in self._state().items():
-            if key != "num_steps_done":
-                check(state[key] == present, f"learner ({key})", present, f"the checkpoint in {folder} has {state[key]!r}")
+        for key, present in self._kind().items():
+            check(state[key] == present, f"learner ({key})", present, f"the checkpoint in {folder} has {state[key]!r}")
         self._everywhere("load_checkpoint", folder)
         self._num_steps_done = state["num_steps_done"]
 
@@ -120,8 +119,9 @@ class RankedLearner:
             self._processes.close()
         self._worker = self._processes = None
 
-    def _state(self) -> dict[str, Any]:
-        return {"kind": type(self).__name__, "num_ranks": self.settings.num_ranks, "num_steps_done": self._num_steps_done}
+    def _kind(self) -> dict[str, Any]:
+        """What a checkpoint must have in common with the learner that loads it."""
+        return {"kind": type(self).__name__, "num_ranks": self.settings.num_ranks}
 
     def _everywhere(self, method: str, *arguments: Any) -> Any:
         """Call ``method`` with the same arguments on every rank; returns rank 0's result."""

@@ -24,7 +24,7 @@ from insight_rl.learner.settings import ModelFacts, StartSpec
 
 @dataclass(slots=True, kw_only=True)
 class StepSums:
-    """Sums over a rank's tokens, to be added up over ranks; ``gap_max`` is a maximum, the rest are counts of updates."""
+    """What a rank measured: sums over its tokens, to be added up over ranks, a maximum, and a norm per update."""
 
     sums: dict[str, float] = field(default_factory=dict)
     gap_max: float = -math.inf
@@ -55,8 +55,8 @@ class RankWorker:
         prompt, *completions = (generator.integers(vocab_size, size=size) for size in (6, 5, 4, 6))
         zeros = np.zeros(8)
         sequences = [
-            TrainSequence(prompt_ids=prompt, completion_ids=ids, rollout_logprobs=zeros[: ids.size], advantage=0, weight=0)
-            for ids in completions
+            TrainSequence(prompt_ids=prompt, completion_ids=c, rollout_logprobs=zeros[: c.size], advantage=0, weight=0)
+            for c in completions
         ]
         alone = self._to_device(make_micro_batch([Row(sequences=(sequence,)) for sequence in sequences]), 1)
         shared = self._to_device(make_micro_batch([Row(sequences=tuple(sequences))]), 1)
@@ -86,7 +86,7 @@ class RankWorker:
                 self._accumulate(batches, old[number], reference[number] if reference else None, result)
                 grad_norm = self._engine.update(lr)
                 if not math.isfinite(grad_norm):
-                    raise RunStopped(f"the gradient norm is {grad_norm}: lower learner.lr, or train in model.dtype=float32")
+                    raise RunStopped(f"the gradient norm is {grad_norm}: lower learner.lr or take model.dtype=float32")
                 result.grad_norms.append(grad_norm)
         for batches, old_logprobs in zip(updates, old, strict=True):
             for batch, logprobs_N in zip(batches, old_logprobs, strict=True):

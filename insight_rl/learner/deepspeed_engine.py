@@ -1,0 +1,146 @@
+"""One rank of training through DeepSpeed, called directly: ZeRO stages 0 to 3, CPU offload, bfloat16.
+
+DeepSpeed compiles small C++ extensions at first use, so a C++ compiler must be installed.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any, cast
+
+import deepspeed
+import torch
+from transformers.integrations import HfDeepSpeedConfig
+
+from insight_rl.errors import check
+from insight_rl.learner.deepspeed import ZeroSettings
+from insight_rl.learner.engine import Scorer
+from insight_rl.learner.logprobs import TokenScorer
+from insight_rl.learner.models import load_policy
+from insight_rl.learner.settings import LearnerSettings, StartSpec
+
+_TAG = "deepspeed"
+
+
+class DeepSpeedEngine:
+    """See :class:`~insight_rl.learner.engine.TrainEngine`."""
+
+    def __init__(self, settings: LearnerSettings, zero: ZeroSettings) -> None:
+        self._settings = settings
+        self._zero = zero
+
+    def start(self, spec: StartSpec) -> None:
+        check(spec.dtype != "float64", "model.dtype", spec.dtype, "DeepSpeed trains in float32 or bfloat16")
+        self._spec = spec
+        self.dtype = getattr(torch, spec.dtype)
+        has_gpu = torch.cuda.is_available()
+        self.device = torch.device("cuda", int(os.environ["LOCAL_RANK"])) if has_gpu else torch.device("cpu")
+        if has_gpu:
+            torch.cuda.set_device(self.device)
+        deepspeed.init_distributed(dist_backend="nccl" if has_gpu else "gloo", verbose=False)
+        self.rank = torch.distributed.get_rank()
+        self._num_ranks = torch.distributed.get_world_size()
+        config = self._config()
+        # While this object lives, transformers shards a ZeRO-3 model as it loads it.
+        self._loading = HfDeepSpeedConfig(config) if self._zero.stage == 3 else None
+        self.model = load_policy(
+            spec.model_path, self.dtype, gradient_checkpointing=self._settings.gradient_checkpointing
+        )
+        self._scorer = TokenScorer(self.model, temperature=spec.temperature)
+        self._engine, *_ = deepspeed.initialize(model=self._scorer, optimizer=self._optimizer(), config=config)
+        stage = self._engine.zero_optimization_stage()
+        assert isinstance(self._engine, deepspeed.DeepSpeedEngine), type(self._engine)
+        assert stage == self._zero.stage, f"asked DeepSpeed for ZeRO stage {self._zero.stage}, got {stage}"
+        # DeepSpeed switches to training mode, dropout included: back to what load_policy set.
+        self._engine.eval()
+
+    def _optimizer(self) -> torch.optim.Optimizer:
+        settings = self._settings
+        arguments = {
+            "lr": settings.lr, "betas": settings.betas, "eps": settings.eps, "weight_decay": settings.weight_decay
+        }  # fmt: skip
+        if self._zero.offload == "cpu" and self.device.type == "cuda":
+            return deepspeed.ops.adam.DeepSpeedCPUAdam(self.model.parameters(), adamw_mode=True, **arguments)
+        return torch.optim.AdamW(self.model.parameters(), **arguments)
+
+    def _config(self) -> dict[str, Any]:
+        zero: dict[str, Any] = {"stage": self._zero.stage}
+        if self._zero.offload == "cpu":
+            zero["offload_optimizer"] = {"device": "cpu"}
+            if self._zero.stage == 3:
+                zero["offload_param"] = {"device": "cpu"}
+        ours = {
+            "train_micro_batch_size_per_gpu": 1,
+            "gradient_accumulation_steps": 1,
+            "gradient_clipping": self._settings.max_grad_norm or 0.0,
+            "bf16": {"enabled": self.dtype == torch.bfloat16},
+            "zero_optimization": zero,
+            "zero_force_ds_cpu_optimizer": False,
+            "steps_per_print": 2**31,
+        }
+        return _merged(ours, self._zero.config)
+
+    @property
+    def scorer(self) -> Scorer:
+        return cast("Scorer", self._engine)
+
+    def set_calls_head(self, calls_head: bool) -> None:
+        self._scorer.calls_head = calls_head
+
+    def load_reference(self) -> Scorer:
+        model = load_policy(self._spec.model_path, self.dtype, gradient_checkpointing=False).requires_grad_(False)
+        scorer = TokenScorer(model, temperature=self._spec.temperature)
+        if self._zero.stage < 3:
+            return cast("Scorer", scorer.to(self.device))
+        config = self._config()
+        config["zero_optimization"].pop("offload_optimizer", None)
+        engine, *_ = deepspeed.initialize(model=scorer, config=config)
+        engine.eval()
+        return cast("Scorer", engine)
+
+    def accumulating(self, *, is_last: bool) -> AbstractContextManager[Any]:
+        self._engine.set_gradient_accumulation_boundary(is_last)
+        return nullcontext()
+
+    def backward(self, loss: torch.Tensor) -> None:
+        # DeepSpeed takes the mean over ranks; the loss is a sum whose weights already count all of them.
+        self._engine.backward(loss * self._num_ranks, scale_wrt_gas=False)
+
+    def update(self, lr: float) -> float:
+        for group in self._engine.optimizer.param_groups:
+            group["lr"] = lr
+        # Without its own optimizer (stage 0 in float32) DeepSpeed measures no norm; its gradients are then whole.
+        own_norm = torch.nn.utils.get_total_norm([p.grad for p in self.model.parameters() if p.grad is not None])
+        self._engine.step()
+        norm = self._engine.get_global_grad_norm()
+        return float(own_norm if norm is None else norm)
+
+    def named_tensors(self) -> Iterator[tuple[str, torch.Tensor]]:
+        for name, parameter in self.model.named_parameters():
+            # One parameter at a time: the whole model may not fit on a device, and gathers must not be nested.
+            with deepspeed.zero.GatheredParameters([parameter], enabled=self._zero.stage == 3):
+                yield name, parameter.detach().to(self.dtype)
+
+    def save(self, folder: Path) -> None:
+        self._engine.save_checkpoint(str(folder), tag=_TAG)
+
+    def load(self, folder: Path) -> None:
+        loaded, _ = self._engine.load_checkpoint(str(folder), tag=_TAG)
+        if loaded is None:
+            raise ValueError(f"DeepSpeed found no checkpoint in {folder}")
+
+    def close(self) -> None:
+        self._engine.destroy()
+        torch.distributed.destroy_process_group()
+
+
+def _merged(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> dict[str, Any]:
+    """``theirs`` over ``ours``, mapping by mapping."""
+    merged = dict(ours)
+    for key, value in theirs.items():
+        both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
+        merged[key] = _merged(merged[key], value) if both else value
+    return merged
