@@ -91,7 +91,7 @@ def train(tree: DictConfig) -> Summary:
         for text in (*damage, *parts.data.notices, *_describe(config, parts)):
             parts.say(text)
 
-        trainer = _assemble(config, parts, run_dir, store, first_step, cleanup)
+        trainer = assemble(config, parts, run_dir, store, first_step, cleanup)
         if checkpoint:
             _restore(trainer, progress, checkpoint)
             parts.say(f"going on after step {progress.step}, from {checkpoint}")
@@ -113,7 +113,7 @@ def build_parts(config: RunConfig) -> Parts:
     return Parts(**cheap, **engines, monitors=list(monitors.values()), model_path=model_path, data=data)
 
 
-def _assemble(
+def assemble(
     config: RunConfig, parts: Parts, run_dir: RunDir, store: CheckpointStore, first_step: int, cleanup: ExitStack
 ) -> Trainer:
     """Load the model into engine and learner, and join the parts into a trainer at step 0."""
