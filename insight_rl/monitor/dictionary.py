@@ -143,7 +143,9 @@ ENTRIES: tuple[MetricEntry, ...] = (
     _entry("learner/kl_to_reference", "nats", "", "Estimated KL divergence to the frozen reference model, per token; "
            "only with a KL term.", GRPO),
     _entry("learner/ratio_mean", "ratio", "near 1", "Mean importance ratio of learner and rollout probabilities."),
-    _entry("learner/num_tokens", "tokens", "", "Tokens trained on in the step."),
+    _entry("learner/num_tokens", "tokens", "", "Completion tokens trained on in the step."),
+    _entry("learner/num_input_tokens", "tokens", "", "Tokens that went through the model for them, prompts and padding "
+           "included."),
     _entry("learner/num_sequences", "sequences", "", "Completions trained on in the step."),
     _entry("learner/num_skipped_groups", "groups", "lower", "Groups without spread in their advantages: no forward or "
            "backward pass is spent on them, the gradient is the same."),

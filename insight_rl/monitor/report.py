@@ -159,7 +159,7 @@ def _decorate(axes: Axes, runs: Sequence[Run], against: str, title: str) -> None
     axes.yaxis.set_major_formatter(PercentFormatter(xmax=1.0, decimals=0))
     axes.yaxis.set_major_locator(MaxNLocator(nbins=7, steps=[1, 2, 5, 10], min_n_ticks=4))
     axes.margins(y=0.12)
-    if not axes.lines:
+    if not any(np.size(line.get_xdata()) for line in axes.lines):
         axes.text(0.5, 0.5, "not measured", transform=axes.transAxes, ha="center", color=GREY)
 
 
@@ -229,7 +229,8 @@ def _title(groups: dict[str, list[Run]]) -> str:
         run = runs[0]
         _, values = run.series(ACCURACY)
         names = ", ".join(filter(None, [tasks, run.option("selector"), "" if run.seed is None else f"seed {run.seed}"]))
-        title = f"{names or run.run_dir.name}, {run.records[-1]['step']} steps"
+        num_steps = run.records[-1]["step"]
+        title = f"{names or run.run_dir.name}, {num_steps} step{'' if num_steps == 1 else 's'}"
         if len(values) < 2:
             return title
         change = 100 * (values[-1] - values[0])
