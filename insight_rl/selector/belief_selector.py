@@ -86,6 +86,8 @@ class BeliefSelector:
         self._step_metrics: dict[str, float] = {}
         self.last_decision: Decision | None = None
         self._decisions: list[Decision] = []
+        # A score that is broken or badly set shows itself here rather than after the model is loaded.
+        self._scores(np.full(2, self._prior[0]), np.full(2, self._prior[1]), np.random.default_rng(0))
 
     def select(self, num_prompts: int) -> Sequence[Prompt]:
         check(num_prompts >= 1, "trainer.prompts_per_step", num_prompts, "must be at least 1")
@@ -120,7 +122,8 @@ class BeliefSelector:
             return False
         successes = np.arange(self._num_rollouts + 1.0)
         alpha, beta = self._prior[0] + successes, self._prior[1] + self._num_rollouts - successes
-        unseen, *seen_once = self._scores(np.append(self._prior[0], alpha), np.append(self._prior[1], beta))
+        counts = np.append(self._prior[0], alpha), np.append(self._prior[1], beta)
+        unseen, *seen_once = self._scores(*counts, np.random.default_rng(0))
         return bool(unseen > max(seen_once))
 
     def last_scores(self) -> Sequence[float]:

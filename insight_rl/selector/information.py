@@ -1,21 +1,135 @@
-"""Information that K rollouts of a prompt carry about its success rate, in nats. Pure maths over arrays."""
+"""Information that K rollouts of a prompt carry about its success rate, in nats. Pure maths over arrays.
+
+Compiled code does the work (:mod:`insight_rl.selector.information_kernel`); it is loaded at the first use, so that
+importing this module stays cheap. Integer counts, which is what beliefs hold while nothing is forgotten, are looked up
+in a table that the same code fills; large arrays are spread over the cores.
+"""
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache, partial
+
 import numpy as np
-from scipy.special import betaln, psi
+from numpy.typing import ArrayLike
 
 from insight_rl.selector.belief import Floats
 
+TABLE_SIZE = 256
+"""Counts up to this are in the table: 512 KiB for each K, filled in a few milliseconds."""
 
-def mutual_information(alpha: Floats, beta: Floats, num_rollouts: int) -> Floats:
-    """I(R_1:K ; Phi) for Phi ~ Beta(alpha, beta) and K = ``num_rollouts`` Bernoulli rewards, float64."""
-    a, b = np.broadcast_arrays(np.asarray(alpha, np.float64), np.asarray(beta, np.float64))
+CHUNK = 16384
+"""Beliefs handled at a time: their temporaries stay in the second-level cache."""
+
+
+def mutual_information(alpha: ArrayLike, beta: ArrayLike, num_rollouts: int) -> Floats:
+    """I(R_1:K ; Phi): what K = ``num_rollouts`` Bernoulli rewards tell about Phi ~ Beta(alpha, beta), in nats.
+
+    Shape as ``alpha`` and ``beta`` broadcast. Relative error at most 1e-9 for counts in [1e-3, 1e9] and K up to 64
+    (1e-12 measured); never negative. Time grows with K squared. InSight, arXiv 2603.01907, equation of the score.
+    """
+    if num_rollouts < 1:
+        raise ValueError(f"num_rollouts={num_rollouts}: must be at least 1")
+    return in_chunks(partial(_chunk_information, num_rollouts=num_rollouts), alpha, beta)
+
+
+def expected_variance_reduction(alpha: ArrayLike, beta: ArrayLike, num_rollouts: int = 1) -> Floats:
+    """By how much K rollouts are expected to shrink the variance of the belief.
+
+    phi_bar (1 - phi_bar) K / ((n + 1) (n + K)); for K = 1 the closed form phi_bar (1 - phi_bar) / (n + 1)^2.
+    """
+    a, b = _counts(alpha, beta)
     n = a + b
-    s = np.arange(num_rollouts + 1.0)
-    log_binomial = -np.log(num_rollouts + 1.0) - betaln(1.0 + s, 1.0 + num_rollouts - s)
-    log_mass = betaln(a[..., None] + s, b[..., None] + num_rollouts - s) - betaln(a, b)[..., None]
-    entropy = -(np.exp(log_mass + log_binomial) * log_mass).sum(axis=-1)
-    noise = -(a * (psi(a + 1.0) - psi(n + 1.0)) + b * (psi(b + 1.0) - psi(n + 1.0))) / n
-    information: Floats = np.maximum(entropy - num_rollouts * noise, 0.0)
-    return information
+    return (a / n) * (b / n) * (num_rollouts / ((n + 1.0) * (n + num_rollouts)))
+
+
+def beta_entropy(alpha: ArrayLike, beta: ArrayLike) -> Floats:
+    """Differential entropy of Beta(alpha, beta) in nats; negative for every belief but the uniform one.
+
+    ln B(a, b) - (a - 1) psi(a) - (b - 1) psi(b) + (n - 2) psi(n), with the parts of Stirling's formula that grow
+    (x ln x and x) cancelled on paper: they would cost every digit near n = 1e9.
+    """
+    a, b = _counts(alpha, beta)
+    n = a + b
+    logarithms = 0.5 * np.log(2.0 * np.pi * np.e * (a / n) * (b / n) / n)
+    entropy: Floats = logarithms + (_stirling_rest(a, 1) + _stirling_rest(b, 1) - _stirling_rest(n, 2))
+    return entropy
+
+
+def in_chunks(function: Callable[[Floats, Floats], Floats], alpha: ArrayLike, beta: ArrayLike) -> Floats:
+    """``function`` of the broadcast counts, computed chunk by chunk, on all cores where there are many chunks.
+
+    ``function`` takes and gives contiguous float64 arrays of one dimension. Raises ``ValueError`` unless every count
+    is positive and finite.
+    """
+    a, b = _counts(alpha, beta)
+    shape, a, b = a.shape, np.ascontiguousarray(a).ravel(), np.ascontiguousarray(b).ravel()
+    result = np.empty(a.shape)
+
+    def fill(start: int) -> None:
+        chunk = slice(start, start + CHUNK)
+        result[chunk] = function(a[chunk], b[chunk])
+
+    starts = range(0, len(a), CHUNK)
+    if len(starts) <= 4:
+        for start in starts:
+            fill(start)
+    else:
+        with ThreadPoolExecutor(_num_cores()) as pool:
+            for _ in pool.map(fill, starts):
+                pass
+    return result.reshape(shape)
+
+
+def _chunk_information(alpha: Floats, beta: Floats, num_rollouts: int) -> Floats:
+    from insight_rl.selector import information_kernel
+
+    result = np.empty(len(alpha))
+    if len(alpha) < 1024 or not information_kernel.looked_up(alpha, beta, _table(num_rollouts), result):
+        information_kernel.information(alpha, beta, num_rollouts, result)
+    return result
+
+
+@lru_cache(maxsize=8)
+def _table(num_rollouts: int) -> Floats:
+    """I(i + 1, j + 1) at [i, j]."""
+    from insight_rl.selector import information_kernel
+
+    counts = np.arange(1.0, TABLE_SIZE + 1.0)
+    alpha, beta = np.repeat(counts, TABLE_SIZE), np.tile(counts, TABLE_SIZE)
+    result = np.empty(TABLE_SIZE**2)
+    information_kernel.information(alpha, beta, num_rollouts, result)
+    return result.reshape(TABLE_SIZE, TABLE_SIZE)
+
+
+def _counts(alpha: ArrayLike, beta: ArrayLike) -> tuple[Floats, Floats]:
+    a, b = np.broadcast_arrays(np.asarray(alpha, np.float64), np.asarray(beta, np.float64))
+    for name, counts in (("alpha", a), ("beta", b)):
+        if counts.size and not (counts.min() > 0.0 and counts.max() < np.inf):
+            wrong = counts[~((counts > 0.0) & (counts < np.inf))].flat[0]
+            raise ValueError(f"{name}={wrong}: the counts of a Beta belief must be positive and finite")
+    return a, b
+
+
+def _stirling_rest(x: Floats, order: int) -> Floats:
+    """ln Gamma(x) - (x - order) psi(x), less (order - 1/2) ln x - x + (ln 2 pi + 1) / 2: small for large x."""
+    from scipy.special import gammaln, psi
+
+    small = x < 10.0
+    y = np.where(small, 10.0, x)
+    r = 1.0 / y
+    q = r * r
+    log_gamma = r * (1 / 12 - q * (1 / 360 - q * (1 / 1260 - q * (1 / 1680 - q * (1 / 1188 - q * (691 / 360360))))))
+    digamma = q * (1 / 12 - q * (1 / 120 - q * (1 / 252 - q * (1 / 240 - q * (1 / 132 - q * (691 / 32760))))))
+    rest: Floats = log_gamma - 0.5 * order * r + (y - order) * digamma
+    if small.any():
+        y = x[small]
+        growing = (order - 0.5) * np.log(y) - y + 0.5 * (np.log(2.0 * np.pi) + 1.0)
+        rest[small] = gammaln(y) - (y - order) * psi(y) - growing
+    return rest
+
+
+def _num_cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

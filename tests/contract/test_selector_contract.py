@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
+from insight_rl.config import compose_config
 from insight_rl.types import Completion, Group, Histogram, Prompt, Reward
 
 CONF = Path(__file__).parents[2] / "conf" / "selector"
@@ -190,7 +190,6 @@ def test_bad_settings_are_named(option, setting, value):
     ],
 )
 def test_dynamic_sampling_brings_its_gate_unless_another_is_named(overrides, gate):
-    with initialize_config_dir(str(CONF.parent), version_base="1.3"):
-        config = compose("train", overrides=overrides)
+    config = compose_config(overrides)
     assert config.gate._target_.endswith(gate)
     assert config.selector._target_.startswith("insight_rl.selector.")

@@ -39,7 +39,7 @@ def test_candidate_ratio_bounds_what_is_scored():
     selector.open(prompts(50), num_rollouts=8, seed=0)
     selector.select(10)
     selector.select(10)
-    assert sizes == [40, 40]
+    assert sizes == [2, 40, 40]  # the first is the trial at opening
     selector.select(20)
     assert sizes[-1] == 30
 
@@ -55,7 +55,7 @@ def test_a_score_gets_what_it_names_and_its_settings():
     def score(alpha, beta, num_rollouts, rng, power=1.0):
         assert num_rollouts == 8
         assert isinstance(rng, np.random.Generator)
-        return -np.arange(len(alpha)) ** power
+        return -(np.arange(len(alpha)) ** power)
 
     selector = BeliefSelector(score=score, power=2.0)
     selector.open(prompts(50), num_rollouts=8, seed=0)
@@ -68,9 +68,8 @@ def test_a_score_gets_what_it_names_and_its_settings():
 
 def test_a_score_that_is_not_a_number_is_refused():
     selector = BeliefSelector(score=lambda alpha, beta: alpha * np.nan)
-    selector.open(prompts(5), num_rollouts=8, seed=0)
     with pytest.raises(UsageError, match=r"alpha=1\.0, beta=1\.0"):
-        selector.select(2)
+        selector.open(prompts(5), num_rollouts=8, seed=0)
 
 
 def test_duplicate_ids_are_refused_by_name():
