@@ -28,6 +28,7 @@ FILES = {
     "metrics.jsonl": "every metric of every step",
     "samples.jsonl": "sample completions",
     "selections.jsonl": "the prompts of every step",
+    "decisions": "why each prompt was selected",
     "config.yaml": "the resolved configuration",
     "model": "Hugging Face model",
     "checkpoints": "for resume=auto",
@@ -162,6 +163,8 @@ class ConsoleMonitor:
 def _render_summary(summary: Summary) -> Group:
     figures = RichTable.grid(padding=(0, 3, 0, 0))
     figures.add_row("held-out accuracy", _accuracy_text(summary))
+    if summary.best_step and summary.accuracy_best != summary.accuracy_after:
+        figures.add_row("its best", f"{summary.accuracy_best:.3f} after step {summary.best_step}")
     figures.add_row("training steps", f"{summary.num_steps:,}")
     figures.add_row("rollouts", f"{summary.num_rollouts:,}")
     figures.add_row("tokens generated", f"{summary.num_tokens:,}")
@@ -199,8 +202,6 @@ def _accuracy_text(summary: Summary) -> Text:
     text.append(f"{after:.3f}", style="bold green").append(" after")
     if before is not None:
         text.append(f"   ({_points(after - before)})")
-    if summary.accuracy_best is not None and summary.accuracy_best > after:
-        text.append(f"   best {summary.accuracy_best:.3f} at step {summary.best_step}")
     return text
 
 

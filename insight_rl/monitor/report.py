@@ -78,6 +78,7 @@ def draw_curves(run_dirs: Sequence[Path], output: Path) -> None:
             for index, members in enumerate(groups.values()):
                 _draw_accuracy(axes, members, against, Look.of(index))
             _decorate(axes, runs, against, f"Held-out accuracy by {AXES[against]}")
+        _widen(by_step)
         by_rollouts.sharey(by_step)
         by_tokens.sharey(by_step)
         for index, members in enumerate(groups.values()):
@@ -163,18 +164,26 @@ def _decorate(axes: Axes, runs: Sequence[Run], against: str, title: str) -> None
         axes.text(0.5, 0.5, "not measured", transform=axes.transAxes, ha="center", color=GREY)
 
 
+def _widen(axes: Axes) -> None:
+    """Show ten points of accuracy at least: a smaller range makes the noise of an evaluation look like a trend."""
+    low, high = axes.get_ylim()
+    missing = max(0.0, 0.1 - (high - low)) / 2
+    axes.set_ylim(low - missing, high + missing)
+
+
 def _annotate_single(accuracy: Axes, informative: Axes, run: Run) -> None:
     """Figures a reader looks for first: accuracy before and after, and the step by which every prompt was seen."""
     steps, values = run.series(ACCURACY)
     look = Look.of(0)
     if len(values):
         accuracy.axhline(values[0], color=GREY, linewidth=0.9, linestyle=(0, (4, 3)), zorder=1)
-        ends = {0: (0, -14), len(values) - 1: (0, 9)} if len(values) > 1 else {0: (0, 9)}
-        for index, offset in ends.items():
+        # On the side that the curve does not come from or go to.
+        for index, neighbour in {0: 1, len(values) - 1: -2}.items():
+            is_lower = len(values) > 1 and values[index] < values[neighbour]
             accuracy.annotate(
                 f"{values[index]:.1%}",
                 (steps[index], values[index]),
-                xytext=offset,
+                xytext=(0, -15 if is_lower else 8),
                 textcoords="offset points",
                 ha="left" if index == 0 else "right",
                 color=look.colour,
