@@ -1,0 +1,182 @@
+"""The vLLM engine beyond the contract: weight sync in its variants, its processes, its errors."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, Qwen3Config, Qwen3ForCausalLM
+
+from insight_rl.errors import UsageError
+from insight_rl.rollout.vllm import VllmEngine
+from insight_rl.types import Prompt, Sampling
+
+pytestmark = pytest.mark.slow
+
+PROMPTS = [
+    Prompt(
+        id=f"prompt/{i}", task="toy", text="", token_ids=(1, *(5 + (3 * i + j) % 20 for j in range(4 + i))), answer=i
+    )
+    for i in range(8)
+]
+SAMPLING = Sampling(num_rollouts=4, max_tokens=16, temperature=1.0, top_p=1.0, seed=3)
+
+
+class ModelWeights:
+    """A transformers model as a weight source."""
+
+    def __init__(self, model):
+        self.model = model
+
+    def named_tensors(self):
+        for name, parameter in self.model.named_parameters():
+            yield name, parameter.detach()
+
+    def save(self, folder):
+        self.model.save_pretrained(folder)
+
+
+def load(folder):
+    return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+
+
+@torch.no_grad()
+def perturb(model, seed):
+    generator = torch.Generator().manual_seed(seed)
+    for parameter in model.parameters():
+        parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
+
+
+@torch.no_grad()
+def largest_gap(engine, model):
+    """Largest distance of the engine's log-probs from those of a plain forward pass of ``model``."""
+    gap = 0.0
+    for prompt, group in engine.generate(PROMPTS, sampling=SAMPLING):
+        for completion in group:
+            ids = torch.tensor([prompt.token_ids + completion.token_ids])
+            logprobs = torch.log_softmax(model(ids).logits[0, len(prompt.token_ids) - 1 : -1], dim=-1)
+            exact = logprobs.gather(1, ids[0, len(prompt.token_ids) :, None]).squeeze(1)
+            gap = max(gap, float((exact - torch.tensor(completion.logprobs)).abs().max()))
+    return gap
+
+
+def check_syncs(engine, model):
+    """Three updates in a row, each against the learner's own log-probs."""
+    for version in (1, 2, 3):
+        perturb(model, seed=version)
+        # Fill the cache with prefixes of the old weights: none of them may survive the update.
+        assert largest_gap(engine, model) > 1e-2
+        engine.update_weights(ModelWeights(model), version=version)
+        assert largest_gap(engine, model) <= 1e-4
+
+
+def test_weights_arrive_with_tied_embeddings(vllm_tied, tied_model):
+    """Fails by 0.1 and more without ``pack_embeddings``: vLLM's packed lm_head would keep the first weights."""
+    model = load(tied_model)
+    assert model.lm_head.weight is model.model.embed_tokens.weight
+    vllm_tied.update_weights(ModelWeights(model), version=0)
+    assert largest_gap(vllm_tied, model) <= 1e-4
+    check_syncs(vllm_tied, model)
+
+
+def test_untied_weights_arrive_and_the_death_of_the_process_is_an_error_and_no_hang(untied_model):
+    model = load(untied_model)
+    assert model.lm_head.weight is not model.model.embed_tokens.weight
+    engine = VllmEngine(num_threads=1)
+    try:
+        engine.start(model_path=untied_model, dtype="float32", max_length=64, seed=0)
+        assert largest_gap(engine, model) <= 1e-4, "the weights it has started with"
+        check_syncs(engine, model)
+        os.kill(engine._process._process.pid, signal.SIGKILL)
+        with pytest.raises(RuntimeError, match="the vLLM process ended during generate"):
+            list(engine.generate(PROMPTS, sampling=SAMPLING))
+    finally:
+        engine.close()
+
+
+def test_qwen3_arrives_and_nothing_is_left_after_close(tied_model, tmp_path):
+    """The family of the paper ties its embeddings in another way inside vLLM. And: close ends each process."""
+    torch.manual_seed(0)
+    config = AutoModelForCausalLM.from_pretrained(tied_model).config
+    model = Qwen3ForCausalLM(
+        Qwen3Config(
+            **{
+                key: getattr(config, key)
+                for key in ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "head_dim")
+            },
+            num_attention_heads=2,
+            num_key_value_heads=1,
+            max_position_embeddings=64,
+            tie_word_embeddings=True,
+            eos_token_id=2,
+            initializer_range=0.15,
+        )
+    ).eval()
+    model.save_pretrained(tmp_path)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (tmp_path / name).write_bytes((tied_model / name).read_bytes())
+    engine = VllmEngine(num_threads=1)
+    try:
+        engine.start(model_path=tmp_path, dtype="float32", max_length=64, seed=0)
+        group = engine._process._process.pid
+        check_syncs(engine, model)
+    finally:
+        engine.close()
+    with pytest.raises(ProcessLookupError):
+        os.killpg(group, 0)
+    engine.close()
+
+
+def test_a_setting_that_vllm_refuses_is_reported_in_its_words(tied_model):
+    engine = VllmEngine(engine_args={"no_such_setting": 1})
+    with pytest.raises(UsageError, match=r"rollout\.engine_args.*no_such_setting"):
+        engine.start(model_path=tied_model, dtype="float32", max_length=64, seed=0)
+
+
+def test_sleeping_is_refused_on_cpu(tied_model):
+    if torch.cuda.is_available():
+        pytest.skip("vLLM can sleep on this device")
+    engine = VllmEngine(sleep=True)
+    with pytest.raises(UsageError, match=r"rollout\.sleep=True"):
+        engine.start(model_path=tied_model, dtype="float32", max_length=64, seed=0)
+
+
+def test_the_order_and_company_of_prompts_do_not_matter(vllm_tied, tied_model):
+    """Seeds hang on the prompt's id, not on its place; in float32 rounding does not show on this model."""
+    vllm_tied.update_weights(ModelWeights(load(tied_model)), version=0)
+    together = {prompt.id: group for prompt, group in vllm_tied.generate(PROMPTS, sampling=SAMPLING)}
+    alone = {}
+    for prompt in reversed(PROMPTS):
+        ((_, alone[prompt.id]),) = vllm_tied.generate([prompt], sampling=SAMPLING)
+    for key, group in together.items():
+        assert [c.token_ids for c in group] == [c.token_ids for c in alone[key]]
+
+
+def test_the_adapters_speak_vllms_transfer_interfaces(untied_model):
+    """The GPU channels' halves that need no GPU: what vLLM's trainer-side engines will ask of them."""
+    from vllm.distributed.weight_transfer.base import VLLMWeightSyncClient
+
+    from insight_rl.weight_sync.vllm_transfer import PipeClient, as_vllm_source
+
+    model = load(untied_model)
+    source = as_vllm_source(ModelWeights(model))
+    metadata = [(meta.name, meta.dtype, meta.shape) for meta in source.metadata()]
+    assert metadata == [(name, p.dtype, tuple(p.shape)) for name, p in model.named_parameters()]
+    for _ in range(2):
+        assert [(name, tensor.dtype, tuple(tensor.shape)) for name, tensor in source] == metadata
+
+    calls = []
+    client = PipeClient(lambda name, /, **arguments: calls.append((name, arguments)))
+    assert isinstance(client, VLLMWeightSyncClient)
+    client.init_weight_transfer_engine({"packed": True})
+    client.start_weight_update()
+    client.update_weights({"names": ["a"]})
+    client.finish_weight_update()
+    assert calls == [
+        ("transfer", {"method": "init_weight_transfer_engine", "argument": {"init_info": {"packed": True}}}),
+        ("transfer", {"method": "start_weight_update", "argument": None}),
+        ("transfer", {"method": "update_weights", "argument": {"update_info": {"names": ["a"]}}}),
+        ("transfer", {"method": "finish_weight_update", "argument": None}),
+    ]
