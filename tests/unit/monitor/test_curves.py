@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import re
 from pathlib import Path
 
@@ -119,9 +118,7 @@ def test_a_run_that_has_just_begun_is_drawn(tmp_path, num_steps, evaluate):
 
 
 def run_command(*arguments: str | Path) -> int:
-    parser = argparse.ArgumentParser()
-    plot.add_arguments(parser)
-    return plot.run(parser.parse_args([str(argument) for argument in arguments]))
+    return plot.main([str(argument) for argument in arguments])
 
 
 def test_command_writes_beside_the_run_and_says_where(tmp_path, monkeypatch, capsys):
@@ -141,3 +138,7 @@ def test_command_names_what_is_wrong(tmp_path):
         run_command(tmp_path, "--output", "x.txt")
     with pytest.raises(UsageError, match=r"nowhere: there is no such folder"):
         run_command(tmp_path / "nowhere")
+    run_dir = write_run(tmp_path / "run", seed=1, selector="random", num_steps=1)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UsageError, match=r"file/x\.png: cannot be written"):
+        run_command(run_dir, "--output", tmp_path / "file" / "x.png")
