@@ -49,9 +49,9 @@ def make_tokenizer() -> PreTrainedTokenizerFast:
     )
 
 
-def save_tokenizer(tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
-    """Saved under the class name that transformers 4 and 5 both know (5 would write its own)."""
-    tokenizer.save_pretrained(folder)
+def save_tokenizer(folder: Path) -> None:
+    """A fresh one (use leaves its padding behind), under the class name that transformers 4 and 5 both know."""
+    make_tokenizer().save_pretrained(folder)
     path = folder / "tokenizer_config.json"
     config = json.loads(path.read_text())
     path.write_text(json.dumps({**config, "tokenizer_class": "PreTrainedTokenizerFast"}, indent=2) + "\n")
@@ -212,7 +212,7 @@ def warm_start(args: argparse.Namespace) -> None:
             scores = accuracy(model, tokenizer, test_problems, temperature=temperature, num_samples=num_samples)
             record(temperature=temperature, num_samples=num_samples, test_accuracy=scores)
     model.save_pretrained(args.output)
-    save_tokenizer(tokenizer, args.output)
+    save_tokenizer(args.output)
 
 
 def main() -> None:
