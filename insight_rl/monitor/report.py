@@ -40,6 +40,7 @@ _RC: dict[Any, Any] = {
     "ytick.color": GREY,
     "legend.frameon": False,
 }
+"""matplotlib settings that every picture of the project shares."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +71,7 @@ def draw_curves(run_dirs: Sequence[Path], output: Path) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    with rc_context(_RC):
+    with rc_context(STYLE):
         figure = Figure(figsize=(11, 7.8), dpi=130, layout="constrained")
         FigureCanvasAgg(figure)
         (by_step, informative), (by_rollouts, by_tokens) = figure.subplots(2, 2)
