@@ -1,0 +1,68 @@
+"""MaPP's selection: prompts drawn with probability proportional to the chance that their group is mixed.
+
+MaPP extends InSight (arXiv 2603.01907) by this score and by an advantage, which is `algorithm.advantage=mapp`.
+Deviation: as for every selector here, the draw is among `candidate_ratio * M` uniform candidates, not the whole pool;
+a candidate_ratio of N / M or more draws from all of it. `greedy` (not in the paper) takes the top M instead.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from insight_rl.errors import check
+from insight_rl.selector.acquisition import mixed_outcome_chance
+from insight_rl.selector.belief_selector import BeliefSelector, Decision
+
+
+class MappSelector(BeliefSelector):
+    """Draws M candidates without replacement, each time in proportion to V; or takes those of the largest V."""
+
+    def __init__(
+        self,
+        *,
+        greedy: bool = False,
+        prior_alpha: float = 1.0,
+        prior_beta: float = 1.0,
+        forgetting: float = 1.0,
+        candidate_ratio: float = 16,
+    ) -> None:
+        check(isinstance(greedy, bool), "selector.greedy", greedy, "must be true or false")
+        super().__init__(
+            score=mixed_outcome_chance,
+            prior_alpha=prior_alpha,
+            prior_beta=prior_beta,
+            forgetting=forgetting,
+            candidate_ratio=candidate_ratio,
+        )
+        self._greedy = greedy
+
+    def _pick(self, scores: np.ndarray, num_prompts: int) -> np.ndarray:
+        """The M first of exponential clocks that ring at rate V: the same law as M draws in proportion to V."""
+        if self._greedy:
+            return super()._pick(scores, num_prompts)
+        with np.errstate(divide="ignore"):
+            return super()._pick(-self._rng.exponential(size=len(scores)) / scores, num_prompts)
+
+    def visits_unseen_first(self) -> bool:
+        return self._greedy and super().visits_unseen_first()
+
+    def propensity(self, decision: Decision) -> np.ndarray:
+        """The chance that each candidate, being one, had of being drawn; NaN where ``greedy`` leaves none.
+
+        1 - exp(-V t), where t is the time by which M clocks have rung on average: exact as M grows.
+        """
+        if self._greedy:
+            return super().propensity(decision)
+        if len(decision.chosen) == len(decision.scores):
+            return np.ones(len(decision.scores))
+        low, high = 0.0, 1.0
+        while -np.expm1(-decision.scores * high).sum() < len(decision.chosen):
+            high *= 2.0
+            if not np.isfinite(high):  # fewer candidates of positive V than draws: those are certain
+                break
+        for _ in range(60):
+            middle = 0.5 * (low + high)
+            rung = -np.expm1(-decision.scores * middle).sum()
+            low, high = (middle, high) if rung < len(decision.chosen) else (low, middle)
+        chance: np.ndarray = -np.expm1(-decision.scores * high)
+        return chance
