@@ -25,7 +25,7 @@ INFORMATIVE = "selector/informative_fraction"
 AXES = {"step": "training step", "rollout/num_rollouts": "rollouts", "rollout/num_tokens": "generated tokens"}
 NUM_GRID_POINTS = 200
 
-_RC: dict[Any, Any] = {
+STYLE: dict[Any, Any] = {
     "font.size": 10,
     "axes.titlesize": 11,
     "axes.titlelocation": "left",
