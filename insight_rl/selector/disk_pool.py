@@ -1,0 +1,105 @@
+"""A pool of prompts on disk that opens in no time at any size. Knows nothing of beliefs.
+
+A folder of `prompts.jsonl` (one prompt a line) with three memory-mapped arrays beside it: where each line starts, and
+the sorted hashes of the ids with the positions they belong to. Nothing is read but what is asked for.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import mmap
+from array import array
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import overload
+
+import numpy as np
+
+from insight_rl.errors import check
+from insight_rl.types import Prompt
+
+
+class DiskPool(Sequence[Prompt]):
+    """Opens what :func:`write_pool` wrote; satisfies :class:`~insight_rl.selector.pool.IndexedPool`."""
+
+    def __init__(self, folder: Path) -> None:
+        header_path = folder / "pool.json"
+        check(header_path.is_file(), "pool", str(folder), "holds no pool.json; write the pool with write_pool")
+        self.fingerprint: str = json.loads(header_path.read_text())["fingerprint"]
+        self._offsets = np.load(folder / "offsets.npy", mmap_mode="r")
+        self._hashes = np.load(folder / "hashes.npy", mmap_mode="r")
+        self._positions = np.load(folder / "positions.npy", mmap_mode="r")
+        with (folder / "prompts.jsonl").open("rb") as file:
+            self._lines = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+
+    def __len__(self) -> int:
+        return len(self._offsets) - 1
+
+    @overload
+    def __getitem__(self, index: int) -> Prompt: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Prompt]: ...
+    def __getitem__(self, index: int | slice) -> Prompt | list[Prompt]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"position {index} in a pool of {len(self)} prompts")
+        index %= len(self)
+        fields = json.loads(self._lines[int(self._offsets[index]) : int(self._offsets[index + 1])])
+        return Prompt(**{**fields, "token_ids": tuple(fields["token_ids"])})
+
+    def index_of(self, prompt_id: str) -> int:
+        """Position of an id, found by bisection; ``KeyError`` if it is not here."""
+        wanted = _hash(prompt_id)
+        first = int(np.searchsorted(self._hashes, np.uint64(wanted)))
+        while first < len(self) and int(self._hashes[first]) == wanted:
+            position = int(self._positions[first])
+            if self[position].id == prompt_id:
+                return position
+            first += 1
+        raise KeyError(prompt_id)
+
+
+def write_pool(prompts: Iterable[Prompt], folder: Path) -> int:
+    """Write ``prompts`` (streamed; their answers and metadata must be JSON values) for :class:`DiskPool`; how many."""
+    folder.mkdir(parents=True, exist_ok=True)
+    offsets, hashes = array("Q", [0]), array("Q")
+    digest = hashlib.blake2b(digest_size=16)
+    with (folder / "prompts.jsonl").open("wb") as file:
+        for prompt in prompts:
+            file.write(json.dumps(asdict(prompt)).encode() + b"\n")
+            offsets.append(file.tell())
+            hashes.append(_hash(prompt.id))
+            digest.update(prompt.id.encode() + b"\n")
+    check(len(hashes) > 0, "pool", 0, "a pool needs at least one prompt")
+    unsorted = np.frombuffer(hashes, np.uint64)
+    positions = np.argsort(unsorted, kind="stable")
+    np.save(folder / "offsets.npy", np.frombuffer(offsets, np.uint64))
+    np.save(folder / "hashes.npy", unsorted[positions])
+    np.save(folder / "positions.npy", positions)
+    _refuse_duplicates(folder, unsorted[positions], positions)
+    (folder / "pool.json").write_text(json.dumps({"fingerprint": digest.hexdigest(), "num_prompts": len(hashes)}))
+    return len(hashes)
+
+
+def _refuse_duplicates(folder: Path, hashes: np.ndarray, positions: np.ndarray) -> None:
+    """Ids are compared only where their hashes agree, which but for duplicates is next to never."""
+    agreeing = np.flatnonzero(hashes[1:] == hashes[:-1])
+    if not len(agreeing):
+        return
+    offsets = np.load(folder / "offsets.npy", mmap_mode="r")
+    with (folder / "prompts.jsonl").open("rb") as file:
+
+        def id_at(slot: int) -> str:
+            file.seek(int(offsets[positions[slot]]))
+            return str(json.loads(file.readline())["id"])
+
+        for slot in agreeing.tolist():
+            prompt_id = id_at(slot)
+            check(prompt_id != id_at(slot + 1), "pool", prompt_id, "this prompt id occurs twice; drop the duplicate")
+
+
+def _hash(prompt_id: str) -> int:
+    return int.from_bytes(hashlib.blake2b(prompt_id.encode(), digest_size=8).digest(), "big")

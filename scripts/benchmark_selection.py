@@ -1,0 +1,206 @@
+"""What selection costs: ours, the two SciPy forms and a plain Thompson-sampling dictionary, paired in one run.
+
+    python scripts/benchmark_selection.py                     # the figures of docs/selectors.md, within a minute
+    python scripts/benchmark_selection.py --pools 10000 100000 1000000 10000000    # and memory and time by pool size
+
+Every row scores beliefs at K = 8 and picks the top 256 (the published Thompson sampler its 256 nearest to 0.5). The
+rivals take turns within each round, so that a change in the machine's load meets all of them; figures are medians.
+The last line is one JSON object.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+from scipy.special import betaln, gammaln, psi
+
+from insight_rl.selector.acquisition import difficulty_weight, weighted_mutual_information
+from insight_rl.selector.belief_selector import top
+from insight_rl.selector.information import in_chunks
+
+NUM_ROLLOUTS = 8
+NUM_PICKED = 256
+
+
+def ours(alpha: np.ndarray, beta: np.ndarray) -> np.ndarray:
+    return top(weighted_mutual_information(alpha, beta, NUM_ROLLOUTS), NUM_PICKED)
+
+
+def entropy(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    return betaln(a, b) - (a - 1) * psi(a) - (b - 1) * psi(b) + (a + b - 2) * psi(a + b)
+
+
+def scipy_direct(alpha: np.ndarray, beta: np.ndarray) -> np.ndarray:
+    """The definition: entropy of the belief less its expected entropy after the rollouts."""
+    information = entropy(alpha, beta)
+    log_beta = betaln(alpha, beta)
+    for s in range(NUM_ROLLOUTS + 1):
+        log_binomial = gammaln(NUM_ROLLOUTS + 1) - gammaln(s + 1) - gammaln(NUM_ROLLOUTS - s + 1)
+        a, b = alpha + s, beta + NUM_ROLLOUTS - s
+        information -= np.exp(log_binomial + betaln(a, b) - log_beta) * entropy(a, b)
+    return top(difficulty_weight(alpha / (alpha + beta), 0.3, 3.0) * information, NUM_PICKED)
+
+
+def scipy_better(alpha: np.ndarray, beta: np.ndarray) -> np.ndarray:
+    """H(R_1:K) - K E[h(Phi)]: fewer special functions, less cancellation."""
+    n = alpha + beta
+    log_beta, psi_n = betaln(alpha, beta), psi(n + 1)
+    information = NUM_ROLLOUTS * (alpha * (psi(alpha + 1) - psi_n) + beta * (psi(beta + 1) - psi_n)) / n
+    for s in range(NUM_ROLLOUTS + 1):
+        log_binomial = gammaln(NUM_ROLLOUTS + 1) - gammaln(s + 1) - gammaln(NUM_ROLLOUTS - s + 1)
+        log_mass = betaln(alpha + s, beta + NUM_ROLLOUTS - s) - log_beta
+        information -= np.exp(log_binomial + log_mass) * log_mass
+    return top(difficulty_weight(alpha / n, 0.3, 3.0) * information, NUM_PICKED)
+
+
+def thompson_dictionary(beliefs: dict[int, tuple[float, float]], rng: np.random.Generator) -> list[int]:
+    """Thompson sampling as it is usually written: beliefs in a dictionary, one draw after another, a sort."""
+    sampled = {index: rng.beta(alpha, beta) for index, (alpha, beta) in beliefs.items()}
+    return sorted(sampled, key=lambda index: abs(sampled[index] - 0.5))[:NUM_PICKED]
+
+
+def paired_medians(calls: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
+    """Milliseconds of each call: the median over ``rounds`` in which all take turns, after one round unmeasured."""
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    for round_index in range(rounds + 1):
+        for name, call in calls.items():
+            start = time.perf_counter()
+            call()
+            if round_index:
+                times[name].append(time.perf_counter() - start)
+    return {name: 1e3 * median(each) for name, each in times.items()}
+
+
+def memory_bandwidth() -> float:
+    """Bytes a second of c = a + b (two reads, one write) over arrays far larger than the caches, on all cores."""
+    a, b, c = (np.ones(1 << 24) for _ in range(3))
+
+    def add() -> None:
+        in_threads(lambda part: np.add(a[part], b[part], out=c[part]), len(a))
+
+    return float(3 * a.nbytes / (1e-3 * paired_medians({"add": add}, 7)["add"]))
+
+
+def in_threads(function: Callable[[slice], object], size: int, chunk: int = 1 << 20) -> None:
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(function, (slice(start, start + chunk) for start in range(0, size, chunk))))
+
+
+def figures(rounds: int) -> dict[str, float]:
+    rng = np.random.default_rng(0)
+    report: dict[str, float] = {}
+    for name, size, repeats in (("4096", 4096, 5 * rounds), ("1e6", 10**6, rounds)):
+        alpha, beta = rng.uniform(1, 50, size), rng.uniform(1, 50, size)
+        counts = np.floor(alpha), np.floor(beta)
+        calls: dict[str, Callable[[], object]] = {
+            "ours": lambda a=alpha, b=beta: ours(a, b),
+            "ours_integer": lambda c=counts: ours(*c),
+            "scipy": lambda a=alpha, b=beta: scipy_direct(a, b),
+            "scipy_better": lambda a=alpha, b=beta: scipy_better(a, b),
+        }
+        if size == 4096:
+            beliefs = dict(enumerate(zip(alpha.tolist(), beta.tolist(), strict=True)))
+            calls["thompson"] = lambda b=beliefs: thompson_dictionary(b, rng)
+        times = paired_medians(calls, repeats)
+        report[{"4096": "select_4096_ms", "1e6": "score_1e6_ms"}[name]] = times.pop("ours")
+        report[{"4096": "select_4096_integer_ms", "1e6": "score_1e6_integer_ms"}[name]] = times.pop("ours_integer")
+        report |= {f"{rival}_{name}_ms": value for rival, value in times.items()}
+    bandwidth = memory_bandwidth()
+    report["memory_bandwidth_gb_per_s"] = bandwidth / 1e9
+    report["floor_1e6_ms"] = 1e3 * 24 * 10**6 / bandwidth  # alpha and beta in, score out: 24 bytes a prompt
+    report["times_floor_1e6"] = report["score_1e6_ms"] / report["floor_1e6_ms"]
+    report["times_floor_1e6_integer"] = report["score_1e6_integer_ms"] / report["floor_1e6_ms"]
+    report["ratio_scipy_4096"] = report["scipy_4096_ms"] / report["select_4096_ms"]
+    report["ratio_scipy_1e6"] = report["scipy_1e6_ms"] / report["score_1e6_ms"]
+    report["ratio_scipy_better_1e6"] = report["scipy_better_1e6_ms"] / report["score_1e6_ms"]
+    report["ratio_thompson_4096"] = report["thompson_4096_ms"] / report["select_4096_ms"]
+    return report
+
+
+# Run in a process of its own for each pool size, so that its peak memory is the pool's.
+POOL_RUN = """
+import json, resource, statistics, sys, time
+from functools import partial
+from pathlib import Path
+from insight_rl.selector.acquisition import weighted_mutual_information
+from insight_rl.selector.belief_selector import BeliefSelector
+from insight_rl.selector.disk_pool import DiskPool
+from insight_rl.types import Completion, Group, Prompt, Reward
+
+def peak_mb():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+completion = Completion(token_ids=(1,), logprobs=(0.0,), text="", finish_reason="stop", policy_version=0)
+rewards = tuple(Reward(value=float(i < 3), success=i < 3) for i in range(8))
+warm_up = BeliefSelector(score=partial(weighted_mutual_information, mu=0.3, eta=3.0))
+warm_up.open([Prompt(id=str(i), task="t", text="", token_ids=(), answer=None) for i in range(4096)],
+             num_rollouts=8, seed=0)
+warm_up.select(256)
+before = peak_mb()
+start = time.perf_counter()
+selector = BeliefSelector(score=partial(weighted_mutual_information, mu=0.3, eta=3.0))
+selector.open(DiskPool(Path(sys.argv[1])), num_rollouts=8, seed=0)
+open_ms = 1e3 * (time.perf_counter() - start)
+select, observe = [], []
+for _ in range(int(sys.argv[2])):
+    start = time.perf_counter()
+    prompts = selector.select(256)
+    select.append(time.perf_counter() - start)
+    groups = [Group(prompt=prompt, completions_G=(completion,) * 8, rewards_G=rewards) for prompt in prompts]
+    start = time.perf_counter()
+    selector.observe(groups)
+    selector.metrics()
+    observe.append(time.perf_counter() - start)
+print(json.dumps({"open_ms": open_ms, "select_ms": 1e3 * statistics.median(select),
+                  "observe_ms": 1e3 * statistics.median(observe), "added_peak_mb": peak_mb() - before}))
+"""
+
+
+def pool_figures(size: int, steps: int) -> dict[str, float]:
+    """Opening, selecting (256 of 4,096) and observing over a pool on disk."""
+    from insight_rl.selector.disk_pool import write_pool
+    from insight_rl.types import Prompt
+
+    with tempfile.TemporaryDirectory() as folder:
+        made = (
+            Prompt(id=f"p{i}", task="toy", text="", token_ids=(i % 97, 2), answer=i, metadata={}) for i in range(size)
+        )
+        write_pool(made, Path(folder))
+        run = subprocess.run(
+            [sys.executable, "-c", POOL_RUN, folder, str(steps)], capture_output=True, text=True, check=True
+        )
+    figures: dict[str, float] = json.loads(run.stdout.splitlines()[-1])
+    return figures
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=5, help="rounds over 10^6 beliefs; 5 times as many over 4,096")
+    parser.add_argument("--pools", type=int, nargs="*", default=[], help="pool sizes to measure memory and time for")
+    parser.add_argument("--pool-steps", type=int, default=40)
+    arguments = parser.parse_args()
+    in_chunks(lambda a, b: a + b, np.ones(4), np.ones(4))
+    report: dict[str, object] = dict(figures(arguments.rounds))
+    for name, value in report.items():
+        print(f"{name:28} {value:12.3f}")
+    pools = {}
+    for size in arguments.pools:
+        pools[str(size)] = pool_figures(size, arguments.pool_steps)
+        print(f"pool of {size:>10}  " + "  ".join(f"{key} {value:9.2f}" for key, value in pools[str(size)].items()))
+    if pools:
+        report["pools"] = pools
+    print(json.dumps(report))
+
+
+if __name__ == "__main__":
+    main()
