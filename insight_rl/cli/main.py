@@ -17,6 +17,7 @@ COMMANDS = {
     "train": ("insight_rl.cli.train", "train a model: insight-rl train selector=insight seed=1"),
     "evaluate": ("insight_rl.cli.evaluate", "accuracy on held-out problems: avg@k and pass@k"),
     "plot": ("insight_rl.cli.plot", "draw the curves of one or several runs in one picture"),
+    "serve-selector": ("insight_rl.cli.serve_selector", "host selectors over HTTP for trainers of any framework"),
     "score": ("insight_rl.cli.score", "judge answers from standard input with a reward function"),
     "simulate": ("insight_rl.cli.simulate", "try selectors on synthetic learners, or on a run's decision log"),
     "explain": ("insight_rl.cli.explain", "why a step's prompts were chosen, or one was not"),

@@ -1,0 +1,266 @@
+"""A selector that lives in a service: the trainer's side of :mod:`insight_rl.selector_service`.
+
+Holds the pool's texts and the connection; beliefs and generator are the service's. Knows nothing of how it decides.
+
+Every operation is numbered by step and round, so that a request whose answer was lost can be sent again and counts
+once. A checkpoint holds the run's name and the number of operations it had seen; to go on from there, the client has
+the service *fork* the run at that point. What the interrupted process did after its checkpoint stays in the old run.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+import time
+from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
+
+from insight_rl.errors import RunStopped, UsageError, check
+from insight_rl.types import Group, Histogram, Metrics, Prompt, Table
+
+if TYPE_CHECKING:
+    import httpx
+
+_CHUNK = 20_000
+_RETRIED_STATUS = frozenset({429, 502, 503, 504})
+_FIRST_PAUSE_S = 0.2
+_LONGEST_PAUSE_S = 5.0
+
+
+class RemoteSelector:
+    """Hosted by the service at ``url``: decides as the same selector would in this process."""
+
+    def __init__(
+        self,
+        *,
+        url: str,
+        selector: Mapping[str, Any],
+        run: str | None = None,
+        token_env: str = "INSIGHT_RL_TOKEN",
+        timeout_s: float = 60.0,
+        num_retries: int = 6,
+    ) -> None:
+        """``selector`` holds ``name``, an option of the service's conf/selector, and ``settings`` that differ from it.
+
+        ``run`` is the name at the service; ``None`` makes one up. A request is tried ``1 + num_retries`` times.
+        """
+        check(re.match(r"https?://[^/?#]+", url) is not None, "selector.url", url, "must be like http://HOST:PORT")
+        check(
+            isinstance(selector.get("name"), str) and selector.keys() <= {"name", "settings"},
+            "selector.selector",
+            dict(selector),
+            "must hold a name (an option of conf/selector) and, if any differ, settings",
+        )
+        check(
+            run is None or re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}", run) is not None,
+            "selector.run",
+            run,
+            "must be at most 80 letters, digits and . _ -, or null",
+        )
+        check(timeout_s > 0, "selector.timeout_s", timeout_s, "must be above 0 seconds")
+        check(num_retries >= 0, "selector.num_retries", num_retries, "must be at least 0")
+        check(find_spec("httpx") is not None, "selector", "remote", "needs httpx: `pip install 'insight-rl[serve]'`")
+        self._url = url.rstrip("/")
+        self._choice = {"name": selector["name"], "settings": dict(selector.get("settings") or {})}
+        self._wanted_name = run
+        self._token_env = token_env
+        self._timeout_s = timeout_s
+        self._num_retries = num_retries
+
+    # The Selector protocol
+
+    def open(self, pool: Sequence[Prompt], *, num_rollouts: int, seed: int) -> None:
+        """Take the pool; the service is asked whether it is there and knows such a selector.
+
+        The run begins with the first operation, for until then :meth:`load_state_dict` may name one to go on with.
+        """
+        import httpx
+
+        from insight_rl.selector_service.schema import pool_fingerprint
+
+        token = os.environ.get(self._token_env)
+        headers = {"authorization": f"Bearer {token}"} if token else {}
+        # Not through the environment's proxies: they do not reach this machine's own services.
+        self._http = httpx.Client(base_url=self._url, headers=headers, timeout=self._timeout_s, trust_env=False)
+        self._pool = pool
+        self._fingerprint = pool_fingerprint((prompt.id, prompt.task) for prompt in pool)
+        self._num_rollouts = num_rollouts
+        self._seed = seed
+        self._run: str | None = None
+        self._origin: tuple[str, int] | None = None
+        self._version = self._step = self._round = 0
+        self._last_scores: list[float] = []
+        self._beliefs: dict[str, tuple[float, float]] = {}
+        self._is_running = False
+        self._call("POST", "/v1/selectors/check", self._choice)
+        if self._wanted_name is not None:
+            self._create(self._wanted_name)
+
+    def select(self, num_prompts: int) -> Sequence[Prompt]:
+        check(num_prompts >= 1, "trainer.prompts_per_step", num_prompts, "must be at least 1")
+        answer = self._operate("select", {"step": self._step, "round": self._round, "num_prompts": num_prompts})
+        self._round += 1
+        self._last_scores = [float("nan") if score is None else score for score in answer["scores"]]
+        prompts = [self._pool[position] for position in answer["positions"]]
+        assert [prompt.id for prompt in prompts] == answer["ids"], "the service's pool is not this one"
+        return prompts
+
+    def last_scores(self) -> Sequence[float]:
+        return list(self._last_scores)
+
+    def observe(self, groups: Sequence[Group]) -> None:
+        """On the service's disk when this returns."""
+        observations = [
+            {
+                "id": group.prompt.id,
+                "num_judged": group.num_judged,
+                "num_successes": group.num_successes,
+                "num_unjudged": len(group.rewards_G) - group.num_judged,
+            }
+            for group in groups
+        ]
+        answer = self._operate("observe", {"step": self._step, "observations": observations})
+        self._step, self._round = self._step + 1, 0
+        pairs = zip(observations, answer["beliefs"], strict=True)
+        self._beliefs = {str(observation["id"]): (alpha, beta) for observation, (alpha, beta) in pairs}
+
+    def belief(self, prompt_id: str) -> tuple[float, float]:
+        if prompt_id not in self._beliefs:
+            answer = self._call("POST", f"/v1/runs/{self._attach()}/beliefs", {"ids": [prompt_id]})
+            self._beliefs[prompt_id] = (answer["beliefs"][0][0], answer["beliefs"][0][1])
+        return self._beliefs[prompt_id]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where this run stands at the service, which holds the rest."""
+        return {
+            "run": self._attach(),
+            "version": self._version,
+            "pool_fingerprint": self._fingerprint,
+            "step": self._step,
+            "round": self._round,
+            "last_scores": list(self._last_scores),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from there, in a fork of the run. Raises ``ValueError`` for another pool or a missing part."""
+        missing = {"run", "version", "pool_fingerprint", "step", "round", "last_scores"} - state.keys()
+        if missing:
+            raise ValueError(f"the saved selector state lacks {sorted(missing)}; the checkpoint is damaged or foreign")
+        if state["pool_fingerprint"] != self._fingerprint:
+            raise ValueError(
+                f"the saved run {state['run']} is on another pool (fingerprint {state['pool_fingerprint']}, this pool "
+                f"of {len(self._pool)} prompts has {self._fingerprint}); resume with the task the run was started with"
+            )
+        self._is_running = False
+        self._run, self._origin = None, (str(state["run"]), int(state["version"]))
+        self._version, self._step, self._round = (int(state[name]) for name in ("version", "step", "round"))
+        self._last_scores = [float(score) for score in state["last_scores"]]
+        self._beliefs = {}
+        self._attach()
+
+    def metrics(self) -> Metrics:
+        answer = self._call("GET", f"/v1/runs/{self._attach()}/metrics")["metrics"]
+        return {name: _metric(value) for name, value in answer.items()}
+
+    # The service
+
+    def _attach(self) -> str:
+        """Name of this client's own run at the service, begun or forked where there is none yet."""
+        if self._run is None:
+            if self._origin is not None:
+                self._run = self._fork(*self._origin)
+            else:
+                name = self._wanted_name or f"run-{secrets.token_hex(4)}"
+                self._run = name if self._create(name)["version"] == 0 else self._fork(name, 0)
+            self._is_running = True
+        return self._run
+
+    def _create(self, name: str) -> Any:
+        pool = self._upload()
+        definition = {"pool": pool, "selector": self._choice, "num_rollouts": self._num_rollouts, "seed": self._seed}
+        return self._call("POST", "/v1/runs", {"run": name, **definition})
+
+    def _fork(self, run: str, version: int) -> str:
+        name = f"{run.partition('.fork-')[0]}.fork-{secrets.token_hex(4)}"
+        return str(self._call("POST", f"/v1/runs/{run}/fork", {"name": name, "version": version})["run"])
+
+    def _upload(self) -> str:
+        """The name of this pool at the service, which gets its ids and tasks unless it has them."""
+        name = f"pool-{self._fingerprint}"
+        known = self._call("GET", f"/v1/pools/{name}", missing_is_none=True)
+        if known is not None and known["is_sealed"]:
+            return name
+        for number, start in enumerate(range(0, len(self._pool), _CHUNK)):
+            prompts = [self._pool[index] for index in range(start, min(start + _CHUNK, len(self._pool)))]
+            tasks = [prompt.task for prompt in prompts]
+            tasks = tasks[:1] if len(set(tasks)) == 1 else tasks
+            body = {"ids": [prompt.id for prompt in prompts], "tasks": tasks}
+            self._call("PUT", f"/v1/pools/{name}/chunks/{number}", body)
+        self._call("POST", f"/v1/pools/{name}/seal", {"num_prompts": len(self._pool), "fingerprint": self._fingerprint})
+        return name
+
+    def _operate(self, operation: str, body: Mapping[str, Any]) -> Any:
+        answer = self._call("POST", f"/v1/runs/{self._attach()}/{operation}", body)
+        self._version = answer["version"]
+        return answer
+
+    def _call(
+        self, method: str, path: str, body: Mapping[str, Any] | None = None, *, missing_is_none: bool = False
+    ) -> Any:
+        """The service's answer. Tries again when it cannot be reached or asks for patience: every request may repeat.
+
+        Raises ``UsageError`` for what was asked wrongly and before the run has begun, ``RunStopped`` after.
+        """
+        import httpx
+
+        reason = ""
+        for attempt in range(self._num_retries + 1):
+            if attempt:
+                time.sleep(min(_FIRST_PAUSE_S * 2 ** (attempt - 1), _LONGEST_PAUSE_S))
+            try:
+                response = self._http.request(method, path, json=body)
+            except httpx.TransportError as error:
+                reason = str(error) or type(error).__name__
+                continue
+            if response.status_code in _RETRIED_STATUS:
+                reason = _detail(response)
+                continue
+            if response.is_success:
+                return response.json()
+            if missing_is_none and response.status_code == 404:
+                return None
+            raise self._refusal(response)
+        raise self._error(
+            f"the service does not answer ({reason}; tried {self._num_retries + 1} times); start it with `insight-rl "
+            "serve-selector` on the data folder it had, then give the same command again"
+        )
+
+    def _refusal(self, response: httpx.Response) -> Exception:
+        detail = _detail(response)
+        if response.status_code == 401:
+            return self._error(f"it wants a token; put it into the environment variable {self._token_env}")
+        if response.status_code == 422:
+            return UsageError(f"selector.url={self._url!r}: {detail}")
+        return self._error(f"the service refuses: {detail}")
+
+    def _error(self, text: str) -> Exception:
+        return (RunStopped if self._is_running else UsageError)(f"selector.url={self._url!r}: {text}")
+
+
+def _detail(response: httpx.Response) -> str:
+    try:
+        return str(response.json()["detail"])
+    except (ValueError, KeyError, TypeError):  # not our service: a proxy, another program
+        return f"status {response.status_code}"
+
+
+def _metric(value: Any) -> Any:
+    if value is None:
+        return float("nan")
+    if isinstance(value, dict) and "edges" in value:
+        return Histogram(counts=tuple(value["counts"]), edges=tuple(value["edges"]))
+    if isinstance(value, dict):
+        return Table(columns=tuple(value["columns"]), rows=tuple(tuple(row) for row in value["rows"]))
+    return value

@@ -1,0 +1,262 @@
+"""What the selector service keeps on disk: pools, runs, the log of their operations and snapshots of their state.
+
+One SQLite file in write-ahead mode. ``synchronous=FULL`` makes a commit wait until the log is on the disk itself, so
+that a power cut loses nothing acknowledged (``NORMAL`` would survive ``kill -9`` only). That wait is shared: a single
+writer thread commits whatever has queued up meanwhile in one transaction. Knows nothing of HTTP or selection.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import io
+import json
+import queue
+import sqlite3
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future
+from contextlib import closing
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+
+from insight_rl.errors import UsageError
+
+T = TypeVar("T")
+
+MAX_GROUP = 256
+"""Transactions that share one wait for the disk."""
+_FORMAT = 1
+_STATEMENTS = """
+CREATE TABLE pools (
+    pool TEXT PRIMARY KEY, num_prompts INTEGER, fingerprint TEXT
+);
+CREATE TABLE chunks (
+    pool TEXT NOT NULL, number INTEGER NOT NULL, content TEXT NOT NULL, PRIMARY KEY (pool, number)
+);
+CREATE TABLE runs (
+    id INTEGER PRIMARY KEY AUTOINCREMENT, run TEXT UNIQUE NOT NULL, definition TEXT NOT NULL,
+    base_version INTEGER NOT NULL, forked_from TEXT, created_at REAL NOT NULL
+);
+CREATE TABLE operations (
+    run_id INTEGER NOT NULL, version INTEGER NOT NULL, kind TEXT NOT NULL, step INTEGER NOT NULL,
+    round INTEGER NOT NULL, request TEXT NOT NULL, result TEXT NOT NULL,
+    PRIMARY KEY (run_id, version), UNIQUE (run_id, kind, step, round)
+);
+CREATE TABLE snapshots (
+    run_id INTEGER NOT NULL, version INTEGER NOT NULL, state BLOB NOT NULL, PRIMARY KEY (run_id, version)
+);
+"""
+_CLOSE = object()
+
+
+class OutOfOrder(RuntimeError):
+    """An operation whose predecessor did not reach the log; it must not reach it either."""
+
+
+class Store:
+    """The open data folder, locked against a second service until :meth:`close`."""
+
+    def __init__(self, folder: Path) -> None:
+        """Raises ``UsageError`` if the folder cannot be used."""
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            self._lock_file = (folder / ".lock").open("w")
+        except OSError as error:
+            raise UsageError(
+                f"--data-dir={str(folder)!r}: cannot be written ({error.strerror}); choose another"
+            ) from None
+        try:
+            fcntl.flock(self._lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self._lock_file.close()
+            raise UsageError(f"--data-dir={str(folder)!r}: another service is using it; choose another") from None
+        self._path = folder / "selector.sqlite"
+        self._writer = self._connect()
+        self._prepare(folder)
+        self._reader = self._connect()
+        self._reader_lock = threading.Lock()
+        self._queue: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self.num_commits = 0
+        self._thread = threading.Thread(target=self._write_loop, name="store-writer", daemon=True)
+        self._thread.start()
+
+    def _connect(self) -> sqlite3.Connection:
+        connection = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False, timeout=30.0)
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = FULL")
+        return connection
+
+    def _prepare(self, folder: Path) -> None:
+        (version,) = self._writer.execute("PRAGMA user_version").fetchone()
+        if version == 0:
+            self._writer.executescript(f"BEGIN; {_STATEMENTS} PRAGMA user_version = {_FORMAT}; COMMIT;")
+        elif version != _FORMAT:
+            raise UsageError(
+                f"--data-dir={str(folder)!r}: written in format {version}, this version reads {_FORMAT}; use the "
+                "version that wrote it, or another folder"
+            )
+
+    # Writing
+
+    def submit(self, write: Callable[[sqlite3.Connection], T]) -> Future[T]:
+        """Have the writer thread run ``write``; the future is done once its transaction is on disk.
+
+        Writes take effect in the order submitted. One that raises has no effect; the others of its group do.
+        """
+        future: Future[T] = Future()
+        self._queue.put((write, future))
+        return future
+
+    def _write_loop(self) -> None:
+        while True:
+            item = self._queue.get()
+            if item is _CLOSE:
+                return
+            group = [item]
+            while len(group) < MAX_GROUP and not self._queue.empty():
+                item = self._queue.get_nowait()
+                if item is _CLOSE:
+                    self._queue.put(_CLOSE)
+                    break
+                group.append(item)
+            self._commit(group)
+
+    def _commit(self, group: list[tuple[Callable[[sqlite3.Connection], Any], Future[Any]]]) -> None:
+        outcomes: list[tuple[Any, Exception | None]] = []
+        try:
+            self._writer.execute("BEGIN IMMEDIATE")
+            for write, _ in group:
+                outcomes.append(self._run_alone(write))
+            self._writer.execute("COMMIT")
+        except sqlite3.Error as error:
+            if self._writer.in_transaction:
+                self._writer.execute("ROLLBACK")
+            outcomes = [(None, error)] * len(group)
+        self.num_commits += 1
+        for (_, future), (result, error) in zip(group, outcomes, strict=True):
+            if error is None:
+                future.set_result(result)
+            else:
+                future.set_exception(error)
+
+    def _run_alone(self, write: Callable[[sqlite3.Connection], Any]) -> tuple[Any, Exception | None]:
+        """Run one write of a group; the exception goes to whoever submitted it."""
+        self._writer.execute("SAVEPOINT one")
+        try:
+            result = write(self._writer)
+        except Exception as error:
+            if not self._writer.in_transaction:  # e.g. a full disk: SQLite has rolled back the whole group
+                raise sqlite3.OperationalError(str(error)) from error
+            self._writer.execute("ROLLBACK TO one")
+            self._writer.execute("RELEASE one")
+            return None, error
+        self._writer.execute("RELEASE one")
+        return result, None
+
+    def append(
+        self, run_id: int, version: int, kind: str, step: int, round: int, request: str, result: str
+    ) -> Future[None]:
+        """Log operation number ``version`` of a run; fails unless operation ``version - 1`` is there."""
+
+        def write(connection: sqlite3.Connection) -> None:
+            if _last_version(connection, run_id) != version - 1:
+                raise OutOfOrder(f"operation {version} of run {run_id} has no predecessor in the log")
+            connection.execute(
+                "INSERT INTO operations VALUES (?, ?, ?, ?, ?, ?, ?)",
+                (run_id, version, kind, step, round, request, result),
+            )
+
+        return self.submit(write)
+
+    def save_snapshot(self, run_id: int, version: int, state: Mapping[str, Any], *, keep: int) -> Future[None]:
+        """Keep ``state`` (which must not change any more) and the ``keep`` newest of the run."""
+
+        def write(connection: sqlite3.Connection) -> None:
+            if _last_version(connection, run_id) != version:
+                raise OutOfOrder(f"snapshot {version} of run {run_id} is ahead of the log")
+            connection.execute(
+                "INSERT OR REPLACE INTO snapshots VALUES (?, ?, ?)", (run_id, version, encode_state(state))
+            )
+            connection.execute(
+                "DELETE FROM snapshots WHERE run_id = ?1 AND version NOT IN (SELECT version FROM snapshots WHERE "
+                "run_id = ?1 ORDER BY version DESC LIMIT ?2) "
+                "AND version != (SELECT base_version FROM runs WHERE id = ?1)",  # a fork's first one has no log before it
+                (run_id, keep),
+            )
+
+        return self.submit(write)
+
+    # Reading
+
+    def read(self, statement: str, *parameters: Any) -> list[tuple[Any, ...]]:
+        with self._reader_lock:
+            return self._reader.execute(statement, parameters).fetchall()
+
+    def scan(self, statement: str, *parameters: Any) -> Iterator[tuple[Any, ...]]:
+        """Like :meth:`read` for many rows, one at a time and without holding up other readers."""
+        with closing(self._connect()) as connection:
+            yield from connection.execute(statement, parameters)
+
+    def last_version(self, run_id: int) -> int:
+        with self._reader_lock:
+            return _last_version(self._reader, run_id)
+
+    def newest_snapshot(self, run_id: int, *, at_most: int) -> tuple[int, dict[str, Any]] | None:
+        rows = self.read(
+            "SELECT version, state FROM snapshots WHERE run_id = ? AND version <= ? ORDER BY version DESC LIMIT 1",
+            run_id,
+            at_most,
+        )
+        return (rows[0][0], decode_state(rows[0][1])) if rows else None
+
+    def close(self) -> None:
+        """Write what is queued and release the folder."""
+        self._queue.put(_CLOSE)
+        self._thread.join()
+        self._reader.close()
+        self._writer.close()
+        self._lock_file.close()
+
+
+def _last_version(connection: sqlite3.Connection, run_id: int) -> int:
+    row = connection.execute(
+        "SELECT coalesce((SELECT max(version) FROM operations WHERE run_id = ?1), base_version) FROM runs WHERE id = ?1",
+        (run_id,),
+    ).fetchone()
+    if row is None:
+        raise OutOfOrder(f"run {run_id} has been deleted")
+    return int(row[0])
+
+
+def encode_state(state: Mapping[str, Any]) -> bytes:
+    """A ``state_dict`` (nested mappings of JSON-able values and NumPy arrays) as one blob."""
+    arrays: dict[str, np.ndarray] = {}
+
+    def without_arrays(node: Any) -> Any:
+        if isinstance(node, np.ndarray):
+            arrays[f"array_{len(arrays)}"] = node
+            return {"__array__": f"array_{len(arrays) - 1}"}
+        if isinstance(node, Mapping):
+            return {key: without_arrays(value) for key, value in node.items()}
+        return node
+
+    text = json.dumps(without_arrays(state))
+    buffer = io.BytesIO()
+    np.savez(buffer, json=np.frombuffer(text.encode(), np.uint8), **arrays)
+    return buffer.getvalue()
+
+
+def decode_state(blob: bytes) -> dict[str, Any]:
+    """What :func:`encode_state` encoded; tuples come back as lists."""
+    with np.load(io.BytesIO(blob), allow_pickle=False) as arrays:
+
+        def with_arrays(node: Any) -> Any:
+            if not isinstance(node, dict):
+                return node
+            if node.keys() == {"__array__"}:
+                return arrays[node["__array__"]]
+            return {key: with_arrays(value) for key, value in node.items()}
+
+        return dict(with_arrays(json.loads(arrays["json"].tobytes())))
