@@ -17,33 +17,40 @@ PHASES = ("select", "rollout", "reward", "learn", "sync")
 
 
 class PhaseClock:
-    """Seconds of each phase since the last :meth:`restart`."""
+    """Seconds of each phase since the last :meth:`lap`."""
 
     def __init__(self) -> None:
-        self.restart()
+        self._restart()
 
-    def restart(self) -> None:
+    def _restart(self) -> None:
         self._started = time.perf_counter()
         self._seconds: dict[str, float] = {}
 
     def add(self, name: str, seconds: float) -> None:
         self._seconds[name] = self._seconds.get(name, 0.0) + seconds
 
-    def metrics(self, *, rollout_tokens: int = 0, learner_tokens: int = 0) -> Metrics:
-        """``time/*``: seconds and share of each phase, and the throughput that the token counts of the step give."""
-        others = sum(seconds for name, seconds in self._seconds.items() if name not in PHASES)
-        step_s = time.perf_counter() - self._started - others
-        metrics: Metrics = {f"time/{name}_s": seconds for name, seconds in self._seconds.items()}
-        metrics["time/step_s"] = step_s
-        for name in PHASES:
-            seconds = self._seconds.get(name, 0.0)
-            metrics[f"time/{name}_s"] = seconds
-            metrics[f"time/{name}_share"] = seconds / step_s
-        if self._seconds.get("rollout"):
-            metrics["time/rollout_tokens_per_s"] = rollout_tokens / self._seconds["rollout"]
-        if self._seconds.get("learn"):
-            metrics["time/learner_tokens_per_s"] = learner_tokens / self._seconds["learn"]
-        return metrics
+    def lap(self, metrics: Metrics | None = None) -> Metrics:
+        """``time/*`` since the last lap, then start anew: seconds of everything measured, and of a training step its
+        length, shares and the throughput that the token counts in its ``metrics`` give.
+
+        What comes between two steps (evaluation, a checkpoint) is measured but is not part of ``time/step_s``.
+        """
+        between = sum(seconds for name, seconds in self._seconds.items() if name not in PHASES)
+        step_s = time.perf_counter() - self._started - between
+        times: Metrics = {f"time/{name}_s": seconds for name, seconds in self._seconds.items()}
+        if metrics is not None:
+            times["time/step_s"] = step_s
+            for name in PHASES:
+                times[f"time/{name}_s"] = self._seconds.get(name, 0.0)
+                times[f"time/{name}_share"] = self._seconds.get(name, 0.0) / step_s
+            times["time/rollout_tokens_per_s"] = _rate(metrics["gate/num_tokens"], self._seconds.get("rollout"))
+            times["time/learner_tokens_per_s"] = _rate(metrics["learner/num_tokens"], self._seconds.get("learn"))
+        self._restart()
+        return times
+
+
+def _rate(count: Any, seconds: float | None) -> float:
+    return float(count) / seconds if seconds else 0.0
 
 
 def phase(name: str) -> Callable[[Callable[P, R]], Callable[P, R]]:

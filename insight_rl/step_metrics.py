@@ -51,9 +51,10 @@ def rollout_metrics(groups: Sequence[Group]) -> Metrics:
     }
 
 
-def gate_metrics(groups: Sequence[Group], kept: Sequence[Group]) -> Metrics:
+def gate_metrics(groups: Sequence[Group], kept: Sequence[Group], num_rounds: int) -> Metrics:
     """``gate/*``: what the step cost and what the learner got of it."""
     return {
+        "gate/num_rounds": num_rounds,
         "gate/num_groups": len(groups),
         "gate/num_kept": len(kept),
         "gate/admitted_fraction": len(kept) / max(1, len(groups)),

@@ -105,22 +105,20 @@ class Trainer:
     def train(self) -> None:
         """Run to ``num_steps``, or to the end of the present step once ``stop_requested`` is set."""
         if self.progress.step == 0:
-            self.log(self.evaluate(), step=0)
+            self.log(self.evaluate() | self.clock.lap(), step=0)
         while self.progress.step < self.settings.num_steps and not self.stop_requested:
-            self.clock.restart()
             step = self.progress.step + 1
             metrics = self.train_step(step)
             self.progress.step = step
             if self.is_due(step, self.settings.evaluate_every):
                 metrics |= self.evaluate()
-            tokens = {"rollout_tokens": metrics["gate/num_tokens"], "learner_tokens": metrics["learner/num_tokens"]}
-            self.log(metrics | self.clock.metrics(**tokens), step=step)
+            self.log(metrics | self.clock.lap(metrics), step=step)
             if self.is_due(step, self.settings.checkpoint_every) or self.stop_requested:
                 self.checkpoint(metrics.get("eval/accuracy"))
 
     def train_step(self, step: int) -> Metrics:
         """One step of the algorithm; returns its metrics."""
-        groups, kept = self.collect(step)
+        groups, kept, num_rounds = self.collect(step)
         self.selector.observe(groups)
         beliefs_P = [self.selector.belief(group.prompt.id) for group in kept]
         advantages_P_G = self.algorithm.advantages(kept, beliefs_P)
@@ -130,27 +128,27 @@ class Trainer:
         self.progress.num_rollouts += sum(len(group.completions_G) for group in groups)
         self.progress.num_tokens += sum(len(c.token_ids) for group in groups for c in group.completions_G)
         cost = {"rollout/num_rollouts": self.progress.num_rollouts, "rollout/num_tokens": self.progress.num_tokens}
-        own = self.selector.metrics() | reward_metrics(groups) | gate_metrics(groups, kept) | rollout_metrics(groups)
-        return own | learned | cost
+        of_groups = reward_metrics(groups) | rollout_metrics(groups) | gate_metrics(groups, kept, num_rounds)
+        return self.selector.metrics() | of_groups | learned | cost
 
-    def collect(self, step: int) -> tuple[list[Group], list[Group]]:
-        """Every group rolled out in this step, and those of them that the gate admits (at most M)."""
+    def collect(self, step: int) -> tuple[list[Group], list[Group], int]:
+        """Every group rolled out in this step, those of them that the gate admits (at most M), and the rounds taken."""
         groups: list[Group] = []
         kept: list[Group] = []
         scores: list[float] = []
-        for attempt in range(self.gate.max_rounds):
+        for num_rounds in range(1, self.gate.max_rounds + 1):
             prompts = self.select(self.settings.prompts_per_step - len(kept))
             if not prompts:
                 break
             scores += self.selector.last_scores()
-            finished = self.roll_out(prompts, seed=derive_seed(self.settings.seed, "rollout", step, attempt))
+            finished = self.roll_out(prompts, seed=derive_seed(self.settings.seed, "rollout", step, num_rounds))
             new = self.reward(prompts, finished)
             groups += new
             kept += [group for group in new if self.gate.admit(group)]
             if len(kept) == self.settings.prompts_per_step:
                 break
         self.selection_log.log(step, groups, scores)
-        return groups, kept
+        return groups, kept, num_rounds
 
     @phase("select")
     def select(self, num_prompts: int) -> Sequence[Prompt]:
