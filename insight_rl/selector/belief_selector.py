@@ -18,11 +18,15 @@ import numpy as np
 from insight_rl.errors import check
 from insight_rl.seeding import derive_seed
 from insight_rl.selector.diagnostics import pool_metrics, step_metrics
+from insight_rl.selector.guards import Guards
 from insight_rl.selector.pool import BeliefPool, IndexedPool
+from insight_rl.selector.prior import Prior, is_number
 from insight_rl.types import Group, Metrics, Prompt
 
 Score = Callable[..., np.ndarray]
 """``score(alpha, beta, **)``: see :mod:`insight_rl.selector.acquisition` for what else it may ask for."""
+
+_NUM_REDRAWS = 100
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,12 +57,14 @@ class BeliefSelector:
         score: Score | None,
         prior_alpha: float = 1.0,
         prior_beta: float = 1.0,
+        task_priors: Mapping[str, Sequence[float]] | None = None,
+        chance_levels: Mapping[str, float | str] | None = None,
         forgetting: float = 1.0,
         candidate_ratio: float = 16,
+        guards: Guards | None = None,
         **score_settings: Any,
     ) -> None:
-        for name, value in (("prior_alpha", prior_alpha), ("prior_beta", prior_beta)):
-            check(is_number(value) and value > 0, f"selector.{name}", value, "must be a number above 0")
+        self._prior = Prior(alpha=prior_alpha, beta=prior_beta, by_task=task_priors, chance_levels=chance_levels)
         check(
             is_number(forgetting) and 0 <= forgetting <= 1,
             "selector.forgetting",
@@ -72,14 +78,15 @@ class BeliefSelector:
             "must be a number of at least 1: candidates scored per prompt selected",
         )
         self._score, self._asks_for = _bound_score(score, score_settings)
-        self._prior = (float(prior_alpha), float(prior_beta))
         self._forgetting = float(forgetting)
         self._candidate_ratio = candidate_ratio
+        self._guards = Guards() if guards is None else guards
 
     def open(self, pool: Sequence[Prompt] | IndexedPool, *, num_rollouts: int, seed: int) -> None:
         self._pool = BeliefPool(pool, prior=self._prior)
         self._num_rollouts = num_rollouts
         self._rng = np.random.default_rng(derive_seed(seed, "selector"))
+        self._guards.reset()
         self._step = 0
         self._last_scores = np.empty(0)
         self._score_sum, self._num_scored = 0.0, 0
@@ -87,15 +94,15 @@ class BeliefSelector:
         self.last_decision: Decision | None = None
         self._decisions: list[Decision] = []
         # A score that is broken or badly set shows itself here rather than after the model is loaded.
-        self._scores(np.full(2, self._prior[0]), np.full(2, self._prior[1]), np.random.default_rng(0))
+        self._scores(np.full(2, self._prior.alpha), np.full(2, self._prior.beta), np.random.default_rng(0))
 
     def select(self, num_prompts: int) -> Sequence[Prompt]:
         check(num_prompts >= 1, "trainer.prompts_per_step", num_prompts, "must be at least 1")
         num_available = len(self._pool) - len(self._pool.pending)
-        candidates = self._pool.draw_available(int(self._candidate_ratio * num_prompts), self._rng)
+        candidates = self._draw_candidates(num_prompts)
         alpha, beta = self._pool.beliefs(candidates)
-        scores = self._scores(alpha, beta, self._rng)
-        chosen = self._pick(scores, min(num_prompts, len(candidates)))
+        scores = self._scores(*self._pool.prior.beyond_chance(alpha, beta, candidates), self._rng)
+        chosen = self._choose(scores, min(num_prompts, len(candidates)))
         self.last_decision = Decision(
             candidates=candidates,
             alpha=alpha,
@@ -121,8 +128,8 @@ class BeliefSelector:
         if self._score is None or "rng" in self._asks_for:
             return False
         successes = np.arange(self._num_rollouts + 1.0)
-        alpha, beta = self._prior[0] + successes, self._prior[1] + self._num_rollouts - successes
-        counts = np.append(self._prior[0], alpha), np.append(self._prior[1], beta)
+        alpha, beta = self._prior.alpha + successes, self._prior.beta + self._num_rollouts - successes
+        counts = np.append(self._prior.alpha, alpha), np.append(self._prior.beta, beta)
         unseen, *seen_once = self._scores(*counts, np.random.default_rng(0))
         return bool(unseen > max(seen_once))
 
@@ -141,10 +148,19 @@ class BeliefSelector:
     def propensity(self, decision: Decision) -> np.ndarray:
         """The chance that the rule had of choosing each candidate; NaN where it leaves nothing to chance.
 
-        Uniform selection takes M of the A available ones: M / A for each.
+        Uniform selection takes M of the A available ones: M / A for each. Where the score is drawn, it is the chance
+        given the candidates, from how often each of them wins in fresh draws: off by up to 0.1, never 0.
         """
-        chance = len(decision.chosen) / max(decision.num_available, 1) if self._score is None else math.nan
-        return np.full(len(decision.candidates), chance)
+        num_chosen, size = len(decision.chosen), len(decision.candidates)
+        if self._score is None:
+            return np.full(size, num_chosen / max(decision.num_available, 1))
+        if "rng" not in self._asks_for:
+            return np.full(size, math.nan)
+        rng = np.random.default_rng(self._step)  # not the selector's own: looking must not change what comes next
+        wins = np.ones(size)
+        for _ in range(_NUM_REDRAWS):
+            wins[top(self._scores(decision.alpha, decision.beta, rng), num_chosen)] += 1.0
+        return wins / (_NUM_REDRAWS + 1)
 
     def _scores(self, alpha: np.ndarray, beta: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         if self._score is None:
@@ -156,6 +172,25 @@ class BeliefSelector:
             worst = int(np.flatnonzero(np.isnan(scores))[0])
             check(False, "selector.score", "nan", f"is not a number at alpha={alpha[worst]}, beta={beta[worst]}")
         return scores
+
+    def _draw_candidates(self, num_prompts: int) -> np.ndarray:
+        """Uniform candidates below the cap on repeats; prompts at it only where the step would stay short."""
+        capped = self._guards.capped()
+        candidates = self._pool.draw_available(int(self._candidate_ratio * num_prompts), self._rng, capped)
+        missing = num_prompts - len(candidates)
+        if missing > 0 and len(capped):
+            free = capped[~np.isin(capped, np.fromiter(self._pool.pending.values(), np.int64))]
+            candidates = np.append(candidates, self._rng.choice(free, min(missing, len(free)), replace=False))
+        return candidates
+
+    def _choose(self, scores: np.ndarray, num_prompts: int) -> np.ndarray:
+        """The rule's picks, best first, then those of the exploration floor: candidates come in random order."""
+        num_explored = self._guards.num_explored(num_prompts)
+        if num_explored == 0:
+            return self._pick(scores, num_prompts)
+        picked = self._pick(scores, num_prompts - num_explored)
+        left = np.setdiff1d(np.arange(len(scores)), picked)
+        return np.append(picked, left[:num_explored])
 
     def _pick(self, scores: np.ndarray, num_prompts: int) -> np.ndarray:
         """Positions of the winners, best first. Candidates come in random order, so ties fall at random."""
@@ -175,6 +210,7 @@ class BeliefSelector:
         if self._num_scored:
             self._step_metrics["selector/score_mean"] = self._score_sum / self._num_scored
         self._score_sum, self._num_scored = 0.0, 0
+        self._step_metrics |= self._guards.observe(indices, successes, judged)
         self._pool.update(indices, successes, judged, forgetting=self._forgetting, step=self._step)
         for group in groups:
             self._pool.pending.pop(group.prompt.id, None)
@@ -188,11 +224,12 @@ class BeliefSelector:
         return list(zip(alpha.tolist(), beta.tolist(), strict=True))
 
     def metrics(self) -> Metrics:
-        return {**pool_metrics(self._pool, self._prior), **self._step_metrics}
+        return {**pool_metrics(self._pool), **self._step_metrics}
 
     def state_dict(self) -> dict[str, Any]:
         return {
             "pool": self._pool.state_dict(),
+            "guards": self._guards.state_dict(),
             "num_rollouts": self._num_rollouts,
             "rng": self._rng.bit_generator.state,
             "step": self._step,
@@ -208,16 +245,13 @@ class BeliefSelector:
         if missing:
             raise ValueError(f"the saved selector state lacks {sorted(missing)}; the checkpoint is damaged or foreign")
         self._pool.load_state_dict(state["pool"])
+        self._guards.load_state_dict(state["guards"])
         self._num_rollouts = int(state["num_rollouts"])
         self._rng.bit_generator.state = state["rng"]
         self._step = int(state["step"])
         self._last_scores = np.array(state["last_scores"], np.float64)
         self._score_sum, self._num_scored = float(state["score_sum"]), int(state["num_scored"])
         self._step_metrics = dict(state["step_metrics"])
-
-
-def is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def top(scores: np.ndarray, size: int) -> np.ndarray:
