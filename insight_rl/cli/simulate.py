@@ -59,8 +59,8 @@ def _simulate(config: SimulationConfig, variants: Sequence[Variant], output: Pat
     output.mkdir(parents=True, exist_ok=True)
     draw_study(study, output / "simulation.png", title=title)
     write_raw_numbers(study, config, output / "simulation.json")
-    console.print(table(study, title=f"{title}: mean ± half width of the 95 % interval"))
-    console.print(f"{time.perf_counter() - started:.0f} s; {output / 'simulation.png'}, {output / 'simulation.json'}")
+    console.print(table(study, title=f"{title}; ± is half the 95 % interval"))
+    print(f"{time.perf_counter() - started:.0f} s, {output / 'simulation.png'}, {output / 'simulation.json'}")
     return 0
 
 

@@ -11,37 +11,55 @@ import numpy as np
 from insight_rl.checkpoint import write_atomically
 from insight_rl.simulation.experiment import CURVES
 from insight_rl.simulation.settings import SimulationConfig
-from insight_rl.simulation.study import ORACLE, Study, estimate, half_width
+from insight_rl.simulation.study import ORACLE, Estimate, Study, estimate, half_width
 
 if TYPE_CHECKING:
     from rich.table import Table
 
 BASELINE = "random"
 _NUM_DIGITS = 5
+_PAIRED = "paired"
+_GROUPS = "groups"
+_COLUMNS = {
+    "mean_success_at_end": "success\nat the end",
+    _PAIRED: f"less {BASELINE},\npool by pool",
+    "area_under_curve": "success over\nthe run (area)",
+    "informative_fraction": "informative\ngroups",
+    "regret": "lost to the\noracle",
+    _GROUPS: "groups\n(oracle = 1)",
+}
 
 
 def table(study: Study, *, title: str) -> Table:
-    """One row a selector, best mean success at the end first; every figure with its 95 % interval."""
+    """One row a selector, best mean success at the end first: percent, with half the width of the 95 % interval."""
+    from rich import box
     from rich.table import Table
 
-    result = Table(title=title, title_justify="left")
-    result.add_column("selector")
-    columns = ["mean success\nat the end", "over the run\n(area)", "informative\nfraction", "regret", "spent on\nhopeless"]
-    keys = ["mean_success_at_end", "area_under_curve", "informative_fraction", "regret", "hopeless_fraction"]
-    compared = BASELINE in study.labels
-    columns.insert(1, f"less {BASELINE}\n(paired)") if compared else None
-    gated = any(np.ptp(study.figures(label)["num_groups"]) or _cost(study, label) != 1 for label in study.labels)
-    for column in [*columns, *(["groups\nrolled out"] if gated else [])]:
-        result.add_column(column, justify="right", no_wrap=True)
+    result = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    result.add_column("percent", overflow="fold", min_width=12)
+    names = dict(_COLUMNS)
+    if BASELINE not in study.labels:
+        del names[_PAIRED]
+    if all(_cost(study, label) == 1.0 for label in study.labels):
+        del names[_GROUPS]
+    for heading in names.values():
+        result.add_column(heading, justify="right", no_wrap=True)
     for label in sorted(study.labels, key=lambda label: -study.figures(label)["mean_success_at_end"].mean()):
-        figures = study.figures(label)
-        cells = [str(estimate(figures[key])) for key in keys]
-        if compared:
-            cells.insert(1, str(study.difference(label, BASELINE)) if label != BASELINE else "")
-        if gated:
-            cells.append(f"{figures['num_groups'].mean():.0f}")
+        cells = [_cell(study, label, name) for name in names]
         result.add_row(label, *cells, style="dim" if label == ORACLE else "")
     return result
+
+
+def _cell(study: Study, label: str, name: str) -> str:
+    if name == _PAIRED:
+        return "" if label == BASELINE else _percent(study.difference(label, BASELINE), sign="+")
+    if name == _GROUPS:
+        return f"{_cost(study, label):.2f}"
+    return _percent(estimate(study.figures(label)[name]))
+
+
+def _percent(estimated: Estimate, sign: str = "") -> str:
+    return f"{100 * estimated.mean:{sign}.2f} ±{100 * estimated.half_width:.2f}"
 
 
 def _cost(study: Study, label: str) -> float:
