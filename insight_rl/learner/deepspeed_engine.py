@@ -77,6 +77,8 @@ class DeepSpeedEngine:
             "gradient_accumulation_steps": 1,
             "gradient_clipping": self._settings.max_grad_norm or 0.0,
             "bf16": {"enabled": self.dtype == torch.bfloat16},
+            # Else stage 0 adds the micro-batches up in bfloat16.
+            "data_types": {"grad_accum_dtype": "fp32"},
             "zero_optimization": zero,
             "zero_force_ds_cpu_optimizer": False,
             "steps_per_print": 2**31,

@@ -59,6 +59,7 @@ class RankedLearner:
         num_steps: int,
         seed: int,
     ) -> None:
+        """See :meth:`~insight_rl.learner.base.Learner.start`. Started again, it begins anew in the same processes."""
         check(dtype in _DTYPES, "model.dtype", dtype, f"the learner trains in one of {', '.join(_DTYPES)}")
         spec = StartSpec(
             model_path=Path(model_path),
@@ -70,11 +71,11 @@ class RankedLearner:
         )
         if self._in_process:
             self._worker = self._make_worker()
-        else:
+        elif self._processes is None:
             self._processes = RankProcesses(self._make_worker, self.settings.num_ranks)
         facts = self._everywhere("start", spec)
+        self._num_steps_done = 0
         self._num_steps = num_steps
-        self._num_epochs = num_epochs
         self._batch_settings = BatchSettings(
             loss=loss,
             max_completion_tokens=max_completion_tokens,

@@ -1,0 +1,118 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from insight_rl.learner.batch import Row, TrainSequence, make_micro_batch
+from insight_rl.learner.logprobs import TokenScorer, sharing_mask
+
+
+@pytest.fixture(scope="module", params=["tied_model", "untied_model"])
+def model(request):
+    path = request.getfixturevalue(request.param)
+    return AutoModelForCausalLM.from_pretrained(path, dtype=torch.float64).eval()
+
+
+def make_sequences(vocab_size: int) -> list[TrainSequence]:
+    rng = np.random.default_rng(0)
+    prompt = rng.integers(vocab_size, size=6)
+    return [
+        TrainSequence(
+            prompt_ids=prompt,
+            completion_ids=rng.integers(vocab_size, size=size),
+            rollout_logprobs=np.zeros(size),
+            advantage=1.0,
+            weight=1.0,
+        )
+        for size in (5, 1, 8)
+    ]
+
+
+def score(scorer: TokenScorer, rows: list[Row], num_chunks: int = 1) -> tuple[torch.Tensor, torch.Tensor]:
+    batch = make_micro_batch(rows)
+    as_tensor = {
+        name: None if array is None else torch.from_numpy(array)
+        for name, array in (
+            ("input_ids", batch.input_ids),
+            ("segments", batch.segments),
+            ("positions", batch.positions),
+            ("sources_N", batch.sources_N),
+            ("targets_N", batch.targets_N),
+        )
+    }
+    return scorer(**as_tensor, num_chunks=num_chunks)
+
+
+def plain_scores(model, sequences: list[TrainSequence], temperature: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """One sequence at a time through the whole model, all its logits at once."""
+    logprobs, entropies = [], []
+    for sequence in sequences:
+        ids = torch.from_numpy(np.concatenate([sequence.prompt_ids, sequence.completion_ids]))
+        logits = model(ids[None]).logits[0, sequence.prompt_ids.size - 1 : -1] / temperature
+        distribution = torch.distributions.Categorical(logits=logits)
+        logprobs.append(distribution.log_prob(torch.from_numpy(sequence.completion_ids)))
+        entropies.append(distribution.entropy())
+    return torch.cat(logprobs), torch.cat(entropies)
+
+
+def relative_error(found: torch.Tensor, expected: torch.Tensor) -> float:
+    return ((found - expected).norm() / expected.norm()).item()
+
+
+@pytest.mark.parametrize("calls_head", [True, False])
+@pytest.mark.parametrize("num_chunks", [1, 3, 14])
+@pytest.mark.parametrize("is_shared", [False, True])
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_scores_and_gradients_equal_the_plain_model(model, temperature, is_shared, num_chunks, calls_head) -> None:
+    sequences = make_sequences(model.config.vocab_size)
+    scorer = TokenScorer(model, temperature=temperature)
+    scorer.calls_head = calls_head
+    rows = [Row(sequences=tuple(sequences))] if is_shared else [Row(sequences=(s,)) for s in sequences]
+    logprobs, entropies = score(scorer, rows, num_chunks)
+    expected_logprobs, expected_entropies = plain_scores(model, sequences, temperature)
+    # The model's norms round to float32 whatever its weights are, so another order of additions shows.
+    tolerance = 2e-6 if is_shared else 1e-9
+    assert relative_error(logprobs, expected_logprobs) < tolerance
+    assert relative_error(entropies, expected_entropies) < tolerance
+    assert not entropies.requires_grad
+    slopes = torch.linspace(-1, 1, len(logprobs), dtype=torch.float64)
+    parameters = list(model.parameters())
+    found = torch.autograd.grad((slopes * logprobs).sum(), parameters)
+    expected = torch.autograd.grad((slopes * expected_logprobs).sum(), parameters)
+    for one, other in zip(found, expected, strict=True):
+        assert relative_error(one, other) < tolerance
+
+
+def test_logits_of_all_tokens_never_exist_at_once(model) -> None:
+    """Neither does the forward pass compute more than a chunk, nor does it keep any chunk for the backward pass."""
+    sequences = make_sequences(model.config.vocab_size)
+    scorer = TokenScorer(model, temperature=1.0)
+    sizes: list[int] = []
+    handle = model.get_output_embeddings().register_forward_hook(lambda m, i, out: sizes.append(out.shape[0]))
+    kept: list[int] = []
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        if tensor.dim() == 2 and tensor.shape[-1] == model.config.vocab_size and not tensor.is_leaf:
+            kept.append(tensor.shape[0])
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        score(scorer, [Row(sequences=(s,)) for s in sequences], num_chunks=5)
+    handle.remove()
+    assert sizes == [3, 3, 3, 3, 2]
+    # The weight matrix of an untied head is (vocabulary, hidden) and transposed views of it are not leaves.
+    assert all(size == model.config.hidden_size for size in kept)
+
+
+def test_sharing_mask_shows_prompt_and_own_completion_only() -> None:
+    mask = sharing_mask(torch.tensor([[0, 0, 1, 1, 2, -1]]))[0, 0].int().tolist()
+    assert mask == [
+        [1, 0, 0, 0, 0, 0],
+        [1, 1, 0, 0, 0, 0],
+        [1, 1, 1, 0, 0, 0],
+        [1, 1, 1, 1, 0, 0],
+        [1, 1, 0, 0, 1, 0],
+        [1, 1, 0, 0, 0, 1],
+    ]
