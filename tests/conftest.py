@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
+ROOT = Path(__file__).parents[1]
+
 EOS_TOKEN_IDS = (2, 4)
 """Of the models below: the tokenizer's own, and one that only the generation config knows."""
 VOCABULARY = ["<pad>", "<bos>", "<eos>", "<unk>", "<end>", *"0123456789+-*/()=,: "]
+
+
+def pytest_collection_modifyitems(items):
+    """Fast tests first: what they find needs no waiting for engines."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is not None)
 
 
 @pytest.fixture(scope="session")
@@ -74,3 +83,23 @@ def _save_tokenizer(folder: Path) -> None:
     PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, pad_token="<pad>", bos_token="<bos>", eos_token="<eos>", unk_token="<unk>"
     ).save_pretrained(folder)
+
+
+@pytest.fixture(scope="session")
+def start_service():
+    """``start_service(data_dir, *arguments)`` runs the selector service on a free port: its process and its URL."""
+    processes = []
+
+    def start(data_dir: Path, *arguments: str) -> tuple[subprocess.Popen, str]:
+        command = [sys.executable, "-m", "insight_rl", "serve-selector", "--data-dir", str(data_dir), "--port", "0"]
+        process = subprocess.Popen([*command, *arguments], stdout=subprocess.PIPE, text=True, cwd=ROOT)
+        processes.append(process)
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        return process, line.split("http://")[1].split("/")[0].join(["http://", ""])
+
+    yield start
+    for process in processes:
+        process.kill()
+        process.wait()
+        process.stdout.close()

@@ -1,0 +1,17 @@
+#!/usr/bin/env bash
+# Sets up all that the tests need, vLLM and DeepSpeed included, and runs them, the fast ones first. What follows the
+# command goes to pytest:
+#   bash scripts/test.sh -m "not slow"
+set -euo pipefail
+source "$(dirname "${BASH_SOURCE[0]}")/install_lib.sh"
+
+command -v g++ >/dev/null || die "there is no g++, which DeepSpeed needs at its first use; on Debian and Ubuntu: apt-get install g++"
+install_package "[cpu,dev,ray,serve,trl]"
+
+# One thread each: the models are tiny, and several processes share the cores.
+export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
+export TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1 WANDB_MODE=offline
+# The scripts that tests start by name are those of this environment.
+export PATH="$VENV/bin:$PATH"
+cd "$ROOT"
+exec "$VENV/bin/python" -m pytest "$@"
