@@ -23,7 +23,6 @@ from insight_rl.build import (
 )
 from insight_rl.checkpoint import CheckpointStore, load_state, part_folder, save_state
 from insight_rl.config import RunConfig, parse_config
-from insight_rl.errors import UsageError
 from insight_rl.evaluation import Evaluator
 from insight_rl.gate.base import Gate
 from insight_rl.monitor.base import Monitor
@@ -82,11 +81,6 @@ def train(tree: DictConfig) -> Summary:
         checkpoint, damage = store.newest_sound()
         progress = _load_progress(checkpoint)
         first_step = progress.step + 1 if checkpoint else 0
-        if checkpoint and progress.step >= config.trainer.num_steps:
-            raise UsageError(
-                f"trainer.num_steps={config.trainer.num_steps}: the run in {run_dir.path} has already done "
-                f"{progress.step} steps; raise it to go on, or take another run_dir"
-            )
         cleanup.enter_context(_open_monitors(parts, run_dir, tree, config, first_step))
         for text in (*damage, *parts.data.notices, *_describe(config, parts)):
             parts.say(text)
@@ -94,7 +88,7 @@ def train(tree: DictConfig) -> Summary:
         trainer = assemble(config, parts, run_dir, store, first_step, cleanup)
         if checkpoint:
             _restore(trainer, progress, checkpoint)
-            parts.say(f"going on after step {progress.step}, from {checkpoint}")
+            parts.say(_tell_resumption(progress.step, config.trainer.num_steps, checkpoint))
         with _stop_after_step(trainer, parts.say):
             trainer.train()
         return _finish(trainer, parts, run_dir)
@@ -207,6 +201,12 @@ def _restore(trainer: Trainer, progress: Progress, checkpoint: Path) -> None:
     trainer.selector.load_state_dict(load_state(part_folder(checkpoint, "selector")))
     trainer.learner.load_checkpoint(part_folder(checkpoint, "learner"))
     trainer.rollout.update_weights(trainer.learner.weights(), version=progress.step)
+
+
+def _tell_resumption(step: int, num_steps: int, checkpoint: Path) -> str:
+    if step < num_steps:
+        return f"going on after step {step}, from {checkpoint}"
+    return f"this run has already done its {num_steps} steps; raise trainer.num_steps to go on, or take another run_dir"
 
 
 def _finish(trainer: Trainer, parts: Parts, run_dir: RunDir) -> Summary:
