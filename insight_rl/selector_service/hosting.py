@@ -180,10 +180,19 @@ class HostedRun:
             self._live = self._load(self._store.last_version(self.id))
         return self._live
 
+    def _settled(self) -> _Live:
+        """The state, once all of it is on disk."""
+        live = self._ready()
+        failed = [each for each in self._in_flight.values() if each.logged.exception() is not None]
+        if failed:
+            self._forget(live)
+        return self._ready()
+
     def _load(self, version: int) -> _Live:
         """The state at ``version``: the newest snapshot before it, and the log from there."""
         selector = self._make_selector(self.definition.selector)
-        selector.open(self._pool.prompts(), num_rollouts=self.definition.num_rollouts, seed=self.definition.seed)
+        pool: Any = self._pool.prompts()  # an IndexedPool
+        selector.open(pool, num_rollouts=self.definition.num_rollouts, seed=self.definition.seed)
         snapshot = self._store.newest_snapshot(self.id, at_most=version)
         if snapshot is not None:
             selector.load_state_dict(snapshot[1])
@@ -227,11 +236,10 @@ class HostedRun:
     def state_at(self, version: int) -> dict[str, Any]:
         """The selector's state after ``version`` operations. Raises ``Refused`` for one out of reach."""
         with self._lock:
-            live = self._ready()
+            live = self._settled()
             if not self.base_version <= version <= live.version:
                 reach = f"{self.base_version} to {live.version}"
                 raise Refused(409, f"run {self.name} can be forked at versions {reach}, not at {version}")
-            wait([each.logged for each in self._in_flight.values()])
             return (live if version == live.version else self._load(version)).selector.state_dict()
 
     # Reading
@@ -271,10 +279,10 @@ class HostedRun:
 
     def live_view(self) -> schema.LiveView:
         with self._lock:
-            live = self._ready()
-            wait([each.logged for each in self._in_flight.values()])
+            live = self._settled()
             rows = self._store.read(
-                "SELECT step, result FROM operations WHERE run_id = ? AND kind = 'select' ORDER BY version DESC LIMIT 1",
+                "SELECT step, result FROM operations WHERE run_id = ? AND kind = 'select' "
+                "ORDER BY version DESC LIMIT 1",
                 self.id,
             )
             latest = json.loads(rows[0][1]) if rows else {"ids": [], "scores": []}
@@ -320,7 +328,7 @@ class Host:
             store=self.store,
             pool=self.pools[json.loads(row[2])["pool"]],
             make_selector=self.make_selector,
-            row=row,  # type: ignore[arg-type]
+            row=row,
             snapshot_every=self._snapshot_every,
         )
 

@@ -205,7 +205,7 @@ class RunState(Message):
     digest: str = Field(description="hash of everything that later decisions depend on")
 
 
-MetricValues = dict[str, float | int | None | dict[str, list[Any]]]
+MetricValues = dict[str, float | int | dict[str, list[Any]] | None]
 """Numbers, histograms as ``{"counts": [...], "edges": [...]}`` and tables as ``{"columns": [...], "rows": [...]}``."""
 
 

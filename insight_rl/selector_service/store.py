@@ -135,11 +135,11 @@ class Store:
                 self._writer.execute("ROLLBACK")
             outcomes = [(None, error)] * len(group)
         self.num_commits += 1
-        for (_, future), (result, error) in zip(group, outcomes, strict=True):
-            if error is None:
+        for (_, future), (result, failure) in zip(group, outcomes, strict=True):
+            if failure is None:
                 future.set_result(result)
             else:
-                future.set_exception(error)
+                future.set_exception(failure)
 
     def _run_alone(self, write: Callable[[sqlite3.Connection], Any]) -> tuple[Any, Exception | None]:
         """Run one write of a group; the exception goes to whoever submitted it."""
@@ -182,7 +182,7 @@ class Store:
             connection.execute(
                 "DELETE FROM snapshots WHERE run_id = ?1 AND version NOT IN (SELECT version FROM snapshots WHERE "
                 "run_id = ?1 ORDER BY version DESC LIMIT ?2) "
-                "AND version != (SELECT base_version FROM runs WHERE id = ?1)",  # a fork's first one has no log before it
+                "AND version != (SELECT base_version FROM runs WHERE id = ?1)",  # a fork has no log before its first
                 (run_id, keep),
             )
 
@@ -222,7 +222,8 @@ class Store:
 
 def _last_version(connection: sqlite3.Connection, run_id: int) -> int:
     row = connection.execute(
-        "SELECT coalesce((SELECT max(version) FROM operations WHERE run_id = ?1), base_version) FROM runs WHERE id = ?1",
+        "SELECT coalesce((SELECT max(version) FROM operations WHERE run_id = ?1), base_version) "
+        "FROM runs WHERE id = ?1",
         (run_id,),
     ).fetchone()
     if row is None:
@@ -244,7 +245,8 @@ def encode_state(state: Mapping[str, Any]) -> bytes:
 
     text = json.dumps(without_arrays(state))
     buffer = io.BytesIO()
-    np.savez(buffer, json=np.frombuffer(text.encode(), np.uint8), **arrays)
+    arrays["json"] = np.frombuffer(text.encode(), np.uint8)
+    np.savez(buffer, allow_pickle=False, **arrays)
     return buffer.getvalue()
 
 

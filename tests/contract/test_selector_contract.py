@@ -18,9 +18,20 @@ OPTIONS = sorted(path.stem for path in CONF.glob("*.yaml"))
 K = 8
 
 
+@pytest.fixture(scope="module", autouse=True)
+def service(start_service, tmp_path_factory):
+    """For ``remote``: what it hosts is insight."""
+    _, url = start_service(tmp_path_factory.mktemp("service"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("INSIGHT_RL_SELECTOR_URL", url)
+        yield
+
+
 def make(option, *, pool=None, seed=3, **settings):
     config = OmegaConf.load(CONF / f"{option}.yaml")
     config.pop("defaults", None)
+    if option == "remote":
+        settings = {"selector": {"settings": settings}}
     selector = instantiate(OmegaConf.merge(config, settings))
     selector.open(make_pool() if pool is None else pool, num_rollouts=K, seed=seed)
     return selector
