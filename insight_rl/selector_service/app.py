@@ -19,7 +19,6 @@ from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_l
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
 from insight_rl import __version__
-from insight_rl.errors import UsageError
 from insight_rl.selector_service import schema
 from insight_rl.selector_service.guard import Guard, Limits, Traffic
 from insight_rl.selector_service.hosting import Host
@@ -70,7 +69,7 @@ def make_app(host: Host, options: SelectorOptions, limits: Limits) -> FastAPI:
     app.add_middleware(Guard, limits=limits, traffic=traffic)
     app.include_router(_pools(host), prefix="/v1/pools", tags=["pools"])
     app.include_router(_runs(host), prefix="/v1/runs", tags=["runs"])
-    app.include_router(_selectors(options), prefix="/v1/selectors", tags=["selectors"])
+    app.include_router(_selectors(host, options), prefix="/v1/selectors", tags=["selectors"])
     app.include_router(_service(registry), tags=["service"])
     _explain_errors(app)
     return app
@@ -161,16 +160,13 @@ def _runs(host: Host) -> APIRouter:
     return router
 
 
-def _selectors(options: SelectorOptions) -> APIRouter:
+def _selectors(host: Host, options: SelectorOptions) -> APIRouter:
     router = APIRouter()
 
     @router.post("/check")
     def check_selector(choice: schema.SelectorChoice) -> schema.CheckedSelector:
         """Whether this service can host such a selector, and the settings it would have."""
-        try:
-            options.make(choice)
-        except UsageError as error:
-            raise Refused(422, str(error)) from error
+        host.check_selector(choice)
         node = options.node(choice)
         return schema.CheckedSelector(settings={key: value for key, value in node.items() if not key.startswith("_")})
 

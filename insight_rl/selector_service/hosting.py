@@ -338,6 +338,16 @@ class Host:
         except (UsageError, InstantiationException) as error:
             raise Refused(422, str(error).splitlines()[0]) from error
 
+    def check_selector(self, choice: schema.SelectorChoice) -> None:
+        """Refuse a selector that could not be made, or could not select: some settings are looked at only then."""
+        selector = self.make_selector(choice)
+        pool: Any = PromptIds(["probe"], [""])
+        try:
+            selector.open(pool, num_rollouts=2, seed=0)
+            selector.select(1)
+        except (ValueError, ArithmeticError) as error:
+            raise Refused(422, str(error)) from error
+
     def run(self, name: str) -> HostedRun:
         try:
             return self.runs[name]
@@ -379,7 +389,7 @@ class Host:
         """Idempotent; a run of that name with another definition is a conflict."""
         definition = schema.RunDefinition(**request.model_dump(exclude={"run"}))
         self.pool(request.pool).prompts()
-        self.make_selector(request.selector)
+        self.check_selector(request.selector)
         with self._lock:
             self.pool(request.pool)  # still there: no pool of a run is deleted while this lock is held
             run = self.runs.get(request.run)
