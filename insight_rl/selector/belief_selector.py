@@ -256,6 +256,8 @@ class BeliefSelector:
 
 def top(scores: np.ndarray, size: int) -> np.ndarray:
     """Positions of the ``size`` largest scores, largest first; linear in the number of scores but for that sort."""
+    if size == 0:
+        return np.empty(0, np.int64)
     if size < len(scores):
         winners = np.argpartition(scores, len(scores) - size)[len(scores) - size :]
     else:

@@ -13,19 +13,19 @@ EVIDENCE_EDGES = np.concatenate([[0.0], 2.0 ** np.arange(21)])
 """The last bin also holds everything beyond."""
 
 
-def pool_metrics(pool: BeliefPool, prior: tuple[float, float]) -> Metrics:
+def pool_metrics(pool: BeliefPool) -> Metrics:
     """Statistics over all N prompts, in time that follows the number of visited ones."""
     alpha, beta = pool.beliefs(pool.visited)
     evidence = alpha + beta
     mean = alpha / evidence
-    num_unseen = len(pool) - len(pool.visited)
-    prior_evidence = prior[0] + prior[1]
-    prior_mean = prior[0] / prior_evidence
+    num_unseen = pool.num_unseen()
+    prior_evidence = pool.prior.alphas + pool.prior.betas
+    prior_mean = pool.prior.alphas / prior_evidence
     return {
-        "selector/mean_belief": float((mean.sum() + num_unseen * prior_mean) / len(pool)),
-        "selector/mean_evidence": float((evidence.sum() + num_unseen * prior_evidence) / len(pool)),
+        "selector/mean_belief": float((mean.sum() + num_unseen @ prior_mean) / len(pool)),
+        "selector/mean_evidence": float((evidence.sum() + num_unseen @ prior_evidence) / len(pool)),
         "selector/visited_fraction": len(pool.visited) / len(pool),
-        "selector/visits_gini": gini(pool.visits, num_unseen),
+        "selector/visits_gini": gini(pool.visits, int(num_unseen.sum())),
         "selector/belief_histogram": _histogram(mean, BELIEF_EDGES, prior_mean, num_unseen),
         "selector/evidence_histogram": _histogram(evidence, EVIDENCE_EDGES, prior_evidence, num_unseen),
     }
@@ -96,7 +96,8 @@ def gini(visits: np.ndarray, num_unseen: int) -> float:
     return float((2 * positions - size - 1) @ np.sort(visits) / (size * total))
 
 
-def _histogram(values: np.ndarray, edges: np.ndarray, prior_value: float, num_unseen: int) -> Histogram:
+def _histogram(values: np.ndarray, edges: np.ndarray, prior_values: np.ndarray, num_unseen: np.ndarray) -> Histogram:
     counts = np.histogram(np.clip(values, edges[0], edges[-1]), edges)[0]
-    counts += num_unseen * np.histogram(np.clip([prior_value], edges[0], edges[-1]), edges)[0]
+    for value, times in zip(prior_values, num_unseen, strict=True):
+        counts += times * np.histogram(np.clip([value], edges[0], edges[-1]), edges)[0]
     return Histogram(counts=tuple(counts.tolist()), edges=tuple(edges.tolist()))

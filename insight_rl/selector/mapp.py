@@ -7,6 +7,8 @@ a candidate_ratio of N / M or more draws from all of it. `greedy` (not in the pa
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from insight_rl.errors import check
@@ -17,23 +19,9 @@ from insight_rl.selector.belief_selector import BeliefSelector, Decision
 class MappSelector(BeliefSelector):
     """Draws M candidates without replacement, each time in proportion to V; or takes those of the largest V."""
 
-    def __init__(
-        self,
-        *,
-        greedy: bool = False,
-        prior_alpha: float = 1.0,
-        prior_beta: float = 1.0,
-        forgetting: float = 1.0,
-        candidate_ratio: float = 16,
-    ) -> None:
+    def __init__(self, *, greedy: bool = False, **settings: Any) -> None:
         check(isinstance(greedy, bool), "selector.greedy", greedy, "must be true or false")
-        super().__init__(
-            score=mixed_outcome_chance,
-            prior_alpha=prior_alpha,
-            prior_beta=prior_beta,
-            forgetting=forgetting,
-            candidate_ratio=candidate_ratio,
-        )
+        super().__init__(score=mixed_outcome_chance, **settings)
         self._greedy = greedy
 
     def _pick(self, scores: np.ndarray, num_prompts: int) -> np.ndarray:

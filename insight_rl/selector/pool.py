@@ -8,13 +8,14 @@ prompts only. So a pool of 10^7 prompts costs what its visited prompts cost.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
 from insight_rl.errors import check
 from insight_rl.selector.belief import updated
+from insight_rl.selector.prior import Prior
 from insight_rl.types import Prompt
 
 
@@ -29,6 +30,8 @@ class IndexedPool(Protocol):
 
     def __getitem__(self, index: int, /) -> Prompt: ...
 
+    def __iter__(self) -> Iterator[Prompt]: ...
+
     def index_of(self, prompt_id: str) -> int:
         """Raises ``KeyError`` for an id that is not in the pool."""
         ...
@@ -37,9 +40,8 @@ class IndexedPool(Protocol):
 class BeliefPool:
     """Beliefs and visits of N prompts, by position in the pool."""
 
-    def __init__(self, prompts: Sequence[Prompt] | IndexedPool, *, prior: tuple[float, float]) -> None:
+    def __init__(self, prompts: Sequence[Prompt] | IndexedPool, *, prior: Prior) -> None:
         self.prompts = prompts
-        self._prior_alpha, self._prior_beta = prior
         self._index_by_id: dict[str, int] | None = None
         if isinstance(prompts, IndexedPool):
             self.fingerprint = prompts.fingerprint
@@ -50,6 +52,7 @@ class BeliefPool:
                 twice = next(prompt_id for index, prompt_id in enumerate(ids) if self._index_by_id[prompt_id] != index)
                 check(False, "task", twice, "this prompt id occurs twice in the pool; drop the duplicate prompts")
             self.fingerprint = hashlib.blake2b("\n".join(ids).encode(), digest_size=16).hexdigest()
+        self.prior = prior.of(prompts, len(prompts))
         self._success = np.zeros(len(prompts))
         self._failure = np.zeros(len(prompts))
         self.visited = np.empty(0, np.int64)
@@ -75,7 +78,13 @@ class BeliefPool:
 
     def beliefs(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """alpha and beta at ``indices``, float64."""
-        return self._prior_alpha + self._success[indices], self._prior_beta + self._failure[indices]
+        prior_alpha, prior_beta = self.prior.counts(indices)
+        return prior_alpha + self._success[indices], prior_beta + self._failure[indices]
+
+    def num_unseen(self) -> np.ndarray:
+        """How many prompts were never observed, by prior: runs along ``prior.alphas``."""
+        unseen: np.ndarray = self.prior.num_of_each(None, len(self)) - self.prior.num_of_each(self.visited, len(self))
+        return unseen
 
     def age(self, indices: np.ndarray, step: int) -> np.ndarray:
         """Steps since each prompt was last observed, int64; -1 where it never was."""
@@ -112,17 +121,19 @@ class BeliefPool:
         self.visits[slots] += 1
         self.last_observed[slots] = step
 
-    def draw_available(self, size: int, rng: np.random.Generator) -> np.ndarray:
+    def draw_available(self, size: int, rng: np.random.Generator, capped: np.ndarray | None = None) -> np.ndarray:
         """Positions of at most ``size`` prompts that are not pending: uniform, without replacement, in random order.
 
-        The cost follows ``size`` and the number of pending prompts, not the pool. Because the order is random, whoever
-        takes the first of several equals has broken the tie at random.
+        Those at ``capped`` (ascending) are left out too. The cost follows ``size`` and the number left out, not the
+        pool. Because the order is random, whoever takes the first of several equals has broken the tie at random.
         """
-        taken = np.sort(np.fromiter(self.pending.values(), np.int64, len(self.pending)))
-        available = len(self) - len(taken)
+        left_out = np.sort(np.fromiter(self.pending.values(), np.int64, len(self.pending)))
+        if capped is not None:
+            left_out = np.union1d(left_out, capped)
+        available = len(self) - len(left_out)
         ranks = rng.choice(available, min(size, available), replace=False)
-        # The r-th prompt that is not pending: skip every pending one at or before it.
-        return ranks + np.searchsorted(taken - np.arange(len(taken)), ranks, side="right")
+        # The r-th prompt that is not left out: skip every one at or before it that is.
+        return ranks + np.searchsorted(left_out - np.arange(len(left_out)), ranks, side="right")
 
     def state_dict(self) -> dict[str, Any]:
         return {

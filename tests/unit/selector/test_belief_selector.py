@@ -6,6 +6,7 @@ import pytest
 from insight_rl.errors import UsageError
 from insight_rl.selector.belief_selector import BeliefSelector, top
 from insight_rl.selector.pool import BeliefPool
+from insight_rl.selector.prior import Prior
 from insight_rl.types import Prompt
 
 
@@ -14,7 +15,7 @@ def prompts(size):
 
 
 def test_candidates_are_uniform_over_the_prompts_that_are_free():
-    pool = BeliefPool(prompts(12), prior=(1.0, 1.0))
+    pool = BeliefPool(prompts(12), prior=Prior())
     pool.pending = {"0": 0, "4": 4, "5": 5, "11": 11}
     rng = np.random.default_rng(0)
     counts = np.zeros(12)
@@ -74,11 +75,11 @@ def test_a_score_that_is_not_a_number_is_refused():
 
 def test_duplicate_ids_are_refused_by_name():
     with pytest.raises(UsageError, match="'3'"):
-        BeliefPool([*prompts(5), prompts(4)[3]], prior=(1.0, 1.0))
+        BeliefPool([*prompts(5), prompts(4)[3]], prior=Prior())
 
 
 def test_visits_and_ages():
-    pool = BeliefPool(prompts(10), prior=(1.0, 1.0))
+    pool = BeliefPool(prompts(10), prior=Prior())
     for step, indices in enumerate(([7, 2], [2, 9], [0])):
         chosen = np.array(indices)
         pool.update(chosen, np.ones(len(chosen)), np.full(len(chosen), 8.0), forgetting=1.0, step=step)
