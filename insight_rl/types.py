@@ -88,6 +88,9 @@ class Reward:
     parts: Mapping[str, float] = field(default_factory=dict)
     """Named contributions to ``value`` of composed rewards, for the logs."""
 
+    reason: str = ""
+    """Why there is no verdict, for people to read; empty where there is one."""
+
     @property
     def is_judged(self) -> bool:
         return self.success is not None

@@ -85,8 +85,7 @@ class MathReward:
 
     def __call__(self, prompt: Prompt, completion: Completion) -> Reward:
         verdict = self.judge(completion.text, prompt.answer, prompt=prompt.text)
-        reward = Reward(value=float(verdict.success is True), success=verdict.success, status=verdict.status)
-        return shape(reward, prompt, completion, self._shaping)
+        return shape(verdict.as_reward(), prompt, completion, self._shaping)
 
     def judge(self, response: str, answer: Any, *, prompt: str = "") -> Verdict:
         """The verdict on a response; ``answer`` as :func:`read_gold` takes it, ``prompt`` to recognise its echo."""

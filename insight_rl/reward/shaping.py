@@ -36,6 +36,11 @@ class Verdict:
     reason: str = ""
     """Why there is no verdict."""
 
+    def as_reward(self) -> Reward:
+        """1 for a success, 0 otherwise."""
+        value = float(self.success is True)
+        return Reward(value=value, success=self.success, status=self.status, reason=self.reason)
+
 
 class Shaping(Protocol):
     """One part. Constructed by the config with keyword-only settings; must be picklable."""
