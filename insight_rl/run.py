@@ -68,7 +68,8 @@ class Parts:
 def train(tree: DictConfig) -> Summary:
     """Train as the composed configuration says, from the start or from the newest checkpoint in ``run_dir``.
 
-    Raises ``UsageError`` before any model loads, ``RunStopped`` when the run has to stop itself.
+    Raises ``UsageError`` before any model loads, ``RunStopped`` when the run has to stop itself, ``KeyboardInterrupt``
+    once a run that was asked to stop has closed properly.
     """
     quiet_libraries()
     config = parse_config(tree)
@@ -91,7 +92,10 @@ def train(tree: DictConfig) -> Summary:
             parts.say(_tell_resumption(progress.step, config.trainer.num_steps, checkpoint))
         with _stop_after_step(trainer, parts.say):
             trainer.train()
-        return _finish(trainer, parts, run_dir)
+        summary = _finish(trainer, parts, run_dir)
+        if trainer.progress.step < config.trainer.num_steps:
+            raise KeyboardInterrupt
+        return summary
 
 
 def build_parts(config: RunConfig) -> Parts:

@@ -1,0 +1,196 @@
+"""Whole runs with the bundled model, every part real."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from insight_rl.config import compose_config
+from insight_rl.run import train
+
+SMALL = [
+    "trainer.num_steps=3",
+    "trainer.prompts_per_step=8",
+    "trainer.rollouts_per_prompt=4",
+    "trainer.max_completion_tokens=24",
+    "learner.lr=1.0e-4",
+    "evaluation.every=3",
+    "evaluation.samples_per_problem=2",
+    "evaluation.max_problems=16",
+    "checkpoint.every=2",
+    "monitor=jsonl",
+]
+NAMED_METRICS = (
+    "eval/accuracy",
+    "reward/mean",
+    "selector/informative_fraction",
+    "rollout/logprob_gap_max",
+    "rollout/num_rollouts",
+    "rollout/num_tokens",
+    "time/select_s",
+    "time/rollout_s",
+    "time/reward_s",
+    "time/learn_s",
+    "time/sync_s",
+    "time/step_s",
+)
+
+
+def run(folder, *overrides):
+    return train(compose_config([*SMALL, f"run_dir={folder}", *overrides]))
+
+
+def read_lines(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def without_times(records):
+    return [{key: value for key, value in record.items() if not key.startswith("time/")} for record in records]
+
+
+SELECTORS = ("random", "mopps", "inverse_evidence", "expected_difficulty", "dynamic_sampling", "insight")
+
+
+@pytest.mark.parametrize("overrides", [[f"selector={s}"] for s in SELECTORS] + [["gate=mixed_outcomes"]], ids=str)
+def test_every_selector_trains(overrides, tmp_path):
+    summary = run(tmp_path / "run", *overrides)
+    records = read_lines(tmp_path / "run" / "metrics.jsonl")
+    assert [record["step"] for record in records] == [0, 1, 2, 3]
+    assert all(key in records[-1] for key in NAMED_METRICS)
+    assert max(record["rollout/logprob_gap_max"] for record in records[1:]) < 1e-4
+    selections = read_lines(tmp_path / "run" / "selections.jsonl")
+    assert [line["step"] for line in selections] == [1, 2, 3]
+    for line in selections:
+        assert len(line["scores"]) == len(line["prompt_ids"]) == len(set(line["prompt_ids"])) >= 8
+    assert records[-1]["rollout/num_rollouts"] == 4 * sum(len(line["prompt_ids"]) for line in selections)
+    assert summary.num_steps == 3
+
+
+def test_a_run_leaves_what_it_promises_and_the_model_loads(tmp_path):
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    run(tmp_path / "run", "learner.lr=1.0e-2")
+    left = {path.name for path in (tmp_path / "run").iterdir()}
+    assert {"metrics.jsonl", "selections.jsonl", "config.yaml", "checkpoints", "model", "curves.png"} <= left
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "run" / "model")
+    start = AutoModelForCausalLM.from_pretrained(compose_config([]).model.path)
+    moved = [
+        not np.array_equal(a.detach(), b.detach()) for a, b in zip(model.parameters(), start.parameters(), strict=True)
+    ]
+    assert all(moved)
+    assert AutoTokenizer.from_pretrained(tmp_path / "run" / "model")("3,7=10:")["input_ids"]
+
+
+def test_one_seed_one_run(tmp_path):
+    for name, seed in (("a", 5), ("b", 5), ("c", 6)):
+        run(tmp_path / name, f"seed={seed}")
+    a, b, c = (
+        (without_times(read_lines(tmp_path / n / "metrics.jsonl")), (tmp_path / n / "selections.jsonl").read_text())
+        for n in "abc"
+    )
+    assert a == b
+    assert a != c
+
+
+def test_an_uninterrupted_and_a_continued_run_are_equal(tmp_path):
+    run(tmp_path / "whole", "trainer.num_steps=5")
+    run(tmp_path / "parts", "trainer.num_steps=4")
+    # Written after the last checkpoint by a run that was then killed: must vanish.
+    with (tmp_path / "parts" / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 5, "reward/mean": -1}\n{"step": 6, "rew')
+    with (tmp_path / "parts" / "selections.jsonl").open("a") as file:
+        file.write('{"step": 5, "prompt_ids": ["x"], "scores": [1.0]}\n')
+    run(tmp_path / "parts", "trainer.num_steps=5")
+    whole, parts = (read_lines(tmp_path / name / "metrics.jsonl") for name in ("whole", "parts"))
+    # The shorter run also evaluated at its own last step.
+    assert without_times(parts)[5] == without_times(whole)[5]
+    assert [r["reward/mean"] for r in parts[1:]] == [r["reward/mean"] for r in whole[1:]]
+    assert (tmp_path / "whole" / "selections.jsonl").read_text() == (
+        tmp_path / "parts" / "selections.jsonl"
+    ).read_text()
+
+
+def test_a_changed_setting_is_refused_on_resume(tmp_path):
+    from insight_rl.errors import UsageError
+
+    run(tmp_path / "run")
+    with pytest.raises(UsageError, match=r"selector\.mu=0\.5: the run in .* was started with 0\.3"):
+        run(tmp_path / "run", "selector.mu=0.5")
+    with pytest.raises(UsageError, match="resume=never"):
+        run(tmp_path / "run", "resume=never")
+
+
+def start_process(folder, *overrides):
+    command = [sys.executable, "-m", "insight_rl", "train", *SMALL, f"run_dir={folder}", *overrides]
+    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+
+
+def wait_for_step(folder, step):
+    while not (folder / "metrics.jsonl").exists() or len((folder / "metrics.jsonl").read_text().splitlines()) <= step:
+        time.sleep(0.05)
+
+
+@pytest.mark.slow
+def test_ctrl_c_finishes_the_step_and_the_run_goes_on_from_there(tmp_path):
+    run(tmp_path / "whole", "trainer.num_steps=30")
+    process = start_process(tmp_path / "cut", "trainer.num_steps=30")
+    wait_for_step(tmp_path / "cut", 1)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 130
+    assert "Traceback" not in errors
+    done = len(read_lines(tmp_path / "cut" / "selections.jsonl"))
+    assert 1 <= done < 30
+    assert (tmp_path / "cut" / "model" / "model.safetensors").exists()
+    run(tmp_path / "cut", "trainer.num_steps=30")
+    whole, cut = (without_times(read_lines(tmp_path / name / "metrics.jsonl")) for name in ("whole", "cut"))
+    assert whole == cut
+
+
+@pytest.mark.slow
+def test_kill_9_and_resume_is_as_if_nothing_had_happened(tmp_path):
+    run(tmp_path / "whole", "trainer.num_steps=12")
+    process = start_process(tmp_path / "cut", "trainer.num_steps=12")
+    wait_for_step(tmp_path / "cut", 5)
+    process.kill()
+    process.communicate()
+    run(tmp_path / "cut", "trainer.num_steps=12")
+    whole, cut = (without_times(read_lines(tmp_path / name / "metrics.jsonl")) for name in ("whole", "cut"))
+    assert whole == cut
+    assert (tmp_path / "whole" / "selections.jsonl").read_text() == (tmp_path / "cut" / "selections.jsonl").read_text()
+
+
+@pytest.mark.slow
+def test_two_runs_cannot_share_a_folder(tmp_path):
+    process = start_process(tmp_path / "run", "trainer.num_steps=200")
+    try:
+        wait_for_step(tmp_path / "run", 0)
+        second = start_process(tmp_path / "run", "trainer.num_steps=200")
+        _, errors = second.communicate(timeout=120)
+        assert second.returncode == 2
+        assert "another run is writing" in errors
+    finally:
+        process.kill()
+        process.communicate()
+
+
+@pytest.mark.slow
+def test_a_sweep_runs_every_combination_in_its_own_process(tmp_path):
+    command = [sys.executable, "-m", "insight_rl", "train", "-m", *SMALL, f"run_dir={tmp_path}/sweep"]
+    command += ["selector=random,insight", "seed=1,2", "trainer.num_steps=1", "evaluation.every=1"]
+    result = subprocess.run(command, capture_output=True, text=True, env=os.environ)
+    assert result.returncode == 0, result.stderr
+    names = {"selector=random,seed=1", "selector=random,seed=2", "selector=insight,seed=1", "selector=insight,seed=2"}
+    assert {path.name for path in (tmp_path / "sweep").iterdir()} == names
+    before = {
+        name: next(line for line in read_lines(tmp_path / "sweep" / name / "metrics.jsonl") if line["step"] == 0)
+        for name in names
+    }
+    for seed in (1, 2):
+        pair = [before[f"selector={name},seed={seed}"]["eval/accuracy"] for name in ("random", "insight")]
+        assert pair[0] == pair[1], "the evaluation is paired: same problems, same seeds"
