@@ -99,9 +99,16 @@ class BeliefSelector:
     def select(self, num_prompts: int) -> Sequence[Prompt]:
         check(num_prompts >= 1, "trainer.prompts_per_step", num_prompts, "must be at least 1")
         num_available = len(self._pool) - len(self._pool.pending)
-        candidates = self._draw_candidates(num_prompts)
+        return self._select_among(self._draw_candidates(num_prompts), num_prompts, num_available)
+
+    def select_among(self, prompt_ids: Sequence[str], num_prompts: int) -> Sequence[Prompt]:
+        """As :meth:`select`, with these prompts as the candidates; none of them may be out for roll-out."""
+        candidates = self._rng.permutation(np.array([self._pool.index_of(each) for each in prompt_ids], np.int64))
+        return self._select_among(candidates, num_prompts, len(candidates))
+
+    def _select_among(self, candidates: np.ndarray, num_prompts: int, num_available: int) -> Sequence[Prompt]:
         alpha, beta = self._pool.beliefs(candidates)
-        scores = self._scores(*self._pool.prior.beyond_chance(alpha, beta, candidates), self._rng)
+        scores = self._score_candidates(candidates, alpha, beta)
         chosen = self._choose(scores, min(num_prompts, len(candidates)))
         self.last_decision = Decision(
             candidates=candidates,
@@ -113,7 +120,7 @@ class BeliefSelector:
         )
         self._decisions.append(self.last_decision)
         self._last_scores = scores[chosen]
-        if self._score is not None:
+        if not np.isnan(self._last_scores).any():
             self._score_sum += float(self._last_scores.sum())
             self._num_scored += len(chosen)
         prompts = [self._pool.prompts[index] for index in candidates[chosen].tolist()]
@@ -146,21 +153,39 @@ class BeliefSelector:
         return [self._pool.prompts[index].id for index in indices.tolist()]
 
     def propensity(self, decision: Decision) -> np.ndarray:
-        """The chance that the rule had of choosing each candidate; NaN where it leaves nothing to chance.
+        """The chance that each candidate, being one, had of being chosen; NaN where nothing was left to chance.
 
-        Uniform selection takes M of the A available ones: M / A for each. Where the score is drawn, it is the chance
-        given the candidates, from how often each of them wins in fresh draws: off by up to 0.1, never 0.
+        Uniform selection has no other candidates than its choice: there it is M / A, with A prompts available.
         """
         num_chosen, size = len(decision.chosen), len(decision.candidates)
         if self._score is None:
             return np.full(size, num_chosen / max(decision.num_available, 1))
+        num_explored = self._guards.num_explored(num_chosen)
+        chance = self._rule_chance(decision, num_chosen - num_explored)
+        num_left = size - num_chosen + num_explored
+        if num_explored == 0 or num_left == 0:
+            return chance
+        if np.isnan(chance).all():
+            chance = np.zeros(size)
+            chance[decision.chosen[: num_chosen - num_explored]] = 1.0
+        return chance + (1.0 - chance) * num_explored / num_left
+
+    def _rule_chance(self, decision: Decision, num_picked: int) -> np.ndarray:
+        """As :meth:`propensity`, of being among the ``num_picked`` that the rule itself picks.
+
+        Where the score is drawn: how often each candidate wins in fresh draws, off by up to 0.1 and never 0.
+        """
         if "rng" not in self._asks_for:
-            return np.full(size, math.nan)
+            return np.full(len(decision.candidates), math.nan)
+        counts = self._pool.prior.beyond_chance(decision.alpha, decision.beta, decision.candidates)
         rng = np.random.default_rng(self._step)  # not the selector's own: looking must not change what comes next
-        wins = np.ones(size)
+        wins = np.ones(len(decision.candidates))
         for _ in range(_NUM_REDRAWS):
-            wins[top(self._scores(decision.alpha, decision.beta, rng), num_chosen)] += 1.0
+            wins[top(self._scores(*counts, rng), num_picked)] += 1.0
         return wins / (_NUM_REDRAWS + 1)
+
+    def _score_candidates(self, candidates: np.ndarray, alpha: np.ndarray, beta: np.ndarray) -> np.ndarray:
+        return self._scores(*self._pool.prior.beyond_chance(alpha, beta, candidates), self._rng)
 
     def _scores(self, alpha: np.ndarray, beta: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         if self._score is None:

@@ -34,23 +34,23 @@ class MappSelector(BeliefSelector):
     def visits_unseen_first(self) -> bool:
         return self._greedy and super().visits_unseen_first()
 
-    def propensity(self, decision: Decision) -> np.ndarray:
+    def _rule_chance(self, decision: Decision, num_picked: int) -> np.ndarray:
         """The chance that each candidate, being one, had of being drawn; NaN where ``greedy`` leaves none.
 
         1 - exp(-V t), where t is the time by which M clocks have rung on average: exact as M grows.
         """
         if self._greedy:
-            return super().propensity(decision)
-        if len(decision.chosen) == len(decision.scores):
+            return super()._rule_chance(decision, num_picked)
+        if num_picked == len(decision.scores):
             return np.ones(len(decision.scores))
         low, high = 0.0, 1.0
-        while -np.expm1(-decision.scores * high).sum() < len(decision.chosen):
+        while -np.expm1(-decision.scores * high).sum() < num_picked:
             high *= 2.0
             if not np.isfinite(high):  # fewer candidates of positive V than draws: those are certain
                 break
         for _ in range(60):
             middle = 0.5 * (low + high)
             rung = -np.expm1(-decision.scores * middle).sum()
-            low, high = (middle, high) if rung < len(decision.chosen) else (low, middle)
+            low, high = (middle, high) if rung < num_picked else (low, middle)
         chance: np.ndarray = -np.expm1(-decision.scores * high)
         return chance
