@@ -13,7 +13,7 @@ die() {
 
 pip_install() {
     local quiet=()
-    [ -t 1 ] || quiet=(--quiet)
+    [ -t 1 ] || quiet=(-qq)
     "$VENV/bin/python" -m pip install --disable-pip-version-check "${quiet[@]}" "$@"
 }
 
