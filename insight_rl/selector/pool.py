@@ -14,7 +14,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 
 from insight_rl.errors import check
-from insight_rl.selector.belief import updated
+from insight_rl.selector.belief import Floats, updated
 from insight_rl.selector.prior import Prior
 from insight_rl.types import Prompt
 
@@ -107,6 +107,21 @@ class BeliefPool:
             forgetting=forgetting,
         )
         self._count_visits(np.sort(indices[judged > 0]), step)
+
+    def age_all_but(self, indices: np.ndarray, success: Floats, failure: Floats, *, forgetting: float) -> None:
+        """Forget at, and add evidence to, every prompt but those at ``indices``: one pass over the whole pool."""
+        for counts, added in ((self._success, success), (self._failure, failure)):
+            kept = counts[indices]
+            counts *= forgetting
+            counts += added
+            counts[indices] = kept
+
+    def evidence(self) -> Floats:
+        """Successes and failures beyond the prior of all N prompts, float64 [2, N]."""
+        return np.stack([self._success, self._failure])
+
+    def load_evidence(self, evidence: Floats) -> None:
+        self._success[:], self._failure[:] = evidence
 
     def _count_visits(self, indices: np.ndarray, step: int) -> None:
         slots = np.searchsorted(self.visited, indices)
