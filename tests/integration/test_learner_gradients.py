@@ -1,0 +1,303 @@
+"""Every learner takes the very updates that the definition of the loss asks for.
+
+The reference is one process and one plain model: a sequence at a time, a token at a time, all groups (those without
+spread too), gradients from autograd. The optimizer is made to be plain gradient descent (AdamW with both betas 0 and an
+``eps`` that dwarfs every gradient), so that the change of the weights *is* the gradient. Two updates of two groups: in
+the second the policy has moved, so that ratios, clips, old log-probs and the KL term all matter.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from insight_rl.algorithm.advantage import group_std
+from insight_rl.algorithm.loss import PolicyLoss
+from insight_rl.learner.accelerate import AccelerateLearner
+from insight_rl.learner.deepspeed import DeepSpeedLearner
+from insight_rl.learner.ranked import RankedLearner
+from insight_rl.types import Completion, Group, Prompt, Reward
+
+TEMPERATURE = 0.9
+MAX_COMPLETION_TOKENS = 8
+PROMPTS_PER_UPDATE = 2
+RATE = 0.5
+EPS = 1e8
+GRADIENT_DESCENT = {
+    "lr": RATE * EPS,
+    "eps": EPS,
+    "betas": (0.0, 0.0),
+    "weight_decay": 0.0,
+    "max_grad_norm": None,
+}
+PLAIN = PolicyLoss(variant="grpo", clip_low=0.05, clip_high=0.1, importance_cap=1.05)
+LOSSES = {
+    "grpo": PLAIN,
+    "dr_grpo": dataclasses.replace(PLAIN, variant="dr_grpo"),
+    "dapo": dataclasses.replace(PLAIN, variant="dapo", mask_truncated=True),
+    "gspo": dataclasses.replace(PLAIN, variant="gspo", clip_low=0.01, clip_high=0.02),
+    "cispo": dataclasses.replace(PLAIN, variant="cispo", clip_low=0.1),
+    "grpo with kl": dataclasses.replace(PLAIN, kl_coef=0.2),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    change: dict[str, torch.Tensor]
+    """Of each weight, over the step."""
+    metrics: dict[str, float]
+
+
+@pytest.fixture(scope="module")
+def groups(untied_model) -> list[Group]:
+    """Four prompts: mixed, flat, mixed with one rollout not judged, mixed with a truncated one."""
+    from transformers import AutoModelForCausalLM
+
+    rng = np.random.default_rng(0)
+    model = AutoModelForCausalLM.from_pretrained(untied_model, dtype=torch.float64)
+    values = [[1.0, 0.0, 0.1, 1.0], [0.0] * 4, [None, 1.0, 0.0, 0.0], [0.1, 0.1, 1.0, 0.0]]
+    found = []
+    for number, rewards in enumerate(values):
+        prompt = tuple(rng.integers(5, 24, size=int(rng.integers(4, 9))).tolist())
+        completions = []
+        for j in range(len(rewards)):
+            ids = tuple(rng.integers(5, 24, size=int(rng.integers(2, MAX_COMPLETION_TOKENS + 1))).tolist())
+            logprobs = plain_logprobs(model, prompt, ids).detach().numpy() + rng.normal(0, 0.1, len(ids))
+            completions.append(
+                Completion(
+                    token_ids=ids,
+                    logprobs=tuple(logprobs.tolist()),
+                    text="",
+                    finish_reason="length" if (number, j) == (3, 1) else "stop",
+                    policy_version=0,
+                )
+            )
+        found.append(
+            Group(
+                prompt=Prompt(id=str(number), task="t", text="", token_ids=prompt, answer=None),
+                completions_G=tuple(completions),
+                rewards_G=tuple(Reward(value=v or 0.0, success=None if v is None else v == 1.0) for v in rewards),
+            )
+        )
+    return found
+
+
+def advantages_of(groups: list[Group]) -> list[np.ndarray]:
+    none = np.array([])
+    return [
+        group_std(np.array([r.value if r.is_judged else np.nan for r in group.rewards_G]), none, None)
+        for group in groups
+    ]
+
+
+def plain_logprobs(model, prompt: tuple[int, ...], completion: tuple[int, ...]) -> torch.Tensor:
+    logits = model(torch.tensor([prompt + completion])).logits[0, len(prompt) - 1 : -1].double() / TEMPERATURE
+    return logits.log_softmax(-1)[torch.arange(len(completion)), torch.tensor(completion)]
+
+
+@pytest.fixture(scope="module")
+def reference(groups):
+    """Called as ``reference(model_path, loss, num_epochs=1)``; computed once for each."""
+
+    @functools.cache
+    def run(model_path: Path, loss: PolicyLoss, num_epochs: int = 1) -> Outcome:
+        return run_reference(model_path, loss, groups, num_epochs)
+
+    return run
+
+
+def run_reference(model_path: Path, loss: PolicyLoss, groups: list[Group], num_epochs: int) -> Outcome:
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(model_path, dtype=torch.float64)
+    start = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    sequences = [
+        (number // PROMPTS_PER_UPDATE, group.prompt.token_ids, completion, float(advantage))
+        for number, (group, advantages) in enumerate(zip(groups, advantages_of(groups), strict=True))
+        for completion, advantage in zip(group.completions_G, advantages, strict=True)
+        if not np.isnan(advantage) and not (loss.mask_truncated and completion.is_truncated)
+    ]
+    with torch.no_grad():
+        old = [plain_logprobs(model, prompt, completion.token_ids) for _, prompt, completion, _ in sequences]
+    total_loss = 0.0
+    for _ in range(num_epochs):
+        for update in range(len(groups) // PROMPTS_PER_UPDATE):
+            members = [i for i, sequence in enumerate(sequences) if sequence[0] == update]
+            num_tokens = sum(len(sequences[i][2].token_ids) for i in members)
+            value = torch.zeros((), dtype=torch.float64)
+            for i in members:
+                _, prompt, completion, advantage = sequences[i]
+                now = plain_logprobs(model, prompt, completion.token_ids)
+                weight = {
+                    "grpo": 1 / (len(members) * len(now)),
+                    "gspo": 1 / (len(members) * len(now)),
+                    "dr_grpo": 1 / (len(members) * MAX_COMPLETION_TOKENS),
+                    "dapo": 1 / num_tokens,
+                    "cispo": 1 / num_tokens,
+                }[loss.variant]
+                for t in range(len(now)):
+                    cap = torch.exp(old[i][t] - completion.logprobs[t]).clamp(max=loss.importance_cap)
+                    value = value + weight * cap * plain_token(loss, now, old[i], t, advantage)
+            total_loss += value.item()
+            model.zero_grad()
+            value.backward()
+            with torch.no_grad():
+                for parameter in model.parameters():
+                    assert parameter.grad is not None
+                    parameter -= RATE * parameter.grad
+    # Sequences without a gradient are not run, so no log-prob of theirs is measured.
+    ran = [i for i, sequence in enumerate(sequences) if sequence[3] != 0 or loss.uses_reference]
+    gaps = torch.cat([(old[i] - torch.tensor(sequences[i][2].logprobs)).abs() for i in ran])
+    return Outcome(
+        change={name: parameter.detach() - start[name] for name, parameter in model.named_parameters()},
+        metrics={
+            "learner/loss": total_loss / (num_epochs * len(groups) // PROMPTS_PER_UPDATE),
+            "rollout/logprob_gap_max": gaps.max().item(),
+            "rollout/logprob_gap_mean": gaps.mean().item(),
+            "learner/num_tokens": sum(old[i].numel() for i in ran),
+        },
+    )
+
+
+def plain_token(loss: PolicyLoss, now: torch.Tensor, old: torch.Tensor, t: int, advantage: float) -> torch.Tensor:
+    ratio = torch.exp((now - old).mean() if loss.variant == "gspo" else now[t] - old[t])
+    clipped = ratio.clamp(1 - loss.clip_low, 1 + loss.clip_high)
+    if loss.variant == "cispo":
+        return -clipped.detach() * advantage * now[t]
+    value = -torch.min(ratio * advantage, clipped * advantage)
+    if loss.uses_reference:
+        # The reference is the start model, which made the old log-probs.
+        gap = old[t] - now[t]
+        value = value + loss.kl_coef * ratio * (gap.exp() - gap - 1)
+    return value
+
+
+def take_step(
+    learner: RankedLearner, model_path: Path, loss: PolicyLoss, groups: list[Group], *, num_epochs: int = 1
+) -> Outcome:
+    learner.start(
+        model_path=model_path,
+        dtype="float32",
+        loss=loss,
+        temperature=TEMPERATURE,
+        max_completion_tokens=MAX_COMPLETION_TOKENS,
+        prompts_per_update=PROMPTS_PER_UPDATE,
+        num_epochs=num_epochs,
+        num_steps=1,
+        seed=0,
+    )
+    before = {name: tensor.double().clone() for name, tensor in learner.weights().named_tensors()}
+    metrics = learner.step(groups, advantages_of(groups))
+    after = {name: tensor.double().clone() for name, tensor in learner.weights().named_tensors()}
+    return Outcome(change={name: after[name] - before[name] for name in before}, metrics=metrics)
+
+
+def assert_same(found: Outcome, expected: Outcome) -> None:
+    assert found.change.keys() == expected.change.keys()
+    names = list(expected.change)
+    difference = torch.cat([(found.change[name] - expected.change[name]).ravel() for name in names]).norm()
+    size = torch.cat([expected.change[name].ravel() for name in names]).norm()
+    assert size > 0.1
+    assert difference / size < 1e-5
+    for name, value in expected.metrics.items():
+        assert found.metrics[name] == pytest.approx(value, rel=1e-4, abs=1e-5), name
+
+
+@pytest.mark.parametrize("variant", LOSSES)
+def test_clips_and_caps_act_in_this_case(untied_model, groups, variant) -> None:
+    """Else the tests below would compare less than they say."""
+    learner = AccelerateLearner(**GRADIENT_DESCENT)
+    metrics = take_step(learner, untied_model, LOSSES[variant], groups).metrics
+    learner.close()
+    assert metrics["learner/clip_fraction_low"] > 0
+    assert metrics["learner/clip_fraction_high"] > 0
+    assert metrics["learner/num_skipped_groups"] == (0 if LOSSES[variant].uses_reference else 1)
+    assert metrics["rollout/logprob_gap_max"] > 0.05
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"share_prompts": False},
+        {"tokens_per_micro_batch": 1},
+        {"tokens_per_micro_batch": 25, "gradient_checkpointing": True},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("variant", LOSSES)
+def test_one_process(untied_model, groups, reference, variant, changes) -> None:
+    learner = AccelerateLearner(**GRADIENT_DESCENT, **changes)
+    found = take_step(learner, untied_model, LOSSES[variant], groups)
+    learner.close()
+    assert_same(found, reference(untied_model, LOSSES[variant]))
+
+
+@pytest.mark.parametrize("variant", ["grpo", "gspo"])
+def test_several_passes_over_a_step(untied_model, groups, reference, variant) -> None:
+    learner = AccelerateLearner(**GRADIENT_DESCENT)
+    found = take_step(learner, untied_model, LOSSES[variant], groups, num_epochs=2)
+    learner.close()
+    assert_same(found, reference(untied_model, LOSSES[variant], 2))
+    assert found.metrics["learner/num_updates"] == 4
+
+
+def test_tied_embeddings(tied_model, groups, reference) -> None:
+    learner = AccelerateLearner(**GRADIENT_DESCENT)
+    found = take_step(learner, tied_model, PLAIN, groups)
+    learner.close()
+    assert "lm_head.weight" not in found.change
+    expected = reference(tied_model, PLAIN)
+    # The rollout's log-probs are of the other model: only the updates can be compared.
+    assert_same(dataclasses.replace(found, metrics=expected.metrics), expected)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("make", "num_ranks"),
+    [
+        pytest.param(AccelerateLearner, 2, id="accelerate-2-ranks"),
+        *(
+            pytest.param(functools.partial(DeepSpeedLearner, zero_stage=stage), ranks, id=f"zero-{stage}-{ranks}-ranks")
+            for stage in range(4)
+            for ranks in (1, 2)
+        ),
+    ],
+)
+def test_ranks_in_processes(untied_model, groups, reference, make, num_ranks) -> None:
+    """All losses in one start of the processes, micro-batches large and small in turn."""
+    learner = make(num_ranks=num_ranks, **GRADIENT_DESCENT)
+    try:
+        for number, loss in enumerate(LOSSES.values()):
+            budget = (16384, 1, 40)[number % 3]
+            learner.settings = dataclasses.replace(learner.settings, tokens_per_micro_batch=budget)
+            found = take_step(learner, untied_model, loss, groups)
+            assert_same(found, reference(untied_model, loss))
+    finally:
+        learner.close()
+
+
+@pytest.mark.slow
+def test_bfloat16_offload_and_checkpointing_stay_near_the_reference(untied_model, groups, reference) -> None:
+    learner = DeepSpeedLearner(zero_stage=3, offload="cpu", gradient_checkpointing=True, num_ranks=1)
+    learner.start(
+        model_path=untied_model,
+        dtype="bfloat16",
+        loss=PLAIN,
+        temperature=TEMPERATURE,
+        max_completion_tokens=MAX_COMPLETION_TOKENS,
+        prompts_per_update=PROMPTS_PER_UPDATE,
+        num_epochs=1,
+        num_steps=1,
+        seed=0,
+    )
+    metrics = learner.step(groups, advantages_of(groups))
+    assert {tensor.dtype for _, tensor in learner.weights().named_tensors()} == {torch.bfloat16}
+    learner.close()
+    expected = reference(untied_model, PLAIN).metrics
+    assert metrics["rollout/logprob_gap_mean"] == pytest.approx(expected["rollout/logprob_gap_mean"], rel=0.3)
