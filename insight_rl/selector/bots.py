@@ -9,8 +9,8 @@ all others (implicit evidence), where p interpolates between the pass rates of a
 
     p = clip(weak + c (strong - weak), 0, 1),   c = (mean pass rate - mean weak) / (mean strong - mean weak)
 
-with c over the prompts of the step, as a moving average with momentum 0.9. Thompson sampling: the prompts whose draws from the beliefs are nearest
-to 1/2. Our `forgetting` is 1 - lambda of the paper.
+with c over the prompts of the step, as a moving average with momentum 0.9. Thompson sampling: the prompts whose draws
+from the beliefs are nearest to 1/2. Our `forgetting` is 1 - lambda of the paper.
 
 Deviations: K is each group's judged count; candidates are drawn as for every selector here (the paper scores the whole
 pool); the reference pass rates are metadata of the prompts, and as few pools have them, rho is 0 unless set, which is
