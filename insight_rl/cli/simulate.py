@@ -70,4 +70,29 @@ def _shares(config: SimulationConfig) -> str:
 
 
 def _replay(config: SimulationConfig, variants: Sequence[Variant], output: Path) -> int:
+    import numpy as np
+    from rich.console import Console
+
+    from insight_rl.seeding import derive_seed
+    from insight_rl.simulation.picture import draw_replay
+    from insight_rl.simulation.replay import HINDSIGHT, RECORDED, caveats, load_recording, replay
+    from insight_rl.simulation.report import replay_table, write_replay_numbers
+
+    recording = load_recording(Path(str(config.replay)).expanduser())
+    seeds = [derive_seed(config.seed, "replay", seed) for seed in range(config.seeds)]
+    fractions = {
+        RECORDED: recording.informative_fractions()[None],
+        HINDSIGHT: recording.best_fractions(config.replay_share)[None],
+    }
+    for variant in variants:
+        fractions[variant.label] = replay(recording, variant, share=config.replay_share, seeds=seeds)
+    output.mkdir(parents=True, exist_ok=True)
+    title = f"Replay of {recording.run_dir.name} (selector={recording.selector})"
+    steps = np.array([step.step[0] for step in recording.steps])
+    draw_replay(fractions, steps, output / "replay.png", title=title)
+    write_replay_numbers(fractions, steps, config, output / "replay.json")
+    console = Console()
+    console.print(replay_table(fractions, title=title))
+    console.print(caveats(recording, config.replay_share), highlight=False)
+    print(f"{output / 'replay.png'}, {output / 'replay.json'}")
     return 0

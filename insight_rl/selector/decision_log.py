@@ -13,6 +13,7 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from insight_rl.errors import UsageError
@@ -152,12 +153,14 @@ def read_decisions(run_dir: Path, step: int) -> StepDecisions:
     steps = logged_steps(run_dir)
     if step not in steps:
         raise UsageError(f"step={step}: not in the decision log of {run_dir}, which has {_ranges(steps)}")
-    path = _files(run_dir / DECISIONS_FOLDER)[step]
-    table = _read(path)
-    if table.schema.names != SCHEMA.names:
-        raise UsageError(f"{path}: has columns {table.schema.names} instead of {SCHEMA.names}; it is not ours")
-    columns = {name: _array(table.column(name)) for name in SCHEMA.names}
-    return StepDecisions(**columns)
+    return _as_decisions(_read(_files(run_dir / DECISIONS_FOLDER)[step]))
+
+
+def read_history(run_dir: Path, *, prompt_id: str | None = None) -> StepDecisions:
+    """The log of all steps together: where one prompt was a candidate, or all that was rolled out."""
+    paths = [_files(run_dir / DECISIONS_FOLDER)[step] for step in logged_steps(run_dir)]
+    wanted = pc.field("prompt_id") == prompt_id if prompt_id is not None else pc.field("judged").is_valid()
+    return _as_decisions(pa.concat_tables([_read(path).filter(wanted) for path in paths]))
 
 
 def read_pool(run_dir: Path) -> dict[str, str]:
@@ -169,6 +172,10 @@ def read_pool(run_dir: Path) -> dict[str, str]:
     return dict(zip(table.column("prompt_id").to_pylist(), table.column("text").to_pylist(), strict=True))
 
 
+def _as_decisions(table: pa.Table) -> StepDecisions:
+    return StepDecisions(**{name: _array(table.column(name)) for name in SCHEMA.names})
+
+
 def _array(column: pa.ChunkedArray) -> np.ndarray:
     filled = column.fill_null(-1) if pa.types.is_integer(column.type) else column
     values: np.ndarray = filled.to_numpy()
@@ -177,7 +184,8 @@ def _array(column: pa.ChunkedArray) -> np.ndarray:
 
 def _read(path: Path) -> pa.Table:
     try:
-        return pq.read_table(path)
+        # Not by a dataset: that would read the name of a folder such as x=1 as a column.
+        return pq.ParquetFile(path).read()
     except (OSError, pa.ArrowException) as error:
         raise UsageError(f"{path}: cannot be read ({error}); restore it or delete it") from error
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Protocol
 
 import numpy as np
@@ -66,10 +67,20 @@ def make_pool(num_prompts: int) -> list[Prompt]:
     ]
 
 
-def make_rewards(num_rollouts: int) -> list[tuple[Reward, ...]]:
-    """The rewards of a group with S = 0..K successes, by S."""
+def make_group(prompt: Prompt, successes: int, num_rollouts: int) -> CountedGroup:
+    """A group of K = ``num_rollouts`` judged rollouts, S = ``successes`` of them right."""
+    return CountedGroup(
+        prompt=prompt,
+        completions_G=(_COMPLETION,) * num_rollouts,
+        rewards_G=_rewards(successes, num_rollouts),
+        successes=successes,
+    )
+
+
+@lru_cache(maxsize=4096)
+def _rewards(successes: int, num_rollouts: int) -> tuple[Reward, ...]:
     right, wrong = Reward(value=1.0, success=True), Reward(value=0.0, success=False)
-    return [(right,) * s + (wrong,) * (num_rollouts - s) for s in range(num_rollouts + 1)]
+    return (right,) * successes + (wrong,) * (num_rollouts - successes)
 
 
 def run(
@@ -77,8 +88,6 @@ def run(
 ) -> np.ndarray:
     """One simulated run: float64 of shape ``(len(CURVES), num_steps)``. ``learner`` is open and stands at step 0."""
     selector.open(pool, num_rollouts=size.rollouts_per_prompt, seed=derive_seed(seed, "selector"))
-    rewards = make_rewards(size.rollouts_per_prompt)
-    completions = (_COMPLETION,) * size.rollouts_per_prompt
     visited = np.zeros(len(pool), bool)
     curves = np.empty((len(CURVES), size.num_steps))
     chances = mixed_chance(learner.success_rates(), size.rollouts_per_prompt)
@@ -91,8 +100,8 @@ def run(
                 break
             counts = learner.roll_out(_indices(prompts), size.rollouts_per_prompt).tolist()
             new = [
-                CountedGroup(prompt=prompt, completions_G=completions, rewards_G=rewards[s], successes=s)
-                for prompt, s in zip(prompts, counts, strict=True)
+                make_group(prompt, successes, size.rollouts_per_prompt)
+                for prompt, successes in zip(prompts, counts, strict=True)
             ]
             groups += new
             kept += [group for group in new if gate.admit(group)]

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from insight_rl.errors import check
-from insight_rl.selector.belief_selector import is_number
+from insight_rl.selector.prior import is_number
 
 KINDS = ("easy", "learnable", "hopeless")
 
@@ -76,7 +76,8 @@ class SyntheticLearner:
     def roll_out(self, indices: np.ndarray, num_rollouts: int) -> np.ndarray:
         """S of each prompt at ``indices``: successes among K rollouts with the present rates."""
         logits = self._own[indices] + self._ability[self._clusters[indices]]
-        return self._rng.binomial(num_rollouts, 1.0 / (1.0 + np.exp(-logits)))
+        successes: np.ndarray = self._rng.binomial(num_rollouts, 1.0 / (1.0 + np.exp(-logits)))
+        return successes
 
     def train(self, indices: np.ndarray, successes: np.ndarray, num_rollouts: int) -> None:
         """One step on the groups of the distinct prompts at ``indices``."""

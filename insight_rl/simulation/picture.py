@@ -54,13 +54,45 @@ def draw_study(study: Study, output: Path, *, title: str) -> None:
         figure.savefig(output)
 
 
+def draw_replay(fractions: dict[str, np.ndarray], steps: np.ndarray, output: Path, *, title: str) -> None:
+    """Draw the informative share of the picks by step: ``fractions[label]`` is ``(num_seeds, num_steps)``.
+
+    The first two labels are the bounds that the run itself sets; they are grey.
+    """
+    from matplotlib import rc_context
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    with rc_context(STYLE):
+        figure = Figure(figsize=(10, 5.4), dpi=110, layout="constrained")
+        FigureCanvasAgg(figure)
+        axes = figure.subplots()
+        bounds, selectors = list(fractions)[:2], list(fractions)[2:]
+        for label, values in fractions.items():
+            look = Look(colour=GREY, marker="", line=("--", ":")[bounds.index(label)]) if label in bounds else None
+            look = look or _look_among(selectors, label)
+            mean, window = smooth(values.mean(axis=0))
+            axes.plot(steps, mean, color=look.colour, linestyle=look.line, linewidth=1.9, label=label)
+        axes.set_title(f"Informative groups among the picks (mean of {window} steps)")
+        axes.set_xlabel("training step")
+        axes.set_ylim(-0.03, 1.03)
+        figure.suptitle(title, x=0.01, ha="left", fontweight="bold", fontsize=13)
+        figure.legend(loc="outside lower center", ncols=4, fontsize=10.5)
+        output.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(output)
+
+
 def look_of(study: Study, label: str) -> Look:
     """The oracle is grey and dotted; a variant of a selector has its colour and another line."""
     if label == ORACLE:
         return Look(colour=GREY, marker="", line=":")
-    bases = list(dict.fromkeys(other.partition(":")[0] for other in study.labels if other != ORACLE))
+    return _look_among([other for other in study.labels if other != ORACLE], label)
+
+
+def _look_among(labels: list[str], label: str) -> Look:
+    bases = list(dict.fromkeys(other.partition(":")[0] for other in labels))
     base = label.partition(":")[0]
-    siblings = [other for other in study.labels if other.partition(":")[0] == base]
+    siblings = [other for other in labels if other.partition(":")[0] == base]
     line = ("-", (0, (5, 2)), (0, (2, 1.5)), (0, (5, 1.5, 1, 1.5)))[siblings.index(label) % 4]
     return Look(colour=Look.of(bases.index(base)).colour, marker="", line=line)
 

@@ -21,13 +21,15 @@ _NUM_DIGITS = 5
 _PAIRED = "paired"
 _GROUPS = "groups"
 _COLUMNS = {
-    "mean_success_at_end": "success\nat the end",
-    _PAIRED: f"less {BASELINE},\npool by pool",
-    "area_under_curve": "success over\nthe run (area)",
-    "informative_fraction": "informative\ngroups",
-    "regret": "lost to the\noracle",
-    _GROUPS: "groups\n(oracle = 1)",
+    "mean_success_at_end": "success\nat end",
+    _PAIRED: f"less\n{BASELINE}",
+    "area_under_curve": "success\nall along",
+    "informative_fraction": "groups\ninformed",
+    "regret": "lost to\noracle",
+    _GROUPS: "cost",
 }
+"""Heading of each figure: success is the mean over the pool; ``less random`` is paired, pool by pool; ``cost`` is the
+number of groups rolled out, as a multiple of the oracle's."""
 
 
 def table(study: Study, *, title: str) -> Table:
@@ -35,8 +37,8 @@ def table(study: Study, *, title: str) -> Table:
     from rich import box
     from rich.table import Table
 
-    result = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
-    result.add_column("percent", overflow="fold", min_width=12)
+    result = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=0, pad_edge=False)
+    result.add_column("percent", overflow="fold", min_width=15)
     names = dict(_COLUMNS)
     if BASELINE not in study.labels:
         del names[_PAIRED]
@@ -59,7 +61,7 @@ def _cell(study: Study, label: str, name: str) -> str:
 
 
 def _percent(estimated: Estimate, sign: str = "") -> str:
-    return f"{100 * estimated.mean:{sign}.2f} ±{100 * estimated.half_width:.2f}"
+    return f"{100 * estimated.mean:{sign}.2f}±{100 * estimated.half_width:.2f}"
 
 
 def _cost(study: Study, label: str) -> float:
@@ -90,6 +92,38 @@ def raw_numbers(study: Study, config: SimulationConfig) -> dict[str, Any]:
 
 def write_raw_numbers(study: Study, config: SimulationConfig, path: Path) -> None:
     write_atomically(path, json.dumps(raw_numbers(study, config)) + "\n")
+
+
+def replay_table(fractions: dict[str, np.ndarray], *, title: str) -> Table:
+    """Informative share of the picks: over the run, against all that was rolled out, and in its two halves.
+
+    The interval is over steps, the mean over seeds standing for each: it tells how far the finding is more than the
+    luck of these rollouts.
+    """
+    from rich import box
+    from rich.table import Table
+
+    result = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=0, pad_edge=False)
+    result.add_column("percent of the picks informative", overflow="fold", min_width=15)
+    recorded = next(iter(fractions.values())).mean(axis=0)
+    for heading in ("whole run", "less all\nrolled out", "first half", "second half"):
+        result.add_column(heading, justify="right", no_wrap=True)
+    for label, values in fractions.items():
+        mean = values.mean(axis=0)
+        half = max(len(mean) // 2, 1)
+        gain = "" if mean is recorded or len(mean) < 2 else _percent(estimate(mean - recorded), sign="+")
+        cells = [f"{100 * mean.mean():.2f}", gain, f"{100 * mean[:half].mean():.2f}", f"{100 * mean[half:].mean():.2f}"]
+        result.add_row(label, *cells)
+    return result
+
+
+def write_replay_numbers(
+    fractions: dict[str, np.ndarray], steps: np.ndarray, config: SimulationConfig, path: Path
+) -> None:
+    settings = {"replay": config.replay, "replay_share": config.replay_share, "seed": config.seed}
+    curves = {label: _rounded(values.mean(axis=0)) for label, values in fractions.items()}
+    record = {"settings": settings, "steps": steps.tolist(), "informative_fraction": curves}
+    write_atomically(path, json.dumps(record) + "\n")
 
 
 def _rounded(values: np.ndarray) -> list[float]:
