@@ -127,10 +127,11 @@ def option_name(group: str, node: Any) -> str:
     for path in sorted((conf_dir() / group).glob("*.yaml")):
         option = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
         # An option that also overrides other groups is the less likely of two that are alike.
-        is_plain = option.pop("defaults", None) is None
+        is_plain = not any(str(key).startswith("override ") for entry in option.pop("defaults", []) for key in entry)
         values = dict(_flatten(option))
         rank = (sum(flat.get(key) == value for key, value in values.items()), is_plain)
-        if _targets(values) == _targets(flat) and rank > best_rank:
+        # An option may bring parts of its own from another group, which its file does not spell out.
+        if _targets(values).items() <= _targets(flat).items() and rank > best_rank:
             best_name, best_rank = path.stem, rank
     return best_name
 
