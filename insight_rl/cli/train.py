@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -70,7 +71,10 @@ def run_combinations(overrides: Sequence[str], config_dir: Path | None) -> int:
 
 
 def expand_combinations(overrides: Sequence[str]) -> tuple[Path, list[tuple[list[str], str]]]:
-    """The sweep's folder, and for each combination its overrides and a label such as ``selector=random,seed=1``."""
+    """The sweep's folder, and for each combination its overrides and a folder name such as ``selector-random_seed-1``.
+
+    The name has no ``=`` or comma, so that it can be given as ``run_dir=`` again.
+    """
     from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import OverrideParseException
@@ -84,4 +88,5 @@ def expand_combinations(overrides: Sequence[str]) -> tuple[Path, list[tuple[list
     base = Path(folder or f"runs/sweep-{datetime.now():%Y%m%d-%H%M%S}").expanduser().resolve()
     kept = [override for override in parsed if override.key_or_group != "run_dir"]
     (jobs,) = BasicSweeper.split_arguments(kept, max_batch_size=None)
-    return base, [(list(job), ",".join(item for item in job if item.split("=")[0] in swept)) for job in jobs]
+    labels = ["_".join(item for item in job if item.split("=")[0] in swept) for job in jobs]
+    return base, [(list(job), re.sub(r"[^\w.+-]", "-", label)) for job, label in zip(jobs, labels, strict=True)]

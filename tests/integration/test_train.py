@@ -185,12 +185,12 @@ def test_a_sweep_runs_every_combination_in_its_own_process(tmp_path):
     command += ["selector=random,insight", "seed=1,2", "trainer.num_steps=1", "evaluation.every=1"]
     result = subprocess.run(command, capture_output=True, text=True, env=os.environ)
     assert result.returncode == 0, result.stderr
-    names = {"selector=random,seed=1", "selector=random,seed=2", "selector=insight,seed=1", "selector=insight,seed=2"}
+    names = {f"selector-{selector}_seed-{seed}" for selector in ("random", "insight") for seed in (1, 2)}
     assert {path.name for path in (tmp_path / "sweep").iterdir()} == names
     before = {
         name: next(line for line in read_lines(tmp_path / "sweep" / name / "metrics.jsonl") if line["step"] == 0)
         for name in names
     }
     for seed in (1, 2):
-        pair = [before[f"selector={name},seed={seed}"]["eval/accuracy"] for name in ("random", "insight")]
+        pair = [before[f"selector-{name}_seed-{seed}"]["eval/accuracy"] for name in ("random", "insight")]
         assert pair[0] == pair[1], "the evaluation is paired: same problems, same seeds"
