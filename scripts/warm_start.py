@@ -2,10 +2,10 @@
 
     OMP_WAIT_POLICY=PASSIVE python scripts/warm_start.py --seed 0 --output data/tiny_countdown
 
-Next-token training on generated solutions, the loss on the solution only: about 5 minutes on 2 cores. It stops early
-on purpose, since reinforcement learning needs room to climb. No problem of data/countdown (train or test, in any order
-of its numbers) is shown. Matrices learn by Muon (https://kellerjordan.github.io/posts/muon/), which got as far as
-AdamW in about half the steps here; the passes run in bfloat16, the weights stay float32.
+Next-token training on generated solutions, the loss on the solution only: minutes on 2 cores. It stops early on
+purpose, since reinforcement learning needs room to climb. No problem of data/countdown (train or test, in any order of
+its numbers) is shown. Matrices learn by Muon (https://kellerjordan.github.io/posts/muon/): in one short trial each, the
+loss after 100 steps was 0.87 against 1.10 with AdamW. The passes run in bfloat16, the weights stay float32.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ def make_model(tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
         pad_token_id=tokenizer.pad_token_id,
         eos_token_id=tokenizer.eos_token_id,
         bos_token_id=None,
-        attn_implementation="eager",  # twice as fast as sdpa for sequences of 30 tokens on CPU
+        attn_implementation="eager",  # 1.7 to 1.9 times as fast as sdpa here (30 tokens, CPU)
     )
     return LlamaForCausalLM(config)
 
