@@ -110,6 +110,11 @@ ENTRIES: tuple[MetricEntry, ...] = (
            "the belief's central 90 % predictive interval."),
     _entry("selector/belief_age", "steps", "", "Mean number of steps since the step's prompts were last observed (new "
            "ones left out): how stale the beliefs were that chose them."),
+    _entry("selector/reliability_{bin}", "0 to 1", "on the diagonal", "Success rate of the step's rollouts whose "
+           "success was foretold in the bin: bin 0 at 0 to 0.1, bin 9 at 0.9 to 1. The reliability curve, point by "
+           "point; empty bins are left out."),
+    _entry("selector/alarm", "0 or 1", "0", "1 while the informative fraction has been below "
+           "`selector.guards.alarm_below` for `alarm_after` steps; only with that guard on. The reason is in the log."),
     _entry("gate/admitted_fraction", "0 to 1", "higher", "Share of the rolled-out groups that the learner trained on."),
     _entry("gate/num_rounds", "rounds", "lower", "How often the step selected and rolled out to fill its batch.", DAPO),
     _entry("gate/num_groups", "groups", "", "Groups rolled out in the step, the rejected ones included: its cost."),

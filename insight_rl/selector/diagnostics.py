@@ -51,10 +51,18 @@ def step_metrics(
     squared_errors = successes * (1.0 - mean) ** 2 + (judged - successes) * mean**2
     metrics["selector/brier"] = float(squared_errors.sum() / judged.sum())
     metrics["selector/coverage"] = float(covered(alpha, beta, successes, judged).mean())
+    metrics |= _reliability(mean, successes, judged)
     rank_correlation = spearman(mean, successes / judged)
     if rank_correlation is not None:
         metrics["selector/spearman"] = rank_correlation
     return metrics
+
+
+def _reliability(mean: np.ndarray, successes: np.ndarray, judged: np.ndarray) -> dict[str, float]:
+    """Observed success rate by decile of the forecast, over the rollouts; empty deciles are left out."""
+    bins = np.minimum((10.0 * mean).astype(np.int64), 9)
+    right, all_judged = np.bincount(bins, successes, 10), np.bincount(bins, judged, 10)
+    return {f"selector/reliability_{i}": float(right[i] / all_judged[i]) for i in np.flatnonzero(all_judged)}
 
 
 def covered(

@@ -45,6 +45,8 @@ def test_step_metrics_by_hand():
     assert metrics["selector/belief_age"] == 5.0
     assert metrics["selector/brier"] == pytest.approx((8 * 0.25 + 4 * 0.0625) / 12)
     assert metrics["selector/spearman"] == pytest.approx(1.0)
+    reliability = {key: value for key, value in metrics.items() if "reliability" in key}
+    assert reliability == {"selector/reliability_5": 0.5, "selector/reliability_7": 1.0}
 
 
 def test_a_step_without_verdicts_says_nothing_of_calibration():
