@@ -46,7 +46,7 @@ Verdict = bool | None
 
 
 def same(gold: Node, answer: Node, *, tolerance: float = 0.0) -> Verdict:
-    """Whether ``answer`` is ``gold`` by the rules at the top of this file. Raises :class:`NotMath` beyond all bounds."""
+    """Whether ``answer`` is ``gold`` by the rules at the top. Raises :class:`NotMath` beyond all bounds."""
     return _Comparison(tolerance).same(gold, answer)
 
 
@@ -70,7 +70,7 @@ class _Comparison:
             return self.matrices(gold, answer)
         if isinstance(gold, Items) and isinstance(answer, Items) and gold.kind == answer.kind:
             return self.in_order(gold.items, answer.items)
-        if isinstance(gold, Items) and gold.kind == "ratio" or isinstance(answer, Items) and answer.kind == "ratio":
+        if (isinstance(gold, Items) and gold.kind == "ratio") or (isinstance(answer, Items) and answer.kind == "ratio"):
             return self.ratio(gold, answer)
         return self.sets(gold, answer)
 
@@ -387,9 +387,11 @@ def _parts(node: Node) -> list[Interval] | None:
     if isinstance(node, Items) and node.kind in ("tuple", "bracket") and len(node.items) == 2:
         low, high = node.items
         is_open = node.kind == "tuple"
-        return [Interval(low, high, is_open, is_open)] if _are_scalars(low, high) else None
+        if isinstance(low, SCALARS) and isinstance(high, SCALARS):
+            return [Interval(low, high, is_open, is_open)]
+        return None
     members: Sequence[Node] = ()
-    if isinstance(node, Items) and node.kind == "list" or isinstance(node, Combined) and node.op == "union":
+    if (isinstance(node, Items) and node.kind == "list") or (isinstance(node, Combined) and node.op == "union"):
         members = node.items if isinstance(node, Items) else node.parts
     elif isinstance(node, Items) and node.kind == "set":
         points = [item for item in node.items if isinstance(item, SCALARS)]
@@ -401,10 +403,6 @@ def _parts(node: Node) -> list[Interval] | None:
             return None
         parts += inner
     return parts or None
-
-
-def _are_scalars(*nodes: Node) -> bool:
-    return all(isinstance(node, SCALARS) for node in nodes)
 
 
 def _solution(relation: Relation) -> list[Interval] | None:

@@ -9,6 +9,7 @@ The rungs, first that yields something wins:
    everything that is listed with it.
 """
 
+# ruff: noqa: RUF001 (the characters of answers, as models write them)
 from __future__ import annotations
 
 import re
@@ -16,7 +17,7 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from insight_rl.reward.extract import Span, boxed
-from insight_rl.reward.math_latex import FUNCTIONS, is_unit
+from insight_rl.reward.math_latex import FUNCTIONS, is_unit, words
 
 MAX_DISTINCT_BOXES = 8
 _MAX_WHOLE = 400
@@ -66,8 +67,8 @@ _TEXT_MACRO = re.compile(r"\\(?:text\w*|mbox|mathrm|operatorname)\s*\{[^{}]*\}")
 _COMMAND = re.compile(r"\\(?:begin|end)\s*\{\w+\}|\\[A-Za-z]+")
 _WORD = re.compile(r"[A-Za-z]{3,}")
 _LONE_SYMBOL = re.compile(r"\s*\\?[A-Za-z]+(?:_\{?\w+\}?)?'*\s*")
-_CONNECTOR_WORDS = frozenset(
-    "and or either maybe perhaps possibly also alternatively answer option case solution possibility quad qquad".split()
+_CONNECTOR_WORDS = words(
+    "and or either maybe perhaps possibly also alternatively answer option case solution possibility quad qquad"
 )
 _CONNECTOR = re.compile(r"[A-Za-z]+|[^A-Za-z]+")
 _NAME_EQUALS = re.compile(r"\\?[A-Za-z]{1,8}(?:_\{?\w{1,4}\}?)?\s*=\s*$")
@@ -115,7 +116,7 @@ def _is_connector(gap: str) -> bool:
         return False
     gap = _NAME_EQUALS.sub("", gap.rstrip(" $(\\["))
     return not any(
-        part[0].isalpha() and part.lower() not in _CONNECTOR_WORDS or "=" in part for part in _CONNECTOR.findall(gap)
+        (part[0].isalpha() and part.lower() not in _CONNECTOR_WORDS) or "=" in part for part in _CONNECTOR.findall(gap)
     )
 
 

@@ -10,7 +10,8 @@ from insight_rl.reward.math_compare import same
 from insight_rl.reward.math_extract import is_expression, last_boxed
 from insight_rl.reward.math_latex import NotMath, clean
 from insight_rl.reward.math_nodes import Node, Number
-from insight_rl.reward.math_parser import parse, read_decimal
+from insight_rl.reward.math_parser import parse
+from insight_rl.reward.math_scalars import read_decimal
 
 MAX_ANSWER_CHARS = 4_000
 _PLAIN_NUMBER = re.compile(r"-?\d{1,15}(?:\.\d{1,5})?")

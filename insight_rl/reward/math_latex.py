@@ -3,6 +3,7 @@
 Everything here is linear in the length of the text, which the caller has bounded.
 """
 
+# ruff: noqa: RUF001 (the characters of answers, as models write them)
 from __future__ import annotations
 
 import re
@@ -28,20 +29,23 @@ class Token(NamedTuple):
     """Whether white space stood before it."""
 
 
+def words(text: str) -> frozenset[str]:
+    """A vocabulary, written as one string."""
+    return frozenset(text.split())
+
+
 _SUPERSCRIPTS = "⁰¹²³⁴⁵⁶⁷⁸⁹"
 _SUBSCRIPTS = "₀₁₂₃₄₅₆₇₈₉"
-_GREEK = dict(
-    zip(
-        "αβγδεζηθικλμνξρστυφχψωΓΔΘΛΞΠΣΦΨΩ",
-        "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi rho sigma tau upsilon phi chi psi "
-        "omega Gamma Delta Theta Lambda Xi Pi Sigma Phi Psi Omega".split(),
-        strict=True,
-    )
+_GREEK_NAMES = (
+    "α alpha β beta γ gamma δ delta ε epsilon ζ zeta η eta θ theta ι iota κ kappa λ lambda μ mu ν nu ξ xi ρ rho "
+    "σ sigma τ tau υ upsilon φ phi χ chi ψ psi ω omega Γ Gamma Δ Delta Θ Theta Λ Lambda Ξ Xi Π Pi Σ Sigma Φ Phi "
+    "Ψ Psi Ω Omega"
 )
+_GREEK = {name: _GREEK_NAMES.split()[index + 1] for index, name in enumerate(_GREEK_NAMES.split()) if index % 2 == 0}
 _UNICODE = str.maketrans(
     {
-        **{dash: "-" for dash in "−–—‐‑"},
-        **{dot: "*" for dot in "×·∙⋅•✕"},
+        **dict.fromkeys("−–—‐‑", "-"),
+        **dict.fromkeys("×·∙⋅•✕", "*"),
         **{mark: f"^{{{digit}}}" for digit, mark in enumerate(_SUPERSCRIPTS)},
         **{mark: f"_{{{digit}}}" for digit, mark in enumerate(_SUBSCRIPTS)},
         **{letter: f"\\{name} " for letter, name in _GREEK.items()},
@@ -90,7 +94,9 @@ _DECORATION = re.compile(
     r"\\(?:left|right|[bB]ig{1,2}[lrm]?|displaystyle|textstyle|limits|nolimits|rm|bf|it|mathop|mathopen|mathclose"
     r"|boldmath|scriptstyle|allowbreak|newline|centering|hfill|phantom)(?![A-Za-z])"
 )
-_RENAMED = re.compile(r"\\(?:[dtc]frac|[dt]binom|leq(?:slant)?|geq(?:slant)?|neq|land|lor|varnothing|thinspace)(?![A-Za-z])")
+_RENAMED = re.compile(
+    r"\\(?:[dtc]frac|[dt]binom|leq(?:slant)?|geq(?:slant)?|neq|land|lor|varnothing|thinspace)(?![A-Za-z])"
+)
 _NEW_NAMES = {
     "\\dfrac": "\\frac",
     "\\tfrac": "\\frac",
@@ -107,7 +113,9 @@ _NEW_NAMES = {
     "\\varnothing": "\\emptyset",
     "\\thinspace": "\\,",
 }
-_STYLE = re.compile(r"\\(?:mathbf|mathit|mathsf|mathcal|mathscr|mathfrak|boldsymbol|bm|pmb|underline|ensuremath)\s*\{([^{}]*)\}")
+_STYLE = re.compile(
+    r"\\(?:mathbf|mathit|mathsf|mathcal|mathscr|mathfrak|boldsymbol|bm|pmb|underline|ensuremath)\s*\{([^{}]*)\}"
+)
 _TEXT = re.compile(r"\\(?:text|textbf|textit|textrm|textsf|textnormal|texttt|mathrm|mbox|hbox|emph)\s*\{([^{}]*)\}")
 _OPERATOR_NAME = re.compile(r"\\operatorname\*?\s*\{\s*([A-Za-z]+)\s*\}")
 _NUMBER_SET = re.compile(r"\\mathbb\s*\{?([RZNQC])\}?")
@@ -163,9 +171,9 @@ _TOKEN = re.compile(
     re.DOTALL,
 )
 
-FUNCTIONS = frozenset(
-    "sin cos tan cot sec csc arcsin arccos arctan sinh cosh tanh ln log lg exp sqrt cbrt gcd lcm max min abs floor "
-    "ceil asin acos atan".split()
+FUNCTIONS = words(
+    "sin cos tan cot sec csc arcsin arccos arctan sinh cosh tanh ln log lg exp sqrt cbrt gcd lcm max min "
+    "abs floor ceil asin acos atan"
 )
 _WORD_COMMANDS = {
     "pi": "\\pi",
@@ -182,9 +190,10 @@ _WORD_COMMANDS = {
     "cup": "\\cup",
 }
 # Two letters that are a word of English rather than a product.
-_SHORT_WORDS = frozenset(
-    "is to of in at no so be if an as by on it we do up he me my us am go hi ok any all the not yes and for are was has "
-    "one two per odd but its let see our out who why how now new old day way man men get got put set".split()
+_SHORT_WORDS = words(
+    "is to of in at no so be if an as by on it we do up he me my us am go hi ok any all the not yes and "
+    "for are was has one two per odd but its let see our out who why how now new old day way man men get "
+    "got put set"
 )
 _SEPARATORS = {"and": "and", "or": "or", "&": "and"}
 _PERCENT = frozenset(("percent", "pct", "percentage", "percents", "per cent"))
@@ -238,7 +247,7 @@ def _split_word(word: str, is_spaced: bool, before: list[Token]) -> list[Token]:
     if follows_number and unit_of(word) is not None and len(word) > 1:
         return [Token("text", word, is_spaced)]
     is_product = len(word) <= 2 or (len(word) <= 5 and word.isupper()) or not re.search("[aeiouy]", lower)
-    if len(word) > 1 and (lower in _SHORT_WORDS and not word.isupper() or not is_product or len(word) > 8):
+    if len(word) > 1 and ((lower in _SHORT_WORDS and not word.isupper()) or not is_product or len(word) > 8):
         raise NotMath(f"prose: {word}")
     letters = [Token("letter", letter, False) for letter in word]
     letters[0] = letters[0]._replace(is_spaced=is_spaced)

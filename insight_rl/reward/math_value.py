@@ -54,7 +54,8 @@ def same_value(gold: Scalar, answer: Scalar, *, tolerance: float = 0.0) -> bool 
     is_rounded = max(_num_decimals(gold), _num_decimals(answer)) >= _DECIMALS_OF_A_ROUNDED_VALUE
     if exact_gold is not None and exact_answer is not None:
         return exact_gold == exact_answer or (
-            (is_rounded or tolerance > 0) and _is_close(abs(exact_gold - exact_answer), abs(exact_gold), is_rounded, tolerance)
+            (is_rounded or tolerance > 0)
+            and _is_close(abs(exact_gold - exact_answer), abs(exact_gold), is_rounded, tolerance)
         )
     return _same_constant(gold, answer, is_rounded, tolerance)
 
@@ -65,10 +66,10 @@ def _is_infinite(node: Scalar) -> bool:
     return node == Constant("inf")
 
 
-def _is_close(difference: Any, size: Any, is_rounded: bool, tolerance: float) -> bool:
+def _is_close(difference: Any, size: Any, is_rounded: bool, tolerance: Any) -> bool:
     if difference <= tolerance * size:
         return True
-    return bool(is_rounded and difference <= 0.500001e-6 and difference <= 1e-4 * size)
+    return bool(is_rounded and difference <= 0.500001e-6 and difference <= size / 10_000)
 
 
 def _same_constant(gold: Scalar, answer: Scalar, is_rounded: bool, tolerance: float) -> bool | None:
@@ -263,7 +264,12 @@ _EXACT: dict[str, Callable[..., Fraction | None]] = {
 class _Field:
     """Numbers of one precision and the functions on them."""
 
-    def __init__(self, functions: Mapping[str, Callable[..., Any]], number: Callable[[Fraction], Any], constants: Mapping[str, Any]) -> None:
+    def __init__(
+        self,
+        functions: Mapping[str, Callable[..., Any]],
+        number: Callable[[Fraction], Any],
+        constants: Mapping[str, Any],
+    ) -> None:
         self.functions = functions
         self.number = number
         self.constants = constants
@@ -283,7 +289,9 @@ def _evaluate(node: Scalar, point: _Point, field: _Field) -> Any:
     return function(*args)
 
 
-def _functions(lib: Any, power: Callable[[Any, Any], Any], gamma: Callable[[Any], Any]) -> dict[str, Callable[..., Any]]:
+def _functions(
+    lib: Any, power: Callable[[Any, Any], Any], gamma: Callable[[Any], Any]
+) -> dict[str, Callable[..., Any]]:
     """The operations in terms of ``cmath`` or an ``mpmath`` context."""
 
     def bounded(function: Callable[[Any], Any]) -> Callable[[Any], Any]:

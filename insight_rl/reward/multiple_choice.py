@@ -8,6 +8,7 @@ does a lone letter count: a response that is nothing else, or the last capital t
 and the pronoun "I" never do.
 """
 
+# ruff: noqa: RUF001 (the characters of answers, as models write them)
 from __future__ import annotations
 
 import re
@@ -15,7 +16,7 @@ import string
 import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 from insight_rl.errors import UsageError, check
 from insight_rl.reward.extract import boxed, final_text
@@ -110,8 +111,11 @@ _MARKUP = re.compile(r"[*_`$\"'“”]|\\[(){}\[\],;!%$ ]|[{}]")
 class MultipleChoiceReward:
     """1 for the letter or text of the right option, 0 otherwise. See the module and ``docs/rewards.md`` for the rules.
 
-    ``lone_letter``: whether a letter that nothing announces counts. Bounded in time for any response.
+    ``lone_letter``: whether a letter that nothing announces counts. ``option_text``: whether an option's text does.
     """
+
+    bounded: ClassVar[bool] = True
+    """It bounds its own time, so it may judge in the trainer's process."""
 
     def __init__(
         self,
@@ -163,9 +167,7 @@ def read_question(answer: Any, *, use_choices: bool = True) -> Question:
     num_choices = answer.get("num_choices", len(choices))
     is_count = isinstance(num_choices, int) and not isinstance(num_choices, bool) and 2 <= num_choices <= 26
     check(is_count, "answer.num_choices", num_choices, "must be a whole number from 2 to 26")
-    check(
-        len(choices) in (0, num_choices), "answer.choices", choices, f"must be as many as num_choices={num_choices}"
-    )
+    check(len(choices) in (0, num_choices), "answer.choices", choices, f"must be as many as num_choices={num_choices}")
     letters = string.ascii_uppercase[:num_choices]
     letter = answer.get("letter")
     is_letter = isinstance(letter, str) and len(letter) == 1 and letter.upper() in letters

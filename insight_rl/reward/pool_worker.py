@@ -17,6 +17,7 @@ import time
 from multiprocessing.connection import Connection
 from typing import Any, NamedTuple
 
+from insight_rl.errors import UsageError
 from insight_rl.reward.base import RewardFn
 from insight_rl.types import Completion, Prompt, Reward
 
@@ -122,6 +123,8 @@ def _judge(reward: RewardFn, prompt: PromptStub, completion: CompletionStub) -> 
         )
     except MemoryError:
         return _error("MemoryError: over the memory limit of a worker"), True
+    except UsageError as error:
+        return _error(str(error)), False
     except Exception as error:
         # Whatever a reward raises on untrusted text is counted as an error of the verifier and reported by name.
         return _error(f"{type(error).__name__}: {error}"), False
