@@ -59,7 +59,7 @@ class CheckpointStore:
 
         Raises ``UsageError`` if there are checkpoints but none is sound: starting afresh would overwrite the run.
         """
-        notices = []
+        notices: list[str] = []
         for path in reversed(self._all()):
             problem = _find_damage(path)
             if problem is None:
@@ -116,7 +116,7 @@ def save_state(folder: Path, state: Mapping[str, Any]) -> None:
         return node
 
     (folder / "state.json").write_text(json.dumps(without_arrays(state)), encoding="utf-8")
-    np.savez(folder / "arrays.npz", **arrays)
+    np.savez(folder / "arrays.npz", allow_pickle=False, **arrays)
 
 
 def load_state(folder: Path) -> dict[str, Any]:

@@ -37,7 +37,7 @@ from insight_rl.selector.belief_selector import BeliefSelector
 from insight_rl.selector.decision_log import DECISIONS_FOLDER, DecisionLog, OpenToInspection
 from insight_rl.task.base import Task
 from insight_rl.tokenizer import ModelTokenizer
-from insight_rl.types import Sampling
+from insight_rl.types import Metrics, Sampling
 
 if TYPE_CHECKING:
     from insight_rl.algorithm import Algorithm
@@ -148,7 +148,9 @@ def assemble(
         folder = run_dir.path / DECISIONS_FOLDER
         logs.append(DecisionLog(folder, selector=parts.selector, pool=parts.data.pool, first_step=first_step))
 
-    def save_checkpoint(progress: Progress, *, accuracy: float | None) -> None:
+    def save_checkpoint(progress: Progress, metrics: Metrics) -> None:
+        accuracy = metrics.get("eval/accuracy")
+        assert accuracy is None or isinstance(accuracy, float)
         writers: dict[str, Callable[[Path], None]] = {
             "trainer": lambda folder: save_state(folder, asdict(progress)),
             "selector": lambda folder: save_state(folder, parts.selector.state_dict()),

@@ -66,9 +66,9 @@ class SelectionLog(Protocol):
 
 
 class Saver(Protocol):
-    """Writes a checkpoint of the whole run."""
+    """Writes a checkpoint of the whole run; the step's ``metrics`` tell how good it is."""
 
-    def __call__(self, progress: Progress, *, accuracy: float | None) -> None: ...
+    def __call__(self, progress: Progress, metrics: Metrics) -> None: ...
 
 
 class Trainer:
@@ -114,7 +114,7 @@ class Trainer:
                 metrics |= self.evaluate()
             self.log(metrics | self.clock.lap(metrics), step=step)
             if self.is_due(step, self.settings.checkpoint_every) or self.stop_requested:
-                self.checkpoint(metrics.get("eval/accuracy"))
+                self.checkpoint(metrics)
 
     def train_step(self, step: int) -> Metrics:
         """One step of the algorithm; returns its metrics."""
@@ -180,8 +180,8 @@ class Trainer:
         return self.evaluator.evaluate(self.rollout, self.judge)
 
     @phase("checkpoint")
-    def checkpoint(self, accuracy: float | None) -> None:
-        self.save_checkpoint(self.progress, accuracy=accuracy)
+    def checkpoint(self, metrics: Metrics) -> None:
+        self.save_checkpoint(self.progress, metrics)
 
     def is_due(self, step: int, every: int) -> bool:
         return every > 0 and (step % every == 0 or step == self.settings.num_steps)

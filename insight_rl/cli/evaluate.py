@@ -23,6 +23,7 @@ from insight_rl.evaluation import Evaluator, evaluation_metrics
 from insight_rl.rollout.groups import to_records
 from insight_rl.seeding import derive_seed
 from insight_rl.tokenizer import ModelTokenizer
+from insight_rl.types import Metrics
 
 _EPILOG = """
 examples:
@@ -86,7 +87,7 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
-def _print_table(figures: dict[str, float], *, title: str) -> None:
+def _print_table(figures: Metrics, *, title: str) -> None:
     from rich.console import Console
     from rich.table import Table
 
@@ -94,5 +95,6 @@ def _print_table(figures: dict[str, float], *, title: str) -> None:
     table.add_column("metric")
     table.add_column("value", justify="right")
     for name, value in figures.items():
+        assert isinstance(value, (int, float))
         table.add_row(name, f"{value:.4f}" if value < 1.5 else f"{value:.1f}")
     Console().print(table)

@@ -85,7 +85,7 @@ def expand_combinations(overrides: Sequence[str]) -> tuple[Path, list[tuple[list
         raise UsageError(f"{error.override}: not a valid override; write key=value or key=value,value") from error
     swept = [override.get_key_element() for override in parsed if override.is_sweep_override()]
     folder = next((o.value() for o in parsed if o.key_or_group == "run_dir" and not o.is_sweep_override()), None)
-    base = Path(folder or f"runs/sweep-{datetime.now():%Y%m%d-%H%M%S}").expanduser().resolve()
+    base = Path(str(folder) if folder else f"runs/sweep-{datetime.now():%Y%m%d-%H%M%S}").expanduser().resolve()
     kept = [override for override in parsed if override.key_or_group != "run_dir"]
     (jobs,) = BasicSweeper.split_arguments(kept, max_batch_size=None)
     labels = ["_".join(item for item in job if item.split("=")[0] in swept) for job in jobs]

@@ -37,8 +37,8 @@ class TransformersEngine:
         from transformers import AutoModelForCausalLM
 
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self._model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(model_path, dtype=getattr(torch, dtype))
-        self._model.to(self._device).eval().requires_grad_(False)
+        model = AutoModelForCausalLM.from_pretrained(model_path, dtype=getattr(torch, dtype), device_map=self._device)
+        self._model: PreTrainedModel = model.eval().requires_grad_(False)
         self._tokenizer = ModelTokenizer(model_path)
         self._eos_ids = torch.tensor(self._tokenizer.eos_token_ids, device=self._device)
         self._max_length = max_length
