@@ -38,12 +38,23 @@ def check_part(key: str, node: Any) -> None:
             raise UsageError(f"{key}.{name}={value!r}: {node['_target_']} takes no such argument; {hint}")
         if name in hints:
             _check_type(f"{key}.{name}", value, hints[name])
-        if isinstance(value, dict) and "_target_" in value:
-            check_part(f"{key}.{name}", value)
+        _check_nested(f"{key}.{name}", value)
     for name, parameter in parameters.items():
         is_named = parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
         if is_named and parameter.default is parameter.empty and name not in given and not node.get("_partial_"):
             raise UsageError(f"{key}.{name} has no value, and {node['_target_']} needs one: give {key}.{name}=...")
+
+
+def _check_nested(key: str, value: Any) -> None:
+    """Parts within a part's argument: itself, or in lists and mappings of them."""
+    if isinstance(value, dict) and "_target_" in value:
+        check_part(key, value)
+    elif isinstance(value, dict):
+        for name, item in value.items():
+            _check_nested(f"{key}.{name}", item)
+    elif isinstance(value, list):
+        for index, item in enumerate(value):
+            _check_nested(f"{key}[{index}]", item)
 
 
 def import_target(key: str, path: str) -> Callable[..., Any]:

@@ -1,0 +1,32 @@
+"""``reward=by_task``: each prompt is judged by its own task's reward. Knows the tasks' names, not their rules."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from insight_rl.errors import UsageError, check
+from insight_rl.reward.base import RewardFn
+from insight_rl.types import Completion, Prompt, Reward
+
+
+class ByTaskReward:
+    """Dispatches on ``prompt.task``; ``reward_of_task`` maps a task's name to one of ``rewards``."""
+
+    def __init__(self, *, rewards: Mapping[str, RewardFn], reward_of_task: Mapping[str, str]) -> None:
+        for task, name in reward_of_task.items():
+            key = f"reward.reward_of_task.{task}"
+            check(name in rewards, key, name, f"must be one of reward.rewards: {', '.join(rewards)}")
+        used = set(reward_of_task.values())
+        self._reward_of_task = {task: rewards[name] for task, name in reward_of_task.items()}
+        self.bounded = all(getattr(rewards[name], "bounded", False) for name in used)
+        modules = [module for name in used for module in getattr(rewards[name], "worker_modules", ())]
+        self.worker_modules = tuple(dict.fromkeys(modules))
+
+    def __call__(self, prompt: Prompt, completion: Completion) -> Reward:
+        reward = self._reward_of_task.get(prompt.task)
+        if reward is None:
+            raise UsageError(
+                f"reward.reward_of_task: no reward for task {prompt.task}, only for {', '.join(self._reward_of_task)}; "
+                f"add reward.reward_of_task.{prompt.task}=..."
+            )
+        return reward(prompt, completion)

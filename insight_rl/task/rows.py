@@ -1,0 +1,196 @@
+"""Rows of a data set, from a local file or folder or from the hub, one by one. Knows nothing of what is in them.
+
+JSONL, Parquet and CSV files are read directly, so a bad row can be named; folders and hub names go through the
+``datasets`` library, which is imported only then.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import logging
+import os
+import socket
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from insight_rl.errors import UsageError, check
+
+logger = logging.getLogger(__name__)
+
+Row = Mapping[str, Any]
+
+_PARQUET_BATCH = 1024
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HubName:
+    """E.g. ``HubName(name="openai/gsm8k", config="main", split="train")``; the same split of a local folder."""
+
+    name: str | None
+    config: str | None
+    split: str
+
+    def __str__(self) -> str:
+        return ":".join(part for part in (self.name, self.config, self.split) if part)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RowSource:
+    """A local ``path`` if there is one, else ``hub``. ``setting`` (``task.train``) begins the name of both settings."""
+
+    setting: str
+    path: Path | None
+    hub: HubName | None
+    streaming: bool = False
+    """Hub rows are read as they are needed instead of downloading the whole set first."""
+
+    def __str__(self) -> str:
+        if self.path is not None:
+            return f"{self.setting}_path={self.path}"
+        return f"{self.setting}_hub={self.hub}"
+
+    def numbered_rows(self, columns: Collection[str]) -> Iterator[tuple[int, Row]]:
+        """Rows counted from 1 (JSONL: line numbers), of Parquet and the hub only ``columns`` where they exist.
+
+        Raises ``UsageError`` with setting, source, row and remedy for what cannot be read.
+        """
+        if self.path is None:
+            assert self.hub is not None, "a source has a path or a hub name"
+            assert self.hub.name is not None, "checked by hub_name"
+            yield from enumerate(self._from_library(self.hub.name, columns), start=1)
+        elif self.path.is_dir():
+            yield from enumerate(self._from_library(str(self.path), columns), start=1)
+        else:
+            yield from self._from_file(self.path, columns)
+
+    def _from_file(self, path: Path, columns: Collection[str]) -> Iterator[tuple[int, Row]]:
+        reader = _READERS.get(path.suffix.lower())
+        if reader is None:
+            raise UsageError(f"{self}: unknown kind of file; take one of {', '.join(_READERS)} or a folder")
+        try:
+            yield from reader(path, columns)
+        except OSError as error:
+            reason = error.strerror or str(error)
+            raise UsageError(f"{self}: {reason}; name a readable file or folder of rows") from error
+        except UnicodeDecodeError as error:
+            raise UsageError(f"{self}: not UTF-8 text ({error.reason})") from error
+        except _BadRow as error:
+            raise UsageError(f"{self} row {error.number}: {error.reason}") from error
+        except (ValueError, csv.Error, RecursionError) as error:
+            raise UsageError(f"{self}: cannot be read as {path.suffix} ({error})") from error
+
+    def _from_library(self, name: str, columns: Collection[str]) -> Iterator[Row]:
+        is_local = self.path is not None
+        if not is_local:
+            _go_offline_if_unreachable()
+        import datasets
+
+        config, split = (self.hub.config, self.hub.split) if self.hub else (None, "train")
+        try:
+            rows = datasets.load_dataset(name, config, split=split, streaming=self.streaming)
+            present = rows.column_names
+            kept = [column for column in columns if present is None or column in present]
+            yield from rows.select_columns(kept) if kept else rows
+        except (OSError, ValueError, RuntimeError) as error:
+            # The library raises these for no network, no such name, config or split, no access, and broken files.
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            remedy = (
+                "check the folder, and the config and split of its data"
+                if is_local
+                else f"give a local copy with {self.setting}_path=..., or check the name, the network, your access to "
+                "it and HF_HOME"
+            )
+            raise UsageError(f"{self}: {reason}; {remedy}") from error
+
+
+def hub_name(key: str, value: object) -> HubName | None:
+    """The checked form of a setting such as ``{name: openai/gsm8k, config: main, split: train}``; ``None`` for null."""
+    if value is None:
+        return None
+    remedy = "give name, config (or null) and split, e.g. {name: openai/gsm8k, config: main, split: train}, or null"
+    check(isinstance(value, Mapping) and set(value) <= {"name", "config", "split"}, key, value, remedy)
+    assert isinstance(value, Mapping)
+    name, config, split = value.get("name"), value.get("config"), value.get("split", "train")
+    check(isinstance(name, str) and name != "", f"{key}.name", name, remedy)
+    check(config is None or isinstance(config, str), f"{key}.config", config, remedy)
+    check(isinstance(split, str) and split != "", f"{key}.split", split, remedy)
+    return HubName(name=name, config=config, split=split)
+
+
+class _BadRow(ValueError):
+    def __init__(self, number: int, reason: str) -> None:
+        super().__init__(reason)
+        self.number = number
+        self.reason = reason
+
+
+def _read_jsonl(path: Path, columns: Collection[str]) -> Iterator[tuple[int, Row]]:
+    with path.open(encoding="utf-8") as file:
+        for number, line in enumerate(file, start=1):
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line)
+            except (ValueError, RecursionError) as error:
+                raise _BadRow(number, f"not JSON ({error}); write one object a line") from error
+            yield number, _as_object(number, row)
+
+
+def _read_json(path: Path, columns: Collection[str]) -> Iterator[tuple[int, Row]]:
+    """One array of objects; a ``.json`` file of lines is read like ``.jsonl``."""
+    with path.open(encoding="utf-8") as file:
+        is_array = file.read(256).lstrip().startswith("[")
+    if not is_array:
+        yield from _read_jsonl(path, columns)
+        return
+    for number, row in enumerate(json.loads(path.read_text(encoding="utf-8")), start=1):
+        yield number, _as_object(number, row)
+
+
+def _as_object(number: int, row: object) -> Row:
+    if not isinstance(row, dict):
+        raise _BadRow(number, f"{str(row)[:60]!r} is no object; write one object a row")
+    return row
+
+
+def _read_parquet(path: Path, columns: Collection[str]) -> Iterator[tuple[int, Row]]:
+    import pyarrow.parquet
+
+    number = 0
+    with pyarrow.parquet.ParquetFile(path) as file:
+        kept = [column for column in file.schema_arrow.names if column in columns]
+        for batch in file.iter_batches(_PARQUET_BATCH, columns=kept or None):
+            for row in batch.to_pylist():
+                number += 1
+                yield number, row
+
+
+def _read_csv(path: Path, columns: Collection[str]) -> Iterator[tuple[int, Row]]:
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        yield from enumerate(csv.DictReader(file), start=1)
+
+
+_READERS: dict[str, Callable[[Path, Collection[str]], Iterator[tuple[int, Row]]]] = {
+    ".jsonl": _read_jsonl,
+    ".json": _read_json,
+    ".parquet": _read_parquet,
+    ".csv": _read_csv,
+}
+
+
+def _go_offline_if_unreachable() -> None:
+    """Without a network the hub library tries for half a minute per file; told of it, it goes to its cache at once."""
+    proxied = any(os.environ.get(name) for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"))
+    if proxied or "HF_HUB_OFFLINE" in os.environ:
+        return
+    endpoint = urlsplit(os.environ.get("HF_ENDPOINT", "https://huggingface.co"))
+    port = endpoint.port or (80 if endpoint.scheme == "http" else 443)
+    try:
+        socket.create_connection((endpoint.hostname or "", port), timeout=5).close()
+    except OSError as error:
+        logger.warning("the hub at %s cannot be reached (%s): looking into its local cache", endpoint.hostname, error)
+        os.environ["HF_HUB_OFFLINE"] = "1"
