@@ -80,9 +80,7 @@ def load_recording(run_dir: Path) -> Recording:
         run_dir=run_dir,
         selector=load_runs([run_dir])[0].option("selector") or "unknown",
         steps=tuple(steps),
-        pool=tuple(
-            Prompt(id=each, task=each.partition("/")[0], text="", token_ids=(0,), answer=None) for each in ids
-        ),
+        pool=tuple(Prompt(id=each, task=each.partition("/")[0], text="", token_ids=(0,), answer=None) for each in ids),
         num_rollouts=max(int(step.judged.max()) for step in steps),
     )
 
