@@ -275,7 +275,7 @@ class HostedRun:
             live, pool = self._ready(), self._pool.prompts()
             for prompt_id in request.ids:
                 self._position(pool, prompt_id)
-            return schema.Beliefs(beliefs=beliefs_of(live.selector, request.ids))
+            return schema.Beliefs(beliefs=list(map(list, beliefs_of(live.selector, request.ids))))
 
     def live_view(self) -> schema.LiveView:
         with self._lock:

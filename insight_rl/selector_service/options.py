@@ -15,6 +15,7 @@ from omegaconf import OmegaConf
 from insight_rl.build import build_part
 from insight_rl.config import compose_config
 from insight_rl.errors import check
+from insight_rl.paths import conf_dir
 from insight_rl.selector.base import Selector
 from insight_rl.selector.client import RemoteSelector
 from insight_rl.selector_service.schema import SelectorChoice
@@ -41,9 +42,15 @@ class SelectorOptions:
     def _node(self, name: str) -> dict[str, Any]:
         with self._lock:  # Hydra composes one configuration at a time
             if name not in self._nodes:
+                names = self._names()
+                check(name in names, "selector.name", name, f"there is no such option; take one of {', '.join(names)}")
                 tree = compose_config([f"selector={name}"], config_dir=self._config_dir)
                 self._nodes[name] = dict(OmegaConf.to_container(tree.selector, resolve=True))  # type: ignore[arg-type]
             return self._nodes[name]
+
+    def _names(self) -> list[str]:
+        folders = [conf_dir(), *([self._config_dir] if self._config_dir else [])]
+        return sorted({path.stem for folder in folders for path in (folder / "selector").glob("*.yaml")})
 
 
 def _merged(node: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:

@@ -23,6 +23,7 @@ Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$", descri
 PromptId = Annotated[str, Field(min_length=1, max_length=512)]
 TaskName = Annotated[str, Field(max_length=200)]
 Step = Annotated[int, Field(ge=0, lt=2**31)]
+Belief = Annotated[list[float], Field(min_length=2, max_length=2, description="alpha and beta")]
 Scalar = bool | int | float | str | None
 
 
@@ -118,7 +119,7 @@ class RunDefinition(Message):
     pool: Name
     selector: SelectorChoice = SelectorChoice()
     num_rollouts: int = Field(ge=1, le=MAX_ROLLOUTS, description="K, rollouts of each selected prompt")
-    seed: int = Field(ge=0, lt=2**63)
+    seed: int = Field(ge=0, le=2**63 - 1)
 
 
 class CreateRun(RunDefinition):
@@ -187,7 +188,7 @@ class ObserveRequest(Message):
 class Acknowledgement(Message):
     """The observation is on disk."""
 
-    beliefs: list[tuple[float, float]] = Field(description="alpha and beta after it, in the order observed")
+    beliefs: list[Belief] = Field(description="alpha and beta after it, in the order observed")
     version: int
     is_repeat: bool = Field(description="whether it had been counted before")
 
@@ -197,7 +198,7 @@ class BeliefsRequest(Message):
 
 
 class Beliefs(Message):
-    beliefs: list[tuple[float, float]]
+    beliefs: list[Belief]
 
 
 class RunState(Message):

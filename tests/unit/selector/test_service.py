@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import json
+import tempfile
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -21,6 +23,13 @@ from insight_rl.types import Prompt
 
 OPTIONS = SelectorOptions()
 TOKEN = "correct horse battery staple".replace(" ", "-")
+
+
+@pytest.fixture
+def tmp_path():
+    """In memory where that can be had: a wait for the disk with each commit adds up."""
+    with tempfile.TemporaryDirectory(dir="/dev/shm" if Path("/dev/shm").is_dir() else None) as folder:
+        yield Path(folder)
 
 
 @pytest.fixture
@@ -220,6 +229,8 @@ def test_concurrent_clients_of_one_run_are_all_counted_once(client):
         ({"selector": {"settings": {"mu": "${oc.env:HOME}"}}}, 422, "without $"),
         ({"selector": {"name": "remote"}}, 422, "cannot be hosted"),
         ({"selector": {"name": "../../x"}}, 422, "name"),
+        ({"selector": {"name": "0"}}, 422, "take one of"),
+        ({"selector": {"name": "null"}}, 422, "take one of"),
         ({"pool": "elsewhere"}, 404, "elsewhere"),
         ({"num_rollouts": 0}, 422, "num_rollouts"),
         ({"run": "a/b"}, 422, "run"),
