@@ -71,7 +71,7 @@ def _draw_scores(axes: Axes, view: StepView, row: int | None) -> None:
 
 
 def _draw_beliefs(axes: Axes, view: StepView, row: int | None) -> None:
-    """Few beliefs, shared by many: the area of a disc is how many have it, that of the inner one how many were chosen."""
+    """Many share a belief: the area of its disc is how many have it, that of the inner one how many were chosen."""
     axes.set_title("Beliefs (area: candidates, filled: chosen)")
     axes.set_xlabel("success rate believed")
     axes.set_ylabel("evidence (alpha + beta)")

@@ -12,9 +12,9 @@ from typing import Any
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, OmegaConf
 
+from insight_rl.build import build_part
 from insight_rl.config import compose_config
 from insight_rl.errors import UsageError, check
-from insight_rl.part_check import check_part
 from insight_rl.simulation.experiment import Size
 
 
@@ -84,14 +84,14 @@ def load(overrides: Sequence[str], *, config_dir: Path | None = None) -> tuple[S
     ConfigStore.instance().store(name="simulate_schema", node=SimulationConfig)
     overrides = [_as_list(override) for override in overrides]
     config = _compose(overrides, config_dir)
-    check_part("pool", config.pool)
+    build_part("pool", config.pool)
     variants = []
     for label in config.selectors:
         name, *settings = label.split(":")
         own = [f"selector={name}", *overrides, *(f"selector.{setting}" for setting in settings)]
         composed = _compose(own, config_dir)
         for key in ("selector", "gate"):
-            check_part(key, getattr(composed, key))
+            build_part(key, getattr(composed, key))  # finds mistakes here rather than in a worker process
         variants.append(Variant(label=label, selector=composed.selector, gate=composed.gate))
     return config, variants
 
