@@ -1,4 +1,4 @@
-"""The whole interface under schemathesis: whatever is sent, the answer is one that the documentation names, never 5xx."""
+"""The whole interface under schemathesis: every answer is one that the documentation names, never 5xx."""
 
 from __future__ import annotations
 
