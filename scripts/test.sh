@@ -9,7 +9,7 @@ command -v g++ >/dev/null || die "there is no g++, which DeepSpeed needs at its 
 install_package "[cpu,dev,ray,serve,trl]"
 
 # One thread each: the models are tiny, and several processes share the cores.
-export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
+export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}" OMP_WAIT_POLICY="${OMP_WAIT_POLICY:-PASSIVE}"
 export TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1 WANDB_MODE=offline
 # The scripts that tests start by name are those of this environment.
 export PATH="$VENV/bin:$PATH"

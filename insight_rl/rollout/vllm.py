@@ -257,6 +257,8 @@ def _environment(num_threads: int | None) -> dict[str, str]:
         "TOKENIZERS_PARALLELISM": "false",
         # vLLM would bind its threads to one core per physical core less one: on two hyperthreads, a single one.
         "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+        # Threads that spin while they wait: 42 instead of 390 tokens/s where other processes want the same cores.
+        "OMP_WAIT_POLICY": "PASSIVE",
     }
     environment = defaults | os.environ
     if num_threads is not None:
