@@ -114,6 +114,8 @@ class EvaluationConfig:
     temperature: float = MISSING
     top_p: float = MISSING
     max_completion_tokens: int | None = MISSING
+    benchmarks: dict[str, Any] = MISSING
+    """By name, what `insight-rl evaluate` measures; empty: the held-out problems of the task."""
 
     def __post_init__(self) -> None:
         check(self.every >= 0, "evaluation.every", self.every, "must be at least 0 (0 switches evaluation off)")

@@ -1,12 +1,15 @@
-"""``insight-rl evaluate``: avg@k and pass@k of a model on a task's held-out problems, through a rollout engine."""
+"""``insight-rl evaluate``: avg@k and pass@k of a model on benchmarks or a task's held-out problems."""
 
 from __future__ import annotations
 
 import argparse
 import json
+import re
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from insight_rl.build import (
     build_judge,
@@ -17,23 +20,66 @@ from insight_rl.build import (
     load_problems,
     quiet_libraries,
 )
-from insight_rl.config import compose_config, parse_config
-from insight_rl.errors import UsageError
-from insight_rl.evaluation import Evaluator, evaluation_metrics
-from insight_rl.rollout.groups import to_records
+from insight_rl.config import RunConfig, compose_config, parse_config
+from insight_rl.errors import UsageError, check
+from insight_rl.reward.base import Judge
 from insight_rl.seeding import derive_seed
 from insight_rl.tokenizer import ModelTokenizer
-from insight_rl.types import Metrics
+
+if TYPE_CHECKING:
+    from insight_rl.benchmark.figures import SuiteFigures
+    from insight_rl.benchmark.records import Record
+    from insight_rl.benchmark.runner import BenchmarkRun
+    from insight_rl.benchmark.suite import SuiteMember
 
 _EPILOG = """
 examples:
   insight-rl evaluate model.path=runs/demo/model                       the trained model on the task's held-out problems
   insight-rl evaluate model.path=runs/demo/model task.test_path=my.jsonl --output results.json --samples samples.jsonl
-  insight-rl evaluate model=smollm2 rollout=vllm evaluation.samples_per_problem=16
+  insight-rl evaluate evaluation=math_suite model=smollm2 rollout=vllm   AIME24, AMC23, MATH500, Minerva, OlympiadBench
+  insight-rl evaluate evaluation=general --data-dir bench/             local files: bench/mmlu.jsonl, bench/gpqa.csv
+
+A suite (math_suite, countdown, general) keeps every sample in its folder; the same command goes on where it was cut
+short. docs/evaluation.md tells more.
 """
 
 
 def main(argv: Sequence[str]) -> int:
+    arguments = _parser().parse_intermixed_args(argv)
+    for path in (arguments.output, arguments.samples):
+        if path is not None and not path.parent.is_dir():
+            raise UsageError(f"{path}: the folder {path.parent} does not exist; make it first")
+    check(arguments.chunk_size >= 1, "--chunk-size", arguments.chunk_size, "must be at least 1 problem")
+
+    quiet_libraries()
+    from insight_rl.benchmark.suite import load_suite
+
+    config = parse_config(compose_config(arguments.overrides, config_dir=arguments.config_dir))
+    tokens = completion_tokens(config)
+    check(
+        tokens < config.model.max_length,
+        "evaluation.max_completion_tokens",
+        tokens,
+        f"leaves no room for a prompt in model.max_length={config.model.max_length}; lower one or raise the other",
+    )
+    members = load_suite(config, data_dir=arguments.data_dir)
+    model_path = find_model(config.model)
+    notices: list[str] = []
+    runs, folder = _prepare(config, members, model_path, arguments, notices)
+    for text in notices:
+        print(f"note: {text}")
+    if folder is not None:
+        print(f"samples and figures go to {folder}")
+
+    started = time.perf_counter()
+    _run_all(config, members, runs, model_path)
+    seconds = time.perf_counter() - started
+    figures = _figures(runs, seed=config.seed)
+    _write_results(config, runs, figures, folder, notices, seconds, arguments)
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="insight-rl evaluate", epilog=_EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -41,60 +87,183 @@ def main(argv: Sequence[str]) -> int:
         "overrides", nargs="*", metavar="key=value", help="changes to the configuration of conf/train.yaml"
     )
     parser.add_argument("--config-dir", type=Path, help="a folder with options of your own, laid out like conf/")
+    parser.add_argument(
+        "--data-dir", type=Path, help="a folder with a file for each benchmark, used instead of the hub"
+    )
+    parser.add_argument("--output-dir", type=Path, help="keep samples and figures here, and go on with what is there")
+    parser.add_argument("--chunk-size", type=int, default=128, help="problems between two savings (default 128)")
     parser.add_argument("--output", type=Path, help="write the figures as JSON to this file")
     parser.add_argument(
         "--samples", type=Path, help="write every completion and its verdict as JSON lines to this file"
     )
-    arguments = parser.parse_intermixed_args(argv)
-    for path in (arguments.output, arguments.samples):
-        if path is not None and not path.parent.is_dir():
-            raise UsageError(f"{path}: the folder {path.parent} does not exist; make it first")
+    return parser
 
-    quiet_libraries()
-    config = parse_config(compose_config(arguments.overrides, config_dir=arguments.config_dir))
-    reward, task = build_part("reward", config.reward), build_part("task", config.task)
-    model_path = find_model(config.model)
-    notices: list[str] = []
-    problems = load_problems(task, ModelTokenizer(model_path), config, notices)
-    for text in notices:
-        print(f"note: {text}")
-    if not problems:
-        return 2
-    engine = build_part("rollout", config.rollout)
-    judge = build_judge(reward, config.judge)
+
+def _prepare(
+    config: RunConfig,
+    members: Sequence[SuiteMember],
+    model_path: Path,
+    arguments: argparse.Namespace,
+    notices: list[str],
+) -> tuple[list[BenchmarkRun], Path | None]:
+    """Every benchmark's problems, checked before a model is loaded, and the folder of the evaluation if it has one."""
+    from insight_rl.benchmark.records import DiskStore, MemoryStore
+    from insight_rl.benchmark.runner import BenchmarkRun
+    from insight_rl.benchmark.suite import default_folder, manifest, model_fingerprint
+
+    is_suite = bool(config.evaluation.benchmarks)
+    sampling = evaluation_sampling(config.evaluation, max_tokens=completion_tokens(config), seed=config.seed)
+    tokenizer = ModelTokenizer(model_path)
+    all_problems = [_problems(config, member, tokenizer, notices) for member in members]
+    folder: Path | None = arguments.output_dir
+    manifests: list[dict[str, Any]] = []
+    if is_suite or folder is not None:
+        fingerprint = model_fingerprint(model_path)
+        manifests = [
+            manifest(config, member, problems, model=fingerprint, sampling=sampling, chunk_size=arguments.chunk_size)
+            for member, problems in zip(members, all_problems, strict=True)
+        ]
+        folder = folder or default_folder(model_path, manifests)
+    runs = []
+    for index, (member, problems) in enumerate(zip(members, all_problems, strict=True)):
+        run = BenchmarkRun(
+            name=member.name,
+            benchmark=member.benchmark,
+            problems=problems,
+            sampling=sampling,
+            chunk_size=len(problems) if folder is None else arguments.chunk_size,
+            store=MemoryStore() if folder is None else DiskStore(folder / member.name, manifests[index]),
+        )
+        runs.append(run)
+    return runs, folder
+
+
+def _problems(config: RunConfig, member: SuiteMember, tokenizer: ModelTokenizer, notices: list[str]) -> Sequence[Any]:
+    own: list[str] = []
     try:
+        problems = load_problems(member.benchmark.task, tokenizer, config, own)
+    except UsageError as error:
+        if not config.evaluation.benchmarks:
+            raise
+        key = f"evaluation.benchmarks.{member.name}"
+        told = re.sub(r"\btask\.(?=\w)", f"{key}.task.", str(error))
+        raise UsageError(f"{told}; or leave the benchmark out: '~{key}'") from error
+    notices += [f"{member.name}: {text}" if config.evaluation.benchmarks else text for text in own]
+    if not problems:
+        raise UsageError(f"task {member.name} has no held-out problems; name some with task.test_path=...")
+    return problems
+
+
+def _run_all(config: RunConfig, members: Sequence[SuiteMember], runs: Sequence[BenchmarkRun], model_path: Path) -> None:
+    """Through one engine; nothing is loaded where every chunk is there already."""
+    complete = [run.name for run in runs if not run.missing_chunks()]
+    if complete:
+        print(f"complete already: {', '.join(complete)}")
+    if len(complete) == len(runs):
+        return
+    engine = build_part("rollout", config.rollout)
+    with ExitStack() as cleanup:
         engine.start(
             model_path=model_path,
             dtype=config.model.dtype,
             max_length=config.model.max_length,
             seed=derive_seed(config.seed, "rollout"),
         )
-        started = time.perf_counter()
-        sampling = evaluation_sampling(config.evaluation, max_tokens=completion_tokens(config), seed=config.seed)
-        groups = Evaluator(problems=problems, sampling=sampling).roll_out(engine, judge)
-        seconds = time.perf_counter() - started
-    finally:
-        engine.close()
-        judge.close()
-    figures = evaluation_metrics(groups)
-    _print_table(figures, title=f"{config.model.path} on {len(problems)} problems of {task.name}, {seconds:.1f} s")
-    if arguments.samples is not None:
-        lines = (json.dumps(record, ensure_ascii=False) for record in to_records(groups))
-        arguments.samples.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    if arguments.output is not None:
-        report = {"model": str(model_path), "task": task.name, "num_problems": len(problems), "seed": config.seed}
-        arguments.output.write_text(json.dumps(report | figures, indent=1) + "\n", encoding="utf-8")
-    return 0
+        cleanup.callback(engine.close)
+        judges: list[tuple[Any, Judge]] = []
+        for member, run in zip(members, runs, strict=True):
+            if not run.missing_chunks():
+                continue
+            judge = next((judge for node, judge in judges if node == member.reward_node), None)
+            if judge is None:
+                judge = build_judge(member.benchmark.reward, config.judge)
+                cleanup.callback(judge.close)
+                judges.append((member.reward_node, judge))
+            with _progress(run) as on_chunk:
+                run.run(engine, judge, on_chunk)
 
 
-def _print_table(figures: Metrics, *, title: str) -> None:
+@contextmanager
+def _progress(run: BenchmarkRun) -> Iterator[Any]:
+    """A bar in a terminal, else a line a chunk where there are several."""
     from rich.console import Console
-    from rich.table import Table
+    from rich.progress import Progress
 
-    table = Table(title=title, title_justify="left")
-    table.add_column("metric")
-    table.add_column("value", justify="right")
-    for name, value in figures.items():
-        assert isinstance(value, (int, float))
-        table.add_row(name, f"{value:.4f}" if value < 1.5 else f"{value:.1f}")
-    Console().print(table)
+    console = Console()
+    total = len(run.problems)
+    done = total - sum(len(run.problems[n * run.chunk_size :][: run.chunk_size]) for n in run.missing_chunks())
+    if console.is_terminal:
+        with Progress(console=console, transient=True) as progress:
+            bar = progress.add_task(run.name, total=total, completed=done)
+            yield lambda num_problems, records: progress.advance(bar, num_problems)
+        return
+
+    def on_chunk(num_problems: int, records: Sequence[Record]) -> None:
+        nonlocal done
+        done += num_problems
+        if run.num_chunks > 1:
+            print(f"{run.name}: {done} of {total} problems", flush=True)
+
+    yield on_chunk
+
+
+def _figures(runs: Sequence[BenchmarkRun], *, seed: int) -> SuiteFigures:
+    from insight_rl.benchmark.figures import suite_figures
+    from insight_rl.benchmark.records import to_outcome
+
+    return suite_figures({run.name: [to_outcome(record) for record in run.records()] for run in runs}, seed=seed)
+
+
+def _write_results(
+    config: RunConfig,
+    runs: Sequence[BenchmarkRun],
+    figures: SuiteFigures,
+    folder: Path | None,
+    notices: Sequence[str],
+    seconds: float,
+    arguments: argparse.Namespace,
+) -> None:
+    from rich.console import Console
+
+    from insight_rl.benchmark.report import as_json, flat_metrics, markdown, terminal_table
+
+    sampling = runs[0].sampling
+    title = (
+        f"{config.model.path}: {sampling.num_rollouts} samples a problem at temperature {sampling.temperature:g}, "
+        f"top_p {sampling.top_p:g}, {seconds:.0f} s"
+    )
+    Console().print(terminal_table(figures, title=title))
+    report: dict[str, Any] = {
+        "model": config.model.path,
+        "seed": config.seed,
+        "sampling": {
+            "samples_per_problem": sampling.num_rollouts,
+            "temperature": sampling.temperature,
+            "top_p": sampling.top_p,
+            "max_completion_tokens": sampling.max_tokens,
+        },
+        "notices": list(notices),
+        "seconds": round(seconds, 1),
+        **as_json(figures),
+    }
+    if not config.evaluation.benchmarks:
+        own = {"task": runs[0].name, "num_problems": len(runs[0].problems)}
+        report |= {**own, **flat_metrics(figures.rows[0])}
+    text = json.dumps(report, indent=1, ensure_ascii=False) + "\n"
+    if arguments.output is not None:
+        arguments.output.write_text(text, encoding="utf-8")
+    if folder is not None:
+        (folder / "report.json").write_text(text, encoding="utf-8")
+        (folder / "report.md").write_text(markdown(figures, title=title, notes=notices), encoding="utf-8")
+    if arguments.samples is not None:
+        with arguments.samples.open("w", encoding="utf-8") as file:
+            for run in runs:
+                for record in run.records():
+                    for line in _sample_lines(run.name, record):
+                        file.write(json.dumps(line, ensure_ascii=False) + "\n")
+
+
+def _sample_lines(benchmark: str, record: Record) -> Iterator[dict[str, Any]]:
+    asked = {key: record[key] for key in ("prompt_id", "prompt", "answer")}
+    for sample in record["samples"]:
+        yield {"benchmark": benchmark, **asked, **sample}

@@ -16,6 +16,7 @@ from insight_rl.errors import RunStopped, UsageError
 COMMANDS = {
     "train": ("insight_rl.cli.train", "train a model: insight-rl train selector=insight seed=1"),
     "evaluate": ("insight_rl.cli.evaluate", "accuracy on held-out problems: avg@k and pass@k"),
+    "data": ("insight_rl.cli.data", "look into a task's prompts before a run, or prepare data sets as local files"),
     "plot": ("insight_rl.cli.plot", "draw the curves of one or several runs in one picture"),
     "serve-selector": ("insight_rl.cli.serve_selector", "host selectors over HTTP for trainers of any framework"),
     "score": ("insight_rl.cli.score", "judge answers from standard input with a reward function"),

@@ -1,5 +1,7 @@
-"""Tasks whose problems come from data sets: files, or names on the hub. Owns wording, ids, filters and the separation of
-training and held-out problems; how a row reads is the row format's business. Knows nothing of selection or rewards.
+"""Tasks whose problems come from data sets: files, or names on the hub.
+
+Owns wording, ids, filters and the separation of training and held-out problems; how a row reads is the row format's
+business. Knows nothing of selection or rewards.
 """
 
 from __future__ import annotations
@@ -81,8 +83,8 @@ class DatasetTask:
         """Without those that are test problems too. Raises ``UsageError`` for a task without a training set."""
         if self.train is None:
             raise UsageError(
-                f"task.train_path=None: task {self.name} has no training problems; name a file with task.train_path=..., "
-                "or take a task that has (deepscaler, math, gsm8k, webinstruct, mmlu)"
+                f"task.train_path=None: task {self.name} has no training problems; name a file with "
+                "task.train_path=..., or take a task that has (deepscaler, math, gsm8k, webinstruct, mmlu)"
             )
         held_out = {normalised(problem.content) for problem in self.test_problems()}
         return self._problems(self.train, limit=self.max_train, held_out=held_out)
@@ -92,7 +94,8 @@ class DatasetTask:
 
     def _problems(self, source: RowSource, *, limit: int | None, held_out: Collection[str] = ()) -> list[Problem]:
         problems: list[Problem] = []
-        num_unanswered = num_held_out = 0
+        unanswered: list[int] = []
+        num_held_out = 0
         columns = (*self.rows.fields, *self.only, *self.metadata)
         for number, row in source.numbered_rows(columns):
             if len(problems) == limit:
@@ -102,7 +105,7 @@ class DatasetTask:
             try:
                 problem = self.rows.problem(row)
             except NoAnswer:
-                num_unanswered += 1
+                unanswered.append(number)
                 continue
             except ValueError as error:
                 raise UsageError(f"{source} row {number}: {error}; mend the row, or set task.rows.*") from error
@@ -111,8 +114,10 @@ class DatasetTask:
                 continue
             carried = {field: row[field] for field in self.metadata if row.get(field) is not None}
             problems.append(dataclasses.replace(problem, metadata={**problem.metadata, **carried}))
-        if num_unanswered:
-            logger.warning("%s: skipped %d rows without a question or an answer", source, num_unanswered)
+        if unanswered:
+            first = ", ".join(map(str, unanswered[:5]))
+            told = source, len(unanswered), first, ", ..." if len(unanswered) > 5 else ""
+            logger.warning("%s: skipped %d rows without a question or an answer (row %s%s)", *told)
         if num_held_out:
             logger.warning("%s: dropped %d problems that are held out for testing", source, num_held_out)
         if not problems:

@@ -17,8 +17,8 @@ class MathRows:
 
     ``answer`` fields hold text, a number, or a list of acceptable ones. After ``answer_marker`` (GSM8K's ``####``) only
     the rest counts. A row without any of them is answered by the last box of its ``solution`` (MATH). ``context`` goes
-    before the question; ``unit`` and ``absolute_error`` are OlympiadBench's: what the answer is measured in, and how far
-    a numeric one may be off.
+    before the question; ``unit`` and ``absolute_error`` are OlympiadBench's: what the answer is measured in, and how
+    far a numeric one may be off.
     """
 
     instruction = (

@@ -23,7 +23,10 @@ class MultipleChoiceRows:
     question alone.
     """
 
-    instruction = "Think it through step by step. Then write the letter of the correct option, and nothing else, inside \\boxed{}."
+    instruction = (
+        "Think it through step by step. Then write the letter of the correct option, and nothing else, "
+        "inside \\boxed{}."
+    )
 
     def __init__(
         self,

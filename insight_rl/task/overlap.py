@@ -16,7 +16,9 @@ SHINGLE_WORDS = 8
 MIN_SHINGLES = 4
 """Of a text that is compared at all; shorter ones are only compared as a whole."""
 
-_MARKUP = re.compile(r"\\(?:left|right|displaystyle)(?![a-z])|\\[,!;:()\[\]]|[\s$`*_\\{}]+|[.,;:!?'\"](?!\d)")
+_MARKUP = re.compile(r"\\(?:left|right|displaystyle)(?![a-z])|\\[,!;:()\[\]]|[$`]|\*\*")
+_MARKS = re.compile(r"[.,;:!?'\"](?!\d)")
+_IDLE_SPACE = re.compile(r"(?<!\w)\s+|\s+(?!\w)")
 _WORD = re.compile(r"\w+|[^\w\s]")
 
 
@@ -30,8 +32,10 @@ class Overlap:
 
 
 def normalised(text: str) -> str:
-    """Without spacing, markup, case and sentence marks; signs and numbers stay: ``3 - 5`` is not ``3 + 5``."""
-    return _MARKUP.sub("", unicodedata.normalize("NFKC", text).casefold())
+    """Without case, markup, sentence marks and idle space; signs and numbers stay apart: ``3 - 5`` is not ``3 + 5``,
+    ``1 23`` is not ``12 3``."""
+    text = _MARKUP.sub(" ", unicodedata.normalize("NFKC", text).casefold())
+    return " ".join(_IDLE_SPACE.sub("", _MARKS.sub("", text)).split())
 
 
 def repeats(texts: Sequence[str]) -> list[tuple[int, ...]]:

@@ -1,0 +1,165 @@
+"""``insight-rl data``: write a data set into local files, or look into a task's prompts before training on them."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from insight_rl.build import build_part, completion_tokens, find_model, quiet_libraries
+from insight_rl.config import RunConfig, compose_config, parse_config
+from insight_rl.errors import UsageError
+from insight_rl.task.dataset import DatasetTask
+from insight_rl.task.problem import Problem
+from insight_rl.task.summary import SplitSummary, find_leaks, summarise_split
+from insight_rl.tokenizer import ModelTokenizer
+from insight_rl.types import Prompt
+
+_EPILOG = """
+examples:
+  insight-rl data inspect task=gsm8k model=smollm2                 counts, lengths, answers, repeats, leaks, samples
+  insight-rl data inspect task=dataset task.train_path=my.jsonl task.rows.answer=[gold]
+  insight-rl data prepare task=deepscaler --output-dir data/deepscaler --format parquet
+  insight-rl train task=deepscaler task.train_path=data/deepscaler/train.parquet
+"""
+
+
+def main(argv: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser(
+        prog="insight-rl data", epilog=_EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("action", choices=("prepare", "inspect"))
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="changes to the configuration")
+    parser.add_argument("--config-dir", type=Path, help="a folder with options of your own, laid out like conf/")
+    parser.add_argument("--output-dir", type=Path, help="prepare: where train and test go")
+    parser.add_argument("--format", choices=("jsonl", "parquet"), default="jsonl", help="prepare: kind of file")
+    parser.add_argument("--samples", type=int, default=2, help="inspect: prompts of each split to show (default 2)")
+    parser.add_argument("--output", type=Path, help="inspect: write what is found as JSON to this file")
+    arguments = parser.parse_intermixed_args(argv)
+    quiet_libraries()
+    config = parse_config(compose_config(arguments.overrides, config_dir=arguments.config_dir))
+    if arguments.action == "prepare":
+        return _prepare(config, arguments.output_dir, arguments.format)
+    return _inspect(config, num_samples=arguments.samples, output=arguments.output)
+
+
+def _prepare(config: RunConfig, folder: Path | None, form: str) -> int:
+    task = build_part("task", config.task)
+    if not isinstance(task, DatasetTask):
+        raise UsageError(
+            f"task={config.task['_target_']}: only tasks read from data sets can be prepared (DatasetTask)"
+        )
+    if folder is None:
+        raise UsageError("--output-dir is missing: name the folder that train and test go into")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"--output-dir={folder}: {error.strerror}") from error
+    written = []
+    for split, source in (("train", task.train), ("test", task.test)):
+        if source is None:
+            continue
+        problems = task.train_problems() if split == "train" else task.test_problems()
+        file = folder / f"{split}.{form}"
+        _write_rows(file, (_to_row(problem, task.name) for problem in problems))
+        print(f"{file}: {len(problems)} problems")
+        written.append(f"task.{split}_path={file}")
+    print(f"use them: insight-rl train task=... {' '.join(written)}")
+    return 0
+
+
+def _to_row(problem: Problem, task: str) -> dict[str, Any]:
+    """The same id comes out when the row is read again by any of our row formats."""
+    row: dict[str, Any] = {"id": problem.id_within(task), "question": problem.question}
+    answer = problem.answer
+    if problem.choices:
+        return {**row, "choices": list(problem.choices), "answer": answer["letter"], **problem.metadata}
+    if isinstance(answer, Mapping):
+        allowed = answer["tolerance"] * abs(float(str(answer["gold"]).strip("$ ")))
+        return {**row, "answer": answer["gold"], "error": allowed, **problem.metadata}
+    return {**row, "answer": answer, **problem.metadata}
+
+
+def _write_rows(file: Path, rows: Iterable[dict[str, Any]]) -> None:
+    if file.suffix == ".jsonl":
+        with file.open("w", encoding="utf-8") as stream:
+            stream.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        return
+    import pyarrow
+    import pyarrow.parquet
+
+    rows = list(rows)
+    # A column has one type: where some golds are lists, all of them are.
+    if any(isinstance(row["answer"], list) for row in rows):
+        rows = [row | {"answer": row["answer"] if isinstance(row["answer"], list) else [row["answer"]]} for row in rows]
+    fields = dict.fromkeys(field for row in rows for field in row)
+    pyarrow.parquet.write_table(
+        pyarrow.table({field: [row.get(field) for row in rows] for field in fields}), file, compression="zstd"
+    )
+
+
+def _inspect(config: RunConfig, *, num_samples: int, output: Path | None) -> int:
+    task = build_part("task", config.task)
+    tokenizer = ModelTokenizer(find_model(config.model))
+    prompts: dict[str, Sequence[Prompt]] = {}
+    has_train = not (isinstance(task, DatasetTask) and task.train is None)
+    if has_train:
+        prompts["train"] = task.train_prompts(tokenizer)
+    prompts["test"] = task.test_prompts(tokenizer)
+    longest = {
+        "train": config.model.max_length - config.trainer.max_completion_tokens,
+        "test": config.model.max_length - completion_tokens(config),
+    }
+    found: dict[str, Any] = {"task": task.name, "model": config.model.path}
+    for split, prompts_P in prompts.items():
+        if not prompts_P:
+            print(f"{split}: no prompts")
+            continue
+        summary = summarise_split(prompts_P)
+        num_too_long = sum(len(prompt.token_ids) > longest[split] for prompt in prompts_P)
+        found[split] = {**asdict(summary), "num_too_long": num_too_long, "max_prompt_tokens": longest[split]}
+        _show_split(split, summary, num_too_long=num_too_long, limit=longest[split])
+        _show_samples(prompts_P, num_samples)
+    if has_train and prompts["test"]:
+        overlaps = find_leaks(prompts["train"], prompts["test"])
+        num_equal = sum(overlap.share == 1 for overlap in overlaps)
+        found["leaks"] = {"equal": num_equal, "near": len(overlaps) - num_equal}
+        print(
+            f"leaks: {num_equal} of {len(prompts['test'])} test prompts are training prompts, "
+            f"{len(overlaps) - num_equal} more share most of their words with one"
+        )
+        for overlap in sorted(overlaps, key=lambda o: -o.share)[:num_samples]:
+            test, train = prompts["test"][overlap.test], prompts["train"][overlap.train]
+            print(f"  {overlap.share:.0%}  {test.id}: {_short(test.text)}\n        {train.id}: {_short(train.text)}")
+    if output is not None:
+        output.write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    return 0
+
+
+def _show_split(split: str, summary: SplitSummary, *, num_too_long: int, limit: int) -> None:
+    lengths = ", ".join(f"{name} {value}" for name, value in summary.token_lengths.items())
+    print(f"{split}: {summary.num_prompts} prompts, {summary.num_repeated} of them repeats")
+    print(f"  tokens: {lengths}; {num_too_long} longer than the {limit} that the completion leaves")
+    print(f"  answers: {_counts(summary.answer_kinds)}")
+    for field, values in summary.metadata.items():
+        print(f"  {field}: {_counts(values)}")
+
+
+def _counts(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{value} {count}" for value, count in counts.items())
+
+
+def _show_samples(prompts: Sequence[Prompt], num_samples: int) -> None:
+    """Spread over the set, the same ones every time."""
+    for number in range(min(num_samples, len(prompts))):
+        prompt = prompts[number * len(prompts) // num_samples]
+        text = "\n    ".join(prompt.text.splitlines())
+        print(f"  sample {prompt.id}\n    {text}\n    answer: {json.dumps(prompt.answer, ensure_ascii=False)}")
+
+
+def _short(text: str) -> str:
+    text = " ".join(text.split())
+    return text if len(text) <= 100 else f"{text[:97]}..."
