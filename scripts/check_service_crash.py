@@ -2,10 +2,11 @@
 
     python scripts/check_service_crash.py --trials 20 --observes 10000
 
-Each trial starts a service and lets several clients observe one prompt a step, each with counts of its own. At a random
-moment the service is killed. It is started again on the same folder, and before anything else every observation that
-was acknowledged must be in its beliefs, and no other than was sent. Then *all* observes are sent again, as clients would
-that lost their answers; in the end each prompt must have been counted exactly once. The last line is a JSON object.
+Each trial starts a service and lets several clients observe one prompt a step, each with counts of its own. At a
+random moment the service is killed. It is started again on the same folder, and before anything else every observation
+that was acknowledged must be in its beliefs, and no other than was sent. Then *all* observes are sent again, as clients
+would that lost their answers; in the end each prompt must have been counted exactly once. The last line is a JSON
+object.
 """
 
 from __future__ import annotations

@@ -55,7 +55,7 @@ class _InFlight:
     """An operation that is decided but perhaps not yet on disk."""
 
     request: str
-    result: str
+    result: dict[str, Any]
     logged: Future[None]
 
 
@@ -107,9 +107,8 @@ class HostedRun:
             if operation is None:
                 result = self._act(live, request, act) | {"version": live.version + 1}
                 live.version += 1
-                line = json.dumps(result)
-                logged = self._store.append(self.id, live.version, kind, step, round, text, line)
-                operation = _InFlight(request=text, result=line, logged=logged)
+                logged = self._store.append(self.id, live.version, kind, step, round, text, json.dumps(result))
+                operation = _InFlight(request=text, result=result, logged=logged)
                 self._in_flight[kind, step, round] = operation
                 if live.version - live.snapshot_version >= self._snapshot_every:
                     self._take_snapshot(live)
@@ -119,7 +118,7 @@ class HostedRun:
             with self._lock:
                 self._forget(live)
             raise Refused(503, f"could not be written to disk ({error}), so it has not happened; try again") from error
-        return json.loads(operation.result), is_repeat
+        return operation.result, is_repeat
 
     def _find(self, kind: str, step: int, round: int) -> _InFlight | None:
         self._in_flight = {key: each for key, each in self._in_flight.items() if not each.logged.done()}
@@ -133,7 +132,7 @@ class HostedRun:
             return None
         done: Future[None] = Future()
         done.set_result(None)
-        return _InFlight(request=rows[0][0], result=rows[0][1], logged=done)
+        return _InFlight(request=rows[0][0], result=json.loads(rows[0][1]), logged=done)
 
     def _act(self, live: _Live, request: Request, act: Callable[[_Live, Request], dict[str, Any]]) -> dict[str, Any]:
         try:
@@ -275,7 +274,7 @@ class HostedRun:
             live, pool = self._ready(), self._pool.prompts()
             for prompt_id in request.ids:
                 self._position(pool, prompt_id)
-            return schema.Beliefs(beliefs=list(map(list, beliefs_of(live.selector, request.ids))))
+            return schema.Beliefs(beliefs=[list(pair) for pair in beliefs_of(live.selector, request.ids)])
 
     def live_view(self) -> schema.LiveView:
         with self._lock:

@@ -80,9 +80,9 @@ class HostedPool:
     def prompts(self) -> PromptIds:
         """The sealed pool; shared by all runs on it."""
         with self._lock:
-            if not self.info().is_sealed:
-                raise Refused(409, f"pool {self.name} is not sealed yet; send its chunks, then POST .../seal")
             if self._prompts is None:
+                if not self.info().is_sealed:
+                    raise Refused(409, f"pool {self.name} is not sealed yet; send its chunks, then POST .../seal")
                 self._prompts = self._load()
             return self._prompts
 

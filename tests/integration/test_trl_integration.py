@@ -1,0 +1,161 @@
+"""TRL's own trainer with our selection, on a tiny random model."""
+
+from __future__ import annotations
+
+import hashlib
+
+import pytest
+
+pytest.importorskip("trl")
+pytestmark = pytest.mark.slow
+
+K, M = 4, 4
+PROMPTS = [f"{a}+{b}=" for a in range(10) for b in range(3)]
+
+
+@pytest.fixture(scope="module")
+def trl_module():
+    import insight_rl.integration.trl
+
+    return insight_rl.integration.trl
+
+
+def fair_coin(*words):
+    return hashlib.blake2b(repr(words).encode()).digest()[0] % 3 == 0
+
+
+class Scorer:
+    """Rewards that depend on the prompt and how often it was scored, not on what the model says; and a record."""
+
+    __name__ = "scorer"
+
+    def __init__(self):
+        self.batches = []
+
+    def __call__(self, prompts, completions, **columns):
+        rewards = []
+        for i, prompt in enumerate(prompts):
+            hit = fair_coin(prompt, len(self.batches), i % K)
+            rewards.append(None if fair_coin("unjudged", prompt, i % K, len(self.batches)) else 1.0 if hit else 0.1)
+        self.batches.append((list(prompts), rewards, list(columns["number"])))
+        return rewards
+
+
+def make_trainer(trl_module, model, folder, scorer, **changes):
+    from datasets import Dataset
+    from transformers import AutoTokenizer
+    from trl import GRPOConfig
+
+    settings = {
+        "per_device_train_batch_size": K * M // 2,
+        "gradient_accumulation_steps": 2,
+        "num_generations": K,
+        "max_completion_length": 6,
+        "max_steps": 6,
+        "save_steps": 3,
+        "learning_rate": 1e-3,
+        "report_to": "none",
+        "use_cpu": True,
+        "bf16": False,
+        "seed": 11,
+        "logging_steps": 1,
+        "disable_tqdm": True,
+    }
+    more = {key: changes.pop(key) for key in list(changes) if key in settings}
+    dataset = changes.pop("dataset", Dataset.from_dict({"prompt": PROMPTS, "number": list(range(len(PROMPTS)))}))
+    return trl_module.GRPOTrainer(
+        model=str(model),
+        processing_class=AutoTokenizer.from_pretrained(model),
+        reward_funcs=scorer,
+        args=GRPOConfig(output_dir=str(folder), **(settings | more)),
+        train_dataset=dataset,
+        **changes,
+    )
+
+
+def own_decisions(trl_module, batches, *, selector="insight", settings=None):
+    """What our selector chooses in our trainer's order of calls, given the same rewards."""
+    from insight_rl.seeding import derive_seed
+    from insight_rl.types import Group, Prompt, Reward
+
+    selector = trl_module.make_selector(selector, settings or {})
+    pool = [Prompt(id=trl_module.prompt_id(text), task="", text=text, token_ids=(), answer=None) for text in PROMPTS]
+    selector.open(pool, num_rollouts=K, seed=derive_seed(11, "selector"))
+    texts = []
+    for _, rewards, _ in batches:
+        prompts = selector.select(M)
+        texts.append([prompt.text for prompt in prompts])
+        groups = []
+        for i, prompt in enumerate(prompts):
+            verdicts = [None if reward is None else reward == 1.0 for reward in rewards[K * i : K * (i + 1)]]
+            judged = tuple(Reward(value=0.0, success=verdict) for verdict in verdicts)
+            groups.append(Group(prompt=prompt, completions_G=(trl_module._NO_COMPLETION,) * K, rewards_G=judged))
+        selector.observe(groups)
+    return texts, selector
+
+
+@pytest.mark.parametrize("selector", ["insight", "mopps"])
+def test_decisions_are_those_of_our_own_selector_given_the_same_rewards(trl_module, tied_model, tmp_path, selector):
+    scorer = Scorer()
+    trainer = make_trainer(trl_module, tied_model, tmp_path, scorer, selector=selector)
+    trainer.train()
+    assert len(scorer.batches) == 6
+    texts, own = own_decisions(trl_module, scorer.batches, selector=selector)
+    for (prompts, _, numbers), chosen in zip(scorer.batches, texts, strict=True):
+        assert prompts == [text for text in chosen for _ in range(K)]
+        assert numbers == [PROMPTS.index(text) for text in chosen for _ in range(K)]  # the other columns come along
+    for text in PROMPTS:
+        each = trl_module.prompt_id(text)
+        assert trainer.selector.belief(each) == own.belief(each)
+    logged = [entry for entry in trainer.state.log_history if "selector/informative_fraction" in entry]
+    assert len(logged) == 6
+    assert logged[-1]["selector/visited_fraction"] == pytest.approx(own.metrics()["selector/visited_fraction"])
+
+
+def test_a_resumed_run_decides_as_the_uninterrupted_one(trl_module, tied_model, tmp_path):
+    whole, second = Scorer(), Scorer()
+    make_trainer(trl_module, tied_model, tmp_path, whole).train()
+    second.batches = whole.batches[:3]
+    make_trainer(trl_module, tied_model, tmp_path / "again", second).train(str(tmp_path / "checkpoint-3"))
+    assert second.batches == whole.batches
+    for path in (tmp_path / "checkpoint-3" / trl_module.SELECTOR_FOLDER).iterdir():
+        path.unlink()
+    (tmp_path / "checkpoint-3" / trl_module.SELECTOR_FOLDER).rmdir()
+    with pytest.raises(ValueError, match="no selector state"):
+        make_trainer(trl_module, tied_model, tmp_path / "again", Scorer()).train(str(tmp_path / "checkpoint-3"))
+
+
+def test_generations_reused_over_several_updates_are_selected_once(trl_module, tied_model, tmp_path):
+    """TRL's num_iterations: the sampler proposes the batch again, but no completion is generated for it."""
+    from trl import GRPOConfig
+
+    scorer = Scorer()
+    trainer = make_trainer(trl_module, tied_model, tmp_path, scorer)
+    assert isinstance(trainer.args, GRPOConfig)
+    trainer.num_iterations = 2
+    trainer.train()
+    texts, _ = own_decisions(trl_module, scorer.batches)
+    assert len(scorer.batches) == 3
+    assert [prompts[::K] for prompts, _, _ in scorer.batches] == texts
+
+
+def test_what_selection_cannot_work_with_is_refused(trl_module, tied_model, tmp_path):
+    from datasets import Dataset
+
+    few = Dataset.from_dict({"prompt": ["1+1="] * 20, "number": list(range(20))})
+    with pytest.raises(ValueError, match="has 1 different"):
+        make_trainer(trl_module, tied_model, tmp_path, Scorer(), dataset=few)
+    with pytest.raises(ValueError, match="no_such"):
+        make_trainer(trl_module, tied_model, tmp_path, Scorer(), selector_settings={"no_such": 1})
+    with pytest.raises(ValueError, match="can be indexed"):
+        trl_module.make_pool(few.to_iterable_dataset())
+
+
+def test_ids_come_from_the_data_set_where_it_has_them(trl_module):
+    from datasets import Dataset
+
+    chat = [{"role": "user", "content": "1+1"}]
+    pool, rows = trl_module.make_pool(Dataset.from_dict({"prompt": [chat, chat, chat], "id": [7, 7, 8]}))
+    assert [prompt.id for prompt in pool] == ["7", "8"]
+    assert rows == [0, 2]
+    assert trl_module.prompt_id(chat) == trl_module.prompt_id([dict(reversed(chat[0].items()))])
