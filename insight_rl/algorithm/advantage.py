@@ -50,7 +50,7 @@ def centered(values_G: np.ndarray, successes_G: np.ndarray, belief: Belief | Non
 
 def leave_one_out(values_G: np.ndarray, successes_G: np.ndarray, belief: Belief | None) -> np.ndarray:
     """r minus the mean of the *other* rollouts: RLOO (arXiv 2402.14740). Never divided by a std, see the top."""
-    num_judged = np.count_nonzero(~np.isnan(values_G))
+    num_judged = int(np.count_nonzero(~np.isnan(values_G)))
     return centered(values_G, successes_G, belief) * (num_judged / max(num_judged - 1, 1))
 
 

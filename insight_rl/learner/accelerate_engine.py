@@ -94,7 +94,7 @@ class AccelerateEngine:
             torch.save(state, folder / _CHECKPOINT)
 
     def load(self, folder: Path) -> None:
-        state = torch.load(folder / _CHECKPOINT, map_location=self.device, weights_only=True)
+        state = torch.load(folder / _CHECKPOINT, map_location="cpu", weights_only=True)
         parameters = dict(self.model.named_parameters())
         if parameters.keys() != state["model"].keys():
             raise ValueError(f"the checkpoint in {folder} is of another model than {self._spec.model_path}")

@@ -6,6 +6,7 @@ DeepSpeed compiles small C++ extensions at first use, so a C++ compiler must be 
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any, cast
 
 import deepspeed
 import torch
-from transformers.integrations import HfDeepSpeedConfig
+from transformers.integrations.deepspeed import HfDeepSpeedConfig
 
 from insight_rl.errors import check
 from insight_rl.learner.deepspeed import ZeroSettings
@@ -23,6 +24,9 @@ from insight_rl.learner.models import load_policy
 from insight_rl.learner.settings import LearnerSettings, StartSpec
 
 _TAG = "deepspeed"
+
+# DeepSpeed calls collectives by their old names, once a bucket.
+warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed")
 
 
 class DeepSpeedEngine:
@@ -59,9 +63,12 @@ class DeepSpeedEngine:
 
     def _optimizer(self) -> torch.optim.Optimizer:
         settings = self._settings
-        arguments = {
-            "lr": settings.lr, "betas": settings.betas, "eps": settings.eps, "weight_decay": settings.weight_decay
-        }  # fmt: skip
+        arguments: dict[str, Any] = {
+            "lr": settings.lr,
+            "betas": settings.betas,
+            "eps": settings.eps,
+            "weight_decay": settings.weight_decay,
+        }
         if self._zero.offload == "cpu" and self.device.type == "cuda":
             return deepspeed.ops.adam.DeepSpeedCPUAdam(self.model.parameters(), adamw_mode=True, **arguments)
         return torch.optim.AdamW(self.model.parameters(), **arguments)
@@ -118,7 +125,9 @@ class DeepSpeedEngine:
         own_norm = torch.nn.utils.get_total_norm([p.grad for p in self.model.parameters() if p.grad is not None])
         self._engine.step()
         norm = self._engine.get_global_grad_norm()
-        return float(own_norm if norm is None else norm)
+        norm = float(own_norm if norm is None else norm)
+        # DeepSpeed writes -1 for a norm that is not finite.
+        return norm if norm >= 0 else float("nan")
 
     def named_tensors(self) -> Iterator[tuple[str, torch.Tensor]]:
         for name, parameter in self.model.named_parameters():
