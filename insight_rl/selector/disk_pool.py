@@ -11,7 +11,7 @@ import json
 import mmap
 from array import array
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict
+from dataclasses import fields
 from pathlib import Path
 from typing import overload
 
@@ -19,6 +19,8 @@ import numpy as np
 
 from insight_rl.errors import check
 from insight_rl.types import Prompt
+
+_FIELDS = tuple(field.name for field in fields(Prompt))
 
 
 class DiskPool(Sequence[Prompt]):
@@ -28,11 +30,10 @@ class DiskPool(Sequence[Prompt]):
         header_path = folder / "pool.json"
         check(header_path.is_file(), "pool", str(folder), "holds no pool.json; write the pool with write_pool")
         self.fingerprint: str = json.loads(header_path.read_text())["fingerprint"]
-        self._offsets = np.load(folder / "offsets.npy", mmap_mode="r")
-        self._hashes = np.load(folder / "hashes.npy", mmap_mode="r")
-        self._positions = np.load(folder / "positions.npy", mmap_mode="r")
-        with (folder / "prompts.jsonl").open("rb") as file:
-            self._lines = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        self._lines = _mapped(folder / "prompts.jsonl")
+        self._offsets = np.frombuffer(_mapped(folder / "offsets.bin"), np.uint64)
+        self._hashes = np.frombuffer(_mapped(folder / "hashes.bin"), np.uint64)
+        self._positions = np.frombuffer(_mapped(folder / "positions.bin"), np.int64)
 
     def __len__(self) -> int:
         return len(self._offsets) - 1
@@ -47,8 +48,8 @@ class DiskPool(Sequence[Prompt]):
         if not -len(self) <= index < len(self):
             raise IndexError(f"position {index} in a pool of {len(self)} prompts")
         index %= len(self)
-        fields = json.loads(self._lines[int(self._offsets[index]) : int(self._offsets[index + 1])])
-        return Prompt(**{**fields, "token_ids": tuple(fields["token_ids"])})
+        row = json.loads(self._lines[int(self._offsets[index]) : int(self._offsets[index + 1])])
+        return Prompt(**{**row, "token_ids": tuple(row["token_ids"])})
 
     def index_of(self, prompt_id: str) -> int:
         """Position of an id, found by bisection; ``KeyError`` if it is not here."""
@@ -69,36 +70,44 @@ def write_pool(prompts: Iterable[Prompt], folder: Path) -> int:
     digest = hashlib.blake2b(digest_size=16)
     with (folder / "prompts.jsonl").open("wb") as file:
         for prompt in prompts:
-            file.write(json.dumps(asdict(prompt)).encode() + b"\n")
+            file.write(json.dumps({name: getattr(prompt, name) for name in _FIELDS}).encode() + b"\n")
             offsets.append(file.tell())
             hashes.append(_hash(prompt.id))
             digest.update(prompt.id.encode() + b"\n")
     check(len(hashes) > 0, "pool", 0, "a pool needs at least one prompt")
     unsorted = np.frombuffer(hashes, np.uint64)
     positions = np.argsort(unsorted, kind="stable")
-    np.save(folder / "offsets.npy", np.frombuffer(offsets, np.uint64))
-    np.save(folder / "hashes.npy", unsorted[positions])
-    np.save(folder / "positions.npy", positions)
-    _refuse_duplicates(folder, unsorted[positions], positions)
+    np.frombuffer(offsets, np.uint64).tofile(folder / "offsets.bin")
+    unsorted[positions].tofile(folder / "hashes.bin")
+    positions.astype(np.int64).tofile(folder / "positions.bin")
+    _refuse_duplicates(folder, offsets, unsorted[positions], positions)
     (folder / "pool.json").write_text(json.dumps({"fingerprint": digest.hexdigest(), "num_prompts": len(hashes)}))
     return len(hashes)
 
 
-def _refuse_duplicates(folder: Path, hashes: np.ndarray, positions: np.ndarray) -> None:
+def _refuse_duplicates(folder: Path, offsets: Sequence[int], hashes: np.ndarray, positions: np.ndarray) -> None:
     """Ids are compared only where their hashes agree, which but for duplicates is next to never."""
     agreeing = np.flatnonzero(hashes[1:] == hashes[:-1])
     if not len(agreeing):
         return
-    offsets = np.load(folder / "offsets.npy", mmap_mode="r")
     with (folder / "prompts.jsonl").open("rb") as file:
 
         def id_at(slot: int) -> str:
-            file.seek(int(offsets[positions[slot]]))
+            file.seek(offsets[int(positions[slot])])
             return str(json.loads(file.readline())["id"])
 
         for slot in agreeing.tolist():
             prompt_id = id_at(slot)
             check(prompt_id != id_at(slot + 1), "pool", prompt_id, "this prompt id occurs twice; drop the duplicate")
+
+
+def _mapped(path: Path) -> mmap.mmap:
+    """The file as memory. Rows are asked for in random order: without the advice each would pull in its neighbours."""
+    with path.open("rb") as file:
+        mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    if hasattr(mmap, "MADV_RANDOM"):
+        mapped.madvise(mmap.MADV_RANDOM)
+    return mapped
 
 
 def _hash(prompt_id: str) -> int:

@@ -62,85 +62,73 @@ def _step(x: float) -> float:
 
 @compiled()
 def _excess(x: Floats, num: int, f: Floats, running: Floats) -> None:
-    """``f[s] = psi(x + s + 1) - ln(x + s)`` for s < num, of shape [num, LANES]; ``running`` is scratch."""
+    """``f[s] = psi(x + s + 1) - ln(x + s)`` for s < num, of shape [num, len(x)]; ``running`` is scratch."""
     steps = max(num, ASYMPTOTIC_FROM)
-    for lane in range(LANES):
-        r = 1.0 / (x[lane] + steps)
+    for i in range(len(x)):
+        r = 1.0 / (x[i] + steps)
         q = r * r
         tail = 1 / 240 - q * (1 / 132 - q * (691 / 32760 - q * (1 / 12)))
-        running[lane] = r * (0.5 - r * (1 / 12 - q * (1 / 120 - q * (1 / 252 - q * tail))))
+        running[i] = r * (0.5 - r * (1 / 12 - q * (1 / 120 - q * (1 / 252 - q * tail))))
     for s in range(steps - 1, 0, -1):
         f_s = f[min(s, num - 1)]
-        for lane in range(LANES):
-            running[lane] += _step(x[lane] + s)
-            f_s[lane] = running[lane]
-    for lane in range(LANES):
-        f[0, lane] = running[lane] + _step(x[lane])
-    for lane in range(LANES):
-        if x[lane] < 1.0:
-            f[0, lane] = running[lane] + (np.log1p(1.0 / x[lane]) - 1.0 / (x[lane] + 1.0))
+        for i in range(len(x)):
+            value = running[i] + _step(x[i] + s)
+            running[i] = value
+            f_s[i] = value
+    for i in range(len(x)):
+        f[0, i] = running[i] + _step(x[i])
+    for i in range(len(x)):
+        if x[i] < 1.0:
+            f[0, i] = running[i] + (np.log1p(1.0 / x[i]) - 1.0 / (x[i] + 1.0))
 
 
 @compiled()
-def _add_rollout(
-    k: int,
-    u: Floats,
-    v: Floats,
-    f_n: Floats,
-    rising_a: Floats,
-    rising_b: Floats,
-    n: Floats,
-    scale: Floats,
-    mass: Floats,
-    total: Floats,
-) -> None:
-    """Add what rollout k + 1 tells on top of the first k to ``total``, and carry ``mass`` on to the next."""
-    expected = np.zeros(LANES)
-    for s in range(k + 1):
-        for lane in range(LANES):
-            expected[lane] += rising_a[s, lane] * rising_b[k - s, lane] * (u[s, lane] + v[k - s, lane])
-    for lane in range(LANES):
-        total[lane] += expected[lane] / (mass[lane] * (n[lane] + k)) - f_n[lane]
-        mass[lane] *= (n[lane] + k) * scale[lane] * (1.0 / (k + 1))
+def _sum_rollouts(x: Floats, f: Floats, rising: Floats, scale: Floats, total: Floats) -> None:
+    """Add up in ``total`` what rollout k + 1 tells on top of the first k, for each k."""
+    mass, expected = np.ones(LANES), np.empty(LANES)
+    total[:] = 0.0
+    for k in range(len(f)):
+        expected[:] = 0.0
+        for s in range(k + 1):
+            for i in range(LANES):
+                chance = rising[s, i] * rising[k - s, LANES + i]
+                expected[i] += chance * (f[s, i] + f[k - s, LANES + i])
+        f_k, per_rollout = f[k], 1.0 / (k + 1)
+        for i in range(LANES):
+            n_k = x[2 * LANES + i] + k
+            total[i] += expected[i] / (mass[i] * n_k) - f_k[2 * LANES + i]
+            mass[i] *= n_k * scale[i] * per_rollout
 
 
 @compiled(types.void(_ARRAY, _ARRAY, types.int64, _RESULT))
 def information(alpha: Floats, beta: Floats, num_rollouts: int, result: Floats) -> None:
     """I(R_1:K ; Phi) in nats of each belief into ``result``; all of one length, contiguous."""
-    a, b, n = np.ones(LANES), np.ones(LANES), np.empty(LANES)
-    scale, mass, total = np.empty(LANES), np.empty(LANES), np.empty(LANES)
-    shape = (num_rollouts, LANES)
-    u, v, f_n = np.empty(shape), np.empty(shape), np.empty(shape)
-    rising_a, rising_b = np.empty(shape), np.empty(shape)
+    x = np.ones(3 * LANES)  # a, b and n side by side: what all three need is one loop
+    f, running = np.empty((num_rollouts, 3 * LANES)), np.empty(3 * LANES)
+    rising, scale = np.empty((num_rollouts, 2 * LANES)), np.empty(2 * LANES)
+    total = np.empty(LANES)
     for start in range(0, len(alpha), LANES):
         width = min(LANES, len(alpha) - start)
-        for lane in range(width):
-            a[lane] = alpha[start + lane]
-            b[lane] = beta[start + lane]
-        for lane in range(LANES):
-            n[lane] = a[lane] + b[lane]
-            scale[lane] = 1.0 / (n[lane] + 1.0)
-        _excess(a, num_rollouts, u, total)
-        _excess(b, num_rollouts, v, total)
-        _excess(n, num_rollouts, f_n, total)
-        # P(S = s) of BetaBinomial(k) is rising_a[s] rising_b[k - s] / mass; the scale keeps all three within range.
+        for i in range(width):
+            x[i] = alpha[start + i]
+            x[LANES + i] = beta[start + i]
+        for i in range(LANES):
+            x[2 * LANES + i] = x[i] + x[LANES + i]
+            scale[i] = 1.0 / (x[2 * LANES + i] + 1.0)
+            scale[LANES + i] = scale[i]
+        _excess(x, num_rollouts, f, running)
+        # P(S = s) of BetaBinomial(k) is rising a_s rising b_(k-s) / mass_k; the scale keeps all three within range.
+        rising[0] = 1.0
         for s in range(num_rollouts):
-            for lane in range(LANES):
-                u[s, lane] *= a[lane] + s
-                v[s, lane] *= b[lane] + s
-            if s == 0:
-                rising_a[0] = 1.0
-                rising_b[0] = 1.0
-            else:
-                for lane in range(LANES):
-                    rising_a[s, lane] = rising_a[s - 1, lane] * ((a[lane] + (s - 1)) * scale[lane] * (1.0 / s))
-                    rising_b[s, lane] = rising_b[s - 1, lane] * ((b[lane] + (s - 1)) * scale[lane] * (1.0 / s))
-        mass[:] = 1.0
-        total[:] = 0.0
-        for k in range(num_rollouts):
-            _add_rollout(k, u, v, f_n[k], rising_a, rising_b, n, scale, mass, total)
-        for lane in range(width):
-            result[start + lane] = max(total[lane], 0.0)
+            f_s, before, after = f[s], rising[s - 1], rising[s]
+            for i in range(2 * LANES):
+                f_s[i] *= x[i] + s
+            if s > 0:
+                for i in range(2 * LANES):
+                    after[i] = before[i] * ((x[i] + (s - 1)) * scale[i] * (1.0 / s))
+        _sum_rollouts(x, f, rising, scale, total)
+        for i in range(width):
+            result[start + i] = max(total[i], 0.0)
 
 
 @compiled(types.boolean(_ARRAY, _ARRAY, _TABLE, _RESULT))
