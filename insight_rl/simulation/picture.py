@@ -31,7 +31,7 @@ def draw_study(study: Study, output: Path, *, title: str) -> None:
 
     looks = {label: look_of(study, label) for label in study.labels}
     with rc_context(STYLE):
-        figure = Figure(figsize=(12, 8.6), dpi=110, layout="constrained")
+        figure = Figure(figsize=(12, 8.6), dpi=100, layout="constrained")
         FigureCanvasAgg(figure)
         for axes, (name, heading) in zip(figure.subplots(2, 2).flat, PANELS, strict=True):
             for label in study.labels:
@@ -51,7 +51,7 @@ def draw_study(study: Study, output: Path, *, title: str) -> None:
         legend = figure.legend(handles, study.labels, loc="outside lower center", ncols=4, title=note, fontsize=10.5)
         legend.get_title().set(fontsize=9, color=GREY)
         output.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(output)
+        figure.savefig(output, pil_kwargs={"optimize": True} if output.suffix == ".png" else None)
 
 
 def draw_replay(fractions: dict[str, np.ndarray], steps: np.ndarray, output: Path, *, title: str) -> None:
@@ -79,7 +79,7 @@ def draw_replay(fractions: dict[str, np.ndarray], steps: np.ndarray, output: Pat
         figure.suptitle(title, x=0.01, ha="left", fontweight="bold", fontsize=13)
         figure.legend(loc="outside lower center", ncols=4, fontsize=10.5)
         output.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(output)
+        figure.savefig(output, pil_kwargs={"optimize": True} if output.suffix == ".png" else None)
 
 
 def look_of(study: Study, label: str) -> Look:
