@@ -23,6 +23,7 @@ from insight_rl.build import (
 )
 from insight_rl.checkpoint import CheckpointStore, load_state, part_folder, save_state
 from insight_rl.config import RunConfig, parse_config
+from insight_rl.errors import check
 from insight_rl.evaluation import Evaluator
 from insight_rl.gate.base import Gate
 from insight_rl.monitor.base import Monitor
@@ -100,6 +101,12 @@ def train(tree: DictConfig) -> Summary:
 
 def build_parts(config: RunConfig) -> Parts:
     """Everything that can be checked before a model loads, cheapest first."""
+    check(
+        not config.evaluation.benchmarks,
+        "evaluation.benchmarks",
+        sorted(config.evaluation.benchmarks),
+        "are for `insight-rl evaluate`; training evaluates on its task's held-out problems: take evaluation=default",
+    )
     cheap = {key: build_part(key, getattr(config, key)) for key in ("gate", "selector", "reward", "task", "algorithm")}
     monitors = {name: build_part(f"monitor.{name}", node) for name, node in config.monitor.items()}
     # Whatever else watches the run, its own record comes first.

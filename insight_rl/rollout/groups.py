@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from insight_rl.reward.base import Judge
 from insight_rl.rollout.base import RolloutEngine
@@ -29,20 +28,3 @@ def collect_groups(judge: Judge, prompts: Sequence[Prompt], finished: Finished) 
         for (prompt, completions_G), rewards_G in zip(finished, judge.collect(), strict=True)
     }
     return [groups[prompt.id] for prompt in prompts]
-
-
-def to_records(groups: Iterable[Group]) -> Iterator[dict[str, Any]]:
-    """One JSON-able record a completion: what was asked, what came back, and the verdict."""
-    for group in groups:
-        for completion, reward in zip(group.completions_G, group.rewards_G, strict=True):
-            yield {
-                "prompt_id": group.prompt.id,
-                "prompt": group.prompt.text,
-                "answer": group.prompt.answer,
-                "completion": completion.text,
-                "num_tokens": len(completion.token_ids),
-                "finish_reason": completion.finish_reason,
-                "value": reward.value,
-                "success": reward.success,
-                "status": reward.status,
-            }

@@ -12,14 +12,18 @@ PARTS = ("task", "selector", "gate", "rollout", "reward", "algorithm", "learner"
 OPTIONS = [
     (group.name, option.stem)
     for group in sorted(conf_dir().iterdir())
-    if group.is_dir()
+    # Pools belong to conf/simulate.yaml.
+    if group.is_dir() and group.name != "pool"
     for option in sorted(group.glob("*.yaml"))
 ]
 
 
 @pytest.mark.parametrize(("group", "option"), OPTIONS)
 def test_every_option_composes_and_names_what_exists(group, option):
-    config = parse_config(compose_config([f"{group}={option}"]))
+    name = "+benchmark@evaluation.benchmarks.it" if group == "benchmark" else group
+    config = parse_config(compose_config([f"{name}={option}"]))
+    for benchmark, node in config.evaluation.benchmarks.items():
+        check_part(f"evaluation.benchmarks.{benchmark}", node)
     for part in PARTS:
         check_part(part, getattr(config, part))
     for name, node in config.monitor.items():
