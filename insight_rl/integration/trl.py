@@ -25,7 +25,7 @@ import torch
 from datasets import Dataset
 from omegaconf import OmegaConf
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
-from trl import GRPOTrainer as TrlGRPOTrainer
+from trl import GRPOTrainer as TrlGRPOTrainer  # type: ignore[attr-defined]
 
 from insight_rl.build import build_part
 from insight_rl.checkpoint import load_state, save_state
@@ -159,7 +159,7 @@ class SelectionMixin:
         return Group(prompt=prompt, completions_G=(_NO_COMPLETION,) * len(rewards), rewards_G=rewards)
 
 
-class GRPOTrainer(SelectionMixin, TrlGRPOTrainer):  # type: ignore[misc]
+class GRPOTrainer(SelectionMixin, TrlGRPOTrainer):
     """TRL's trainer, with prompts chosen by ``selector``."""
 
 

@@ -72,10 +72,7 @@ class RemoteSelector:
     # The Selector protocol
 
     def open(self, pool: Sequence[Prompt], *, num_rollouts: int, seed: int) -> None:
-        """Take the pool; the service is asked whether it is there and knows such a selector.
-
-        The run begins with the first operation, for until then :meth:`load_state_dict` may name one to go on with.
-        """
+        """Take the pool and begin a run at the service, which gets the pool's ids unless it has them."""
         import httpx
 
         from insight_rl.selector_service.schema import pool_fingerprint
@@ -85,7 +82,6 @@ class RemoteSelector:
         # Not through the environment's proxies: they do not reach this machine's own services.
         self._http = httpx.Client(base_url=self._url, headers=headers, timeout=self._timeout_s, trust_env=False)
         self._pool = pool
-        self._fingerprint = pool_fingerprint((prompt.id, prompt.task) for prompt in pool)
         self._num_rollouts = num_rollouts
         self._seed = seed
         self._run: str | None = None
@@ -94,9 +90,15 @@ class RemoteSelector:
         self._last_scores: list[float] = []
         self._beliefs: dict[str, tuple[float, float]] = {}
         self._is_running = False
-        self._call("POST", "/v1/selectors/check", self._choice)
-        if self._wanted_name is not None:
-            self._create(self._wanted_name)
+        settings = self._call("POST", "/v1/selectors/check", self._choice)["settings"]
+        self._fields = _numbers_asked_for(settings, pool)
+        self._fingerprint = pool_fingerprint(pool, self._fields)
+        self._is_fresh = self._wanted_name is None
+        name = self._wanted_name or f"run-{secrets.token_hex(4)}"
+        if self._begin(name) == 0:
+            self._run = name
+        else:  # a run of that name has been here before: leave it as it is
+            self._origin = (name, 0)
 
     def select(self, num_prompts: int) -> Sequence[Prompt]:
         check(num_prompts >= 1, "trainer.prompts_per_step", num_prompts, "must be at least 1")
@@ -153,8 +155,10 @@ class RemoteSelector:
                 f"the saved run {state['run']} is on another pool (fingerprint {state['pool_fingerprint']}, this pool "
                 f"of {len(self._pool)} prompts has {self._fingerprint}); resume with the task the run was started with"
             )
-        self._is_running = False
+        if self._is_fresh and self._run is not None and self._version == 0:
+            self._call("DELETE", f"/v1/runs/{self._run}", missing_is_none=True)  # begun by open, for nothing
         self._run, self._origin = None, (str(state["run"]), int(state["version"]))
+        self._is_fresh = self._is_running = False
         self._version, self._step, self._round = (int(state[name]) for name in ("version", "step", "round"))
         self._last_scores = [float(score) for score in state["last_scores"]]
         self._beliefs = {}
@@ -167,24 +171,19 @@ class RemoteSelector:
     # The service
 
     def _attach(self) -> str:
-        """Name of this client's own run at the service, begun or forked where there is none yet."""
+        """Name of this client's own run at the service: the one it began, or its fork of another."""
         if self._run is None:
-            if self._origin is not None:
-                self._run = self._fork(*self._origin)
-            else:
-                name = self._wanted_name or f"run-{secrets.token_hex(4)}"
-                self._run = name if self._create(name)["version"] == 0 else self._fork(name, 0)
-            self._is_running = True
+            assert self._origin is not None, "open() begins a run or names one to fork"
+            run, version = self._origin
+            name = f"{run.partition('.fork-')[0]}.fork-{secrets.token_hex(4)}"
+            self._run = str(self._call("POST", f"/v1/runs/{run}/fork", {"name": name, "version": version})["run"])
+        self._is_running = True
         return self._run
 
-    def _create(self, name: str) -> Any:
-        pool = self._upload()
-        definition = {"pool": pool, "selector": self._choice, "num_rollouts": self._num_rollouts, "seed": self._seed}
-        return self._call("POST", "/v1/runs", {"run": name, **definition})
-
-    def _fork(self, run: str, version: int) -> str:
-        name = f"{run.partition('.fork-')[0]}.fork-{secrets.token_hex(4)}"
-        return str(self._call("POST", f"/v1/runs/{run}/fork", {"name": name, "version": version})["run"])
+    def _begin(self, name: str) -> int:
+        """The version of the run of that name, which is made unless it is there."""
+        definition = {"selector": self._choice, "num_rollouts": self._num_rollouts, "seed": self._seed}
+        return int(self._call("POST", "/v1/runs", {"run": name, "pool": self._upload(), **definition})["version"])
 
     def _upload(self) -> str:
         """The name of this pool at the service, which gets its ids and tasks unless it has them."""
@@ -196,7 +195,8 @@ class RemoteSelector:
             prompts = [self._pool[index] for index in range(start, min(start + _CHUNK, len(self._pool)))]
             tasks = [prompt.task for prompt in prompts]
             tasks = tasks[:1] if len(set(tasks)) == 1 else tasks
-            body = {"ids": [prompt.id for prompt in prompts], "tasks": tasks}
+            numbers = {field: [prompt.metadata.get(field) for prompt in prompts] for field in self._fields}
+            body = {"ids": [prompt.id for prompt in prompts], "tasks": tasks, "numbers": numbers}
             self._call("PUT", f"/v1/pools/{name}/chunks/{number}", body)
         self._call("POST", f"/v1/pools/{name}/seal", {"num_prompts": len(self._pool), "fingerprint": self._fingerprint})
         return name
@@ -228,7 +228,7 @@ class RemoteSelector:
                 reason = _detail(response)
                 continue
             if response.is_success:
-                return response.json()
+                return response.json() if response.content else None
             if missing_is_none and response.status_code == 404:
                 return None
             raise self._refusal(response)
@@ -254,6 +254,26 @@ def _detail(response: httpx.Response) -> str:
         return str(response.json()["detail"])
     except (ValueError, KeyError, TypeError):  # not our service: a proxy, another program
         return f"status {response.status_code}"
+
+
+def _numbers_asked_for(settings: Mapping[str, Any], pool: Sequence[Prompt]) -> list[str]:
+    """The metadata fields of the pool that the settings name, such as the ``num_choices`` of ``chance_levels``."""
+    words: set[str] = set()
+
+    def walk(node: Any) -> None:
+        if isinstance(node, str):
+            words.add(node)
+        elif isinstance(node, (Mapping, list)):
+            for value in node.values() if isinstance(node, Mapping) else node:
+                walk(value)
+
+    walk(settings)
+    fields: set[str] = set()
+    for prompt in pool if words else ():
+        for field in words & prompt.metadata.keys():
+            if isinstance(prompt.metadata[field], (int, float)):
+                fields.add(field)
+    return sorted(fields)
 
 
 def _metric(value: Any) -> Any:

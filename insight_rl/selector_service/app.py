@@ -7,7 +7,7 @@ run never holds up the rest. Errors are always ``{"detail": "what is wrong and h
 from __future__ import annotations
 
 import secrets
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from importlib.resources import files
 from typing import Annotated, Any
@@ -165,12 +165,19 @@ def _selectors(host: Host, options: SelectorOptions) -> APIRouter:
 
     @router.post("/check")
     def check_selector(choice: schema.SelectorChoice) -> schema.CheckedSelector:
-        """Whether this service can host such a selector, and the settings it would have."""
-        host.check_selector(choice)
-        node = options.node(choice)
-        return schema.CheckedSelector(settings={key: value for key, value in node.items() if not key.startswith("_")})
+        """Whether this service has such a selector, and the settings it would have."""
+        host.make_selector(choice)
+        return schema.CheckedSelector(settings=_without_targets(options.node(choice)))
 
     return router
+
+
+def _without_targets(node: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        key: _without_targets(value) if isinstance(value, Mapping) else value
+        for key, value in node.items()
+        if not key.startswith("_")
+    }
 
 
 def _service(registry: CollectorRegistry) -> APIRouter:

@@ -83,6 +83,12 @@ class HostedRun:
 
     # Operations
 
+    def adopt(self, selector: Selector) -> None:
+        """Begin with this selector, which has been opened and nothing else, rather than make another."""
+        with self._lock:
+            if self._live is None and self._store.last_version(self.id) == 0:
+                self._live = _Live(selector=selector, version=0, snapshot_version=0)
+
     def select(self, request: schema.SelectRequest) -> schema.Selection:
         result, is_repeat = self._perform("select", request.step, request.round, request, self._select)
         return schema.Selection(**result, is_repeat=is_repeat)
@@ -337,16 +343,6 @@ class Host:
         except (UsageError, InstantiationException) as error:
             raise Refused(422, str(error).splitlines()[0]) from error
 
-    def check_selector(self, choice: schema.SelectorChoice) -> None:
-        """Refuse a selector that could not be made, or could not select: some settings are looked at only then."""
-        selector = self.make_selector(choice)
-        pool: Any = PromptIds(["probe"], [""])
-        try:
-            selector.open(pool, num_rollouts=2, seed=0)
-            selector.select(1)
-        except (ValueError, ArithmeticError) as error:
-            raise Refused(422, str(error)) from error
-
     def run(self, name: str) -> HostedRun:
         try:
             return self.runs[name]
@@ -387,13 +383,13 @@ class Host:
     def create(self, request: schema.CreateRun) -> schema.RunInfo:
         """Idempotent; a run of that name with another definition is a conflict."""
         definition = schema.RunDefinition(**request.model_dump(exclude={"run"}))
-        self.pool(request.pool).prompts()
-        self.check_selector(request.selector)
+        selector = self._open_selector(definition)
         with self._lock:
             self.pool(request.pool)  # still there: no pool of a run is deleted while this lock is held
             run = self.runs.get(request.run)
             if run is None:
                 run = self._add_run(request.run, definition, base_version=0, forked_from=None, state=None)
+                run.adopt(selector)
             elif run.definition != definition or run.forked_from is not None:
                 raise Refused(409, f"run {request.run} is there with another definition; choose another name")
         return run.info()
@@ -413,6 +409,16 @@ class Host:
             elif run.forked_from != origin or run.info().version != request.version:
                 raise Refused(409, f"run {request.name} is there already; choose another name for the fork")
         return run.info()
+
+    def _open_selector(self, definition: schema.RunDefinition) -> Selector:
+        """A fresh selector on its pool. Raises ``Refused`` for settings that go wrong there."""
+        pool: Any = self.pool(definition.pool).prompts()
+        selector = self.make_selector(definition.selector)
+        try:
+            selector.open(pool, num_rollouts=definition.num_rollouts, seed=definition.seed)
+        except (ValueError, ArithmeticError) as error:
+            raise Refused(422, str(error)) from error
+        return selector
 
     def _add_run(
         self,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+from collections.abc import Iterator
 
 from insight_rl.selector_service import schema
 from insight_rl.selector_service.schema import Refused
@@ -12,23 +13,28 @@ from insight_rl.types import Prompt
 
 
 class PromptIds:
-    """A pool as a selector sees it: ids and tasks in order; prompts without text are made on demand."""
+    """A pool as a selector sees it: ids, tasks and numbers in order; prompts without text are made on demand."""
 
-    def __init__(self, ids: list[str], tasks: list[str]) -> None:
+    def __init__(self, ids: list[str], tasks: list[str], numbers: dict[str, list[float | None]]) -> None:
         """Raises ``Refused`` for an id that occurs twice."""
         self.ids = ids
         self.tasks = tasks
+        self.numbers = numbers
         self._index_by_id = {prompt_id: index for index, prompt_id in enumerate(ids)}
         if len(self._index_by_id) < len(ids):
             twice = next(each for index, each in enumerate(ids) if self._index_by_id[each] != index)
             raise Refused(409, f"prompt id {twice!r} occurs twice in the pool; delete the pool and send distinct ids")
-        self.fingerprint = schema.pool_fingerprint(zip(ids, tasks, strict=True))
+        self.fingerprint = schema.pool_fingerprint(self, list(numbers))
 
     def __len__(self) -> int:
         return len(self.ids)
 
     def __getitem__(self, index: int, /) -> Prompt:
-        return Prompt(id=self.ids[index], task=self.tasks[index], text="", token_ids=(), answer=None)
+        metadata = {field: values[index] for field, values in self.numbers.items() if values[index] is not None}
+        return Prompt(id=self.ids[index], task=self.tasks[index], text="", token_ids=(), answer=None, metadata=metadata)
+
+    def __iter__(self) -> Iterator[Prompt]:
+        return map(self.__getitem__, range(len(self)))
 
     def index_of(self, prompt_id: str) -> int:
         return self._index_by_id[prompt_id]
@@ -89,14 +95,18 @@ class HostedPool:
     def _load(self) -> PromptIds:
         ids: list[str] = []
         tasks: list[str] = []
+        numbers: dict[str, list[float | None]] = {}
         rows = self._store.scan("SELECT number, content FROM chunks WHERE pool = ? ORDER BY number", self.name)
         for expected, (number, content) in enumerate(rows):
             if number != expected:
                 raise Refused(409, f"pool {self.name} lacks chunk {expected}; send it before sealing")
             chunk = json.loads(content)
+            for field in chunk["numbers"].keys() | numbers.keys():
+                values = numbers.setdefault(field, [None] * len(ids))
+                values += chunk["numbers"].get(field) or [None] * len(chunk["ids"])
             ids += chunk["ids"]
             tasks += chunk["tasks"] * len(chunk["ids"]) if len(chunk["tasks"]) == 1 else chunk["tasks"]
-        return PromptIds(ids, tasks)
+        return PromptIds(ids, tasks, numbers)
 
     def info(self) -> schema.PoolInfo:
         rows = self._store.read("SELECT num_prompts, fingerprint FROM pools WHERE pool = ?", self.name)

@@ -6,10 +6,13 @@ Owns names, types and limits of the HTTP interface. Knows nothing of storage or 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+import json
+from collections.abc import Iterable, Sequence
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from insight_rl.types import Prompt
 
 MAX_CHUNK = 100_000
 """Prompt ids of one pool chunk."""
@@ -21,17 +24,19 @@ MAX_POOL_SIZE = 100_000_000
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$", description="letters, digits, . _ -")]
 PromptId = Annotated[str, Field(min_length=1, max_length=512)]
+FieldName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,99}$")]
 TaskName = Annotated[str, Field(max_length=200)]
 Step = Annotated[int, Field(ge=0, lt=2**31)]
 Belief = Annotated[list[float], Field(min_length=2, max_length=2, description="alpha and beta")]
 Scalar = bool | int | float | str | None
 
 
-def pool_fingerprint(prompts: Iterable[tuple[str, str]]) -> str:
-    """Identity of a pool: a hash of (id, task) of every prompt, in order."""
-    digest = hashlib.blake2b(digest_size=16)
-    for prompt_id, task in prompts:
-        digest.update(f"{len(prompt_id)}:{prompt_id}{len(task)}:{task}".encode())
+def pool_fingerprint(prompts: Iterable[Prompt], fields: Sequence[str] = ()) -> str:
+    """Identity of a pool: a hash of id, task and these metadata ``fields`` of every prompt, in order."""
+    digest = hashlib.blake2b(json.dumps(sorted(fields)).encode(), digest_size=16)
+    for prompt in prompts:
+        numbers = [prompt.metadata.get(field) for field in sorted(fields)]
+        digest.update(f"{len(prompt.id)}:{prompt.id}{len(prompt.task)}:{prompt.task}{numbers}".encode())
     return digest.hexdigest()
 
 
@@ -61,11 +66,19 @@ class PoolChunk(Message):
     tasks: list[TaskName] = Field(
         default=[""], max_length=MAX_CHUNK, description="one task for the whole chunk, or one for each id"
     )
+    numbers: dict[FieldName, list[int | float | None]] = Field(
+        default={}, max_length=20, description="numbers that a selector asks for, such as num_choices: one for each id"
+    )
 
     @model_validator(mode="after")
-    def _one_task_or_one_each(self) -> PoolChunk:
+    def _one_value_for_each(self) -> PoolChunk:
         if len(self.tasks) not in (1, len(self.ids)):
             raise ValueError(f"tasks has {len(self.tasks)} entries for {len(self.ids)} ids; give one, or one for each")
+        for field, values in self.numbers.items():
+            if len(values) != len(self.ids):
+                raise ValueError(
+                    f"numbers.{field} has {len(values)} entries for {len(self.ids)} ids; give one for each"
+                )
         return self
 
 
@@ -100,8 +113,8 @@ class SelectorChoice(Message):
         def walk(node: Any) -> None:
             if isinstance(node, dict):
                 for key, value in node.items():
-                    if not isinstance(key, str) or not key.isidentifier() or key.startswith("_"):
-                        raise ValueError("a setting's name must be an identifier that does not begin with _")
+                    if key.startswith("_") or "$" in key:
+                        raise ValueError("a setting's name must not begin with _ and have no $")
                     walk(value)
             elif isinstance(node, list):
                 for value in node:

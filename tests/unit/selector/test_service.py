@@ -87,9 +87,7 @@ def steps(client, first, last, run="run"):
 def local_steps(last):
     """What the same selector decides in this process."""
     selector = OPTIONS.make(schema.SelectorChoice())
-    selector.open(
-        [Prompt(id=f"p{i}", task="", text="", token_ids=(), answer=None) for i in range(100)], num_rollouts=8, seed=7
-    )
+    selector.open([prompt(f"p{i}") for i in range(100)], num_rollouts=8, seed=7)
     trace = []
     for step in range(last):
         prompts = selector.select(6)
@@ -224,8 +222,8 @@ def test_concurrent_clients_of_one_run_are_all_counted_once(client):
         ({"selector": {"name": "no_such"}}, 422, "no_such"),
         ({"selector": {"settings": {"mu": 7.0}}}, 422, "mu"),
         ({"selector": {"settings": {"no_such": 1}}}, 422, "no_such"),
-        ({"selector": {"settings": {"_target_": "os.system"}}}, 422, "identifier"),
-        ({"selector": {"settings": {"score": {"_target_": "os.system"}}}}, 422, "identifier"),
+        ({"selector": {"settings": {"_target_": "os.system"}}}, 422, "must not begin with _"),
+        ({"selector": {"settings": {"score": {"_target_": "os.system"}}}}, 422, "must not begin with _"),
         ({"selector": {"settings": {"mu": "${oc.env:HOME}"}}}, 422, "without $"),
         ({"selector": {"name": "remote"}}, 422, "cannot be hosted"),
         ({"selector": {"name": "../../x"}}, 422, "name"),
@@ -278,7 +276,7 @@ def test_pools_are_whole_before_they_are_used(client):
     ok(client.put("/v1/pools/pool/chunks/0", json=chunk))
     assert client.post("/v1/pools/pool/seal", json={"num_prompts": 3}).status_code == 409
     assert client.post("/v1/pools/pool/seal", json={"num_prompts": 2, "fingerprint": "f"}).status_code == 409
-    fingerprint = schema.pool_fingerprint([("a", ""), ("b", "")])
+    fingerprint = schema.pool_fingerprint([prompt("a"), prompt("b")])
     info = ok(client.post("/v1/pools/pool/seal", json={"num_prompts": 2, "fingerprint": fingerprint}))
     assert ok(client.get("/v1/pools/pool")) == info
     assert info["fingerprint"] == fingerprint
@@ -289,7 +287,33 @@ def test_pools_are_whole_before_they_are_used(client):
 
 def test_fingerprints_tell_pools_apart():
     pools = [[("ab", "c")], [("a", "bc")], [("a", ""), ("b", "c")], [("abc", "")], [("b", "c"), ("a", "")], []]
-    assert len({schema.pool_fingerprint(pool) for pool in pools}) == len(pools)
+    fingerprints = {schema.pool_fingerprint([prompt(*names) for names in pool]) for pool in pools}
+    numbers = [{"n": 2}, {"n": 3}, {"n": None}, {"m": 2}]
+    fingerprints |= {schema.pool_fingerprint([prompt("a", **each)], list(each)) for each in numbers}
+    assert len(fingerprints) == len(pools) + len(numbers)
+
+
+def test_numbers_of_the_prompts_reach_the_selector(client):
+    """Guessing one in two is no sign of learning: with the number of choices, such a prompt is worth nothing."""
+    ids = ["guess", "learn", "free"]
+    chunk = {"ids": ids, "tasks": ["quiz", "quiz", ""], "numbers": {"num_choices": [2, 100, None]}}
+    ok(client.put("/v1/pools/quiz/chunks/0", json=chunk))
+    ok(client.post("/v1/pools/quiz/seal", json={"num_prompts": 3}))
+    choice = {"settings": {"chance_levels": {"quiz": "num_choices"}}}
+    ok(client.post("/v1/runs", json=RUN | {"pool": "quiz", "selector": choice}))
+    observations = [{"id": each, "num_judged": 8, "num_successes": 4} for each in ids]
+    ok(client.post("/v1/runs/run/observe", json={"step": 0, "observations": observations}))
+    answer = select(client, 1, num_prompts=3)
+    scores = dict(zip(answer["ids"], answer["scores"], strict=True))
+    assert scores["guess"] < 0.01 < scores["learn"]
+    wrong = {"settings": {"chance_levels": {"": "num_choices"}}}
+    response = client.post("/v1/runs", json=RUN | {"run": "x", "pool": "quiz", "selector": wrong})
+    assert response.status_code == 422
+    assert "num_choices" in response.json()["detail"]
+
+
+def prompt(prompt_id, task="", **metadata):
+    return Prompt(id=prompt_id, task=task, text="", token_ids=(), answer=None, metadata=metadata)
 
 
 @pytest.mark.parametrize(
