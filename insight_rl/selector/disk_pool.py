@@ -1,14 +1,14 @@
 """A pool of prompts on disk that opens in no time at any size. Knows nothing of beliefs.
 
-A folder of `prompts.jsonl` (one prompt a line) with three memory-mapped arrays beside it: where each line starts, and
-the sorted hashes of the ids with the positions they belong to. Nothing is read but what is asked for.
+A folder of `prompts.jsonl` (one prompt a line) with three arrays beside it: where each line starts, and the sorted
+hashes of the ids with the positions they belong to. Nothing is read but what is asked for.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import mmap
+import os
 from array import array
 from collections.abc import Iterable, Sequence
 from dataclasses import fields
@@ -30,13 +30,13 @@ class DiskPool(Sequence[Prompt]):
         header_path = folder / "pool.json"
         check(header_path.is_file(), "pool", str(folder), "holds no pool.json; write the pool with write_pool")
         self.fingerprint: str = json.loads(header_path.read_text())["fingerprint"]
-        self._lines = _mapped(folder / "prompts.jsonl")
-        self._offsets = np.frombuffer(_mapped(folder / "offsets.bin"), np.uint64)
-        self._hashes = np.frombuffer(_mapped(folder / "hashes.bin"), np.uint64)
-        self._positions = np.frombuffer(_mapped(folder / "positions.bin"), np.int64)
+        self._lines = (folder / "prompts.jsonl").open("rb")
+        self._offsets = (folder / "offsets.bin").open("rb")
+        self._hashes = np.memmap(folder / "hashes.bin", np.uint64, "r")
+        self._positions = np.memmap(folder / "positions.bin", np.int64, "r")
 
     def __len__(self) -> int:
-        return len(self._offsets) - 1
+        return len(self._hashes)
 
     @overload
     def __getitem__(self, index: int) -> Prompt: ...
@@ -48,7 +48,8 @@ class DiskPool(Sequence[Prompt]):
         if not -len(self) <= index < len(self):
             raise IndexError(f"position {index} in a pool of {len(self)} prompts")
         index %= len(self)
-        row = json.loads(self._lines[int(self._offsets[index]) : int(self._offsets[index + 1])])
+        start, end = np.frombuffer(os.pread(self._offsets.fileno(), 16, 8 * index), np.uint64).tolist()
+        row = json.loads(os.pread(self._lines.fileno(), end - start, start))
         return Prompt(**{**row, "token_ids": tuple(row["token_ids"])})
 
     def index_of(self, prompt_id: str) -> int:
@@ -99,15 +100,6 @@ def _refuse_duplicates(folder: Path, offsets: Sequence[int], hashes: np.ndarray,
         for slot in agreeing.tolist():
             prompt_id = id_at(slot)
             check(prompt_id != id_at(slot + 1), "pool", prompt_id, "this prompt id occurs twice; drop the duplicate")
-
-
-def _mapped(path: Path) -> mmap.mmap:
-    """The file as memory. Rows are asked for in random order: without the advice each would pull in its neighbours."""
-    with path.open("rb") as file:
-        mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-    if hasattr(mmap, "MADV_RANDOM"):
-        mapped.madvise(mmap.MADV_RANDOM)
-    return mapped
 
 
 def _hash(prompt_id: str) -> int:
