@@ -158,17 +158,19 @@ start = time.perf_counter()
 selector = BeliefSelector(score=partial(weighted_mutual_information, mu=0.3, eta=3.0))
 selector.open(DiskPool(Path(sys.argv[1])), num_rollouts=8, seed=0)
 open_ms = 1e3 * (time.perf_counter() - start)
-select, observe = [], []
+select, select_cpu, observe = [], [], []
 for _ in range(int(sys.argv[2])):
-    start = time.perf_counter()
+    start, start_cpu = time.perf_counter(), time.thread_time()
     prompts = selector.select(256)
     select.append(time.perf_counter() - start)
+    select_cpu.append(time.thread_time() - start_cpu)
     groups = [Group(prompt=prompt, completions_G=(completion,) * 8, rewards_G=rewards) for prompt in prompts]
     start = time.perf_counter()
     selector.observe(groups)
     selector.metrics()
     observe.append(time.perf_counter() - start)
 print(json.dumps({"open_ms": open_ms, "select_ms": 1e3 * statistics.median(select),
+                  "select_cpu_ms": 1e3 * statistics.median(select_cpu),
                   "observe_ms": 1e3 * statistics.median(observe), "added_mb": memory_mb("VmRSS") - before,
                   "peak_mb": memory_mb("VmHWM")}))
 """
