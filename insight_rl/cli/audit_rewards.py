@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -20,6 +20,7 @@ from insight_rl.build import build_part
 from insight_rl.cli.score import build_pool
 from insight_rl.config import compose_config
 from insight_rl.errors import UsageError, check
+from insight_rl.monitor.records import SAMPLES_FILE
 from insight_rl.reward.math import MathReward
 from insight_rl.reward.pool import Judged, RewardPool
 from insight_rl.task.base import Messages
@@ -39,7 +40,6 @@ findings:
   opinion     reward=math only: plain math-verify on the whole response says otherwise
 """
 
-_FILES = ("samples.jsonl",)
 _MAX_SHOWN = 5
 _OPTIONS = ("run_dir", "samples", "output", "slow_s", "limit")
 
@@ -87,7 +87,7 @@ def main(argv: Sequence[str]) -> int:
     samples = samples[-limit:]
     with build_pool(tree) as pool:
         judged = judge(pool, samples)
-        opinions = _second_opinions(pool, tree, samples)
+        opinions = _second_opinions(tree, samples)
     findings = list(compare(samples, judged, opinions, slow_s=slow_s))
     _print(samples, judged, findings)
     if "output" in options:
@@ -108,7 +108,7 @@ def _number(options: Mapping[str, str], key: str, default: float) -> float:
 # -- samples
 
 
-class _TextEncoder:
+class TextEncoder:
     """Prompts as text only: no model is needed to look up an answer."""
 
     def encode(self, prompt: str | Messages) -> tuple[str, tuple[int, ...]]:
@@ -126,9 +126,9 @@ def _of_run(run_dir: Path, overrides: list[str]) -> tuple[DictConfig, list[Sampl
     except (OmegaConfBaseException, ValueError) as error:
         raise UsageError(f"{file}: {str(error).splitlines()[0]}") from error
     task = build_part("task", OmegaConf.to_container(tree.task, resolve=True))
-    encoder = _TextEncoder()
+    encoder = TextEncoder()
     prompts = [*task.train_prompts(encoder), *task.test_prompts(encoder)]
-    return tree, _of_file(run_dir / _FILES[0], {prompt.id: prompt.answer for prompt in prompts})
+    return tree, _of_file(run_dir / SAMPLES_FILE, {prompt.id: prompt.answer for prompt in prompts})
 
 
 def _of_file(path: Path, answers: Mapping[str, Any]) -> list[Sample]:
@@ -138,10 +138,11 @@ def _of_file(path: Path, answers: Mapping[str, Any]) -> list[Sample]:
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
         try:
             record = json.loads(line)
-            answer = record["answer"] if "answer" in record else answers.get(record["prompt_id"])
-            if "completion" not in record or answer is None:
+            if "completion" not in record:
                 continue
-            samples.append(_sample(record, answer))
+            answer = record["answer"] if "answer" in record else answers.get(record["prompt_id"])
+            if answer is not None:
+                samples.append(_sample(record, answer))
         except (ValueError, KeyError, TypeError) as error:
             raise UsageError(f"{path} line {number}: not a sample ({type(error).__name__}: {error})") from error
     check(bool(samples), "samples", str(path), "holds no sample whose answer is known")
@@ -172,6 +173,9 @@ def judge(pool: RewardPool, samples: Sequence[Sample]) -> list[Judged]:
 class PlainMathVerify:
     """math-verify as it comes, on the whole response, as a reward function for the pool to bound."""
 
+    worker_modules: ClassVar[tuple[str, ...]] = ("insight_rl.reward.math_algebra",)
+    """Imported first; it also keeps math-verify from announcing that its timeouts are off."""
+
     def __call__(self, prompt: Prompt, completion: Completion) -> Reward:
         from math_verify import parse, verify
 
@@ -183,7 +187,7 @@ class PlainMathVerify:
         return Reward(value=float(success), success=success, status="correct" if success else "wrong")
 
 
-def _second_opinions(pool: RewardPool, tree: DictConfig, samples: Sequence[Sample]) -> list[Judged]:
+def _second_opinions(tree: DictConfig, samples: Sequence[Sample]) -> list[Judged]:
     """math-verify's verdicts where the reward is about mathematics; empty otherwise."""
     if not str(tree.reward.get("_target_", "")).endswith(MathReward.__name__):
         return []

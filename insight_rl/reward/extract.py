@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 _SPECIAL_TOKEN = re.compile(r"<\|[A-Za-z_]{1,30}\|>|</?s>|<(?:end_of_turn|start_of_turn|eos|bos|pad)>")
 _ROLE = re.compile(r"\s*(?:assistant|model)?\s*")
+_ROLE_NAME = re.compile(r"^\s*(?:system|user|assistant|model)\s*\n")
 _BOX = re.compile(r"\\(?:boxed|fbox)\s*(?:(?P<brace>\{)|(?P<bare>[A-Za-z0-9]+))")
 _BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
 # ``\\boxed{185\\}``, a slip that models make.
@@ -34,7 +35,7 @@ def final_text(response: str, *, prompt: str = "", max_chars: int) -> str:
     if "<" in text:
         text = _own_turn(text)
     for segment in _SPECIAL_TOKEN.split(prompt):
-        segment = segment.strip()
+        segment = _ROLE_NAME.sub("", segment).strip()
         if len(segment) >= _MIN_ECHO:
             text = text.replace(segment, "\n")
     return text
@@ -67,6 +68,12 @@ def boxed(text: str) -> list[Span]:
         elif (slip := _ESCAPED_CLOSING.match(text, match.end())) is not None:
             spans.append(Span(match.start(), slip.end(), slip[1].strip()))
     return spans
+
+
+def unclosed_box(text: str) -> int | None:
+    """Where the last box begins if nothing closes it; ``None`` otherwise."""
+    last = max(text.rfind("\\boxed{"), text.rfind("\\fbox{"))
+    return last if last >= 0 and not boxed(text[last:]) else None
 
 
 def _matching_braces(text: str) -> dict[int, int]:

@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 
 from insight_rl.errors import UsageError, check
 from insight_rl.reward.extract import final_text
-from insight_rl.reward.math_extract import Rungs, extract
+from insight_rl.reward.math_extract import Extraction, Rungs, extract
 from insight_rl.reward.math_judge import judge_answer
 from insight_rl.reward.math_latex import AlgebraError
 from insight_rl.reward.shaping import Shaping, Verdict, shape
@@ -97,6 +97,16 @@ class MathReward:
         found = extract(text, self._rungs)
         if found is None:
             return Verdict(success=False, status="no_answer")
+        verdict = self._compare(gold, found)
+        if verdict.status == "unparsable" and found.rung == "boxed":
+            # A sentence in a box.
+            inner = extract(found.answer, self._rungs._replace(boxed=False))
+            return verdict if inner is None else self._compare(gold, inner)
+        return verdict
+
+    @staticmethod
+    def _compare(gold: GoldAnswer, found: Extraction) -> Verdict:
+        """The best verdict over the golds."""
         is_read = False
         failure = ""
         for option in gold.texts:

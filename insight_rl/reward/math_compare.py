@@ -18,7 +18,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 
-from insight_rl.reward.math_latex import NotMath
+from insight_rl.reward.math_latex import OutOfBounds
 from insight_rl.reward.math_nodes import (
     SCALARS,
     Apply,
@@ -117,7 +117,7 @@ class _Comparison:
     def unordered(self, gold_items: Sequence[Node], answer_items: Sequence[Node]) -> Verdict:
         """Equal as sets: repeated elements count once."""
         if max(len(gold_items), len(answer_items)) > MAX_ITEMS:
-            raise NotMath("too many items")
+            raise OutOfBounds("too many items")
         if len(gold_items) == len(answer_items):
             in_order = self.in_order(_sorted(gold_items), _sorted(answer_items))
             if in_order:

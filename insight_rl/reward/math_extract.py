@@ -16,8 +16,8 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from insight_rl.reward.extract import Span, boxed
-from insight_rl.reward.math_latex import FUNCTIONS, is_unit, words
+from insight_rl.reward.extract import Span, boxed, unclosed_box
+from insight_rl.reward.math_latex import FUNCTIONS, SHORT_WORDS, is_unit, words
 
 MAX_DISTINCT_BOXES = 8
 _MAX_WHOLE = 400
@@ -48,7 +48,7 @@ _ANNOUNCEMENT = re.compile(
     r"|答案[^。\n]{0,10}?(?:是|为|：|:)",
     re.IGNORECASE | re.MULTILINE,
 )
-_OPENING = re.compile(r"[\s*_:=>\"“'`]*")
+_OPENING = re.compile(r"[\s*_:：=>\"“'`]*")
 _DENIAL = re.compile(r"(?:definitely |certainly )?(?:not|never|neither|no longer)\b", re.IGNORECASE)
 _DENIED = re.compile(r"(?:\bnot|n't|\bnever|\bneither|\bnor)\s{1,3}$", re.IGNORECASE)
 _SENTENCE_END = re.compile(r"\n|[.!?](?=\s|\*|$|[A-Z])|</answer>|。|;\s", re.MULTILINE)
@@ -57,7 +57,7 @@ _ATOM = (
     r"|\\[dt]?frac\s?\{[^{}\n]{1,40}\}\s?\{[^{}\n]{1,40}\})"
 )
 _PLAIN = re.compile(
-    rf"(?<![\w.\\])(?:(?<![)\d])[-−+])?[(]{{0,3}}[-−]?[$€£¥]?{_ATOM}[)]{{0,3}}"
+    rf"(?<![\w.\\])(?<![\w\]]\[)(?:(?<![)\d])[-−+])?[(]{{0,3}}[-−]?[$€£¥]?{_ATOM}[)]{{0,3}}"
     rf"(?:(?: ?(?:\*\*|[-+*/^×÷·−]) ?|(?=\\))[(]{{0,3}}[-−]?{_ATOM}[)]{{0,3}}){{0,40}}(?: ?(?:\\?%|percent\b|pct\b|°))?"
 )
 _MATH = re.compile(r"\\\[|\\\(|\$\$|\$")
@@ -78,6 +78,8 @@ def extract(text: str, rungs: Rungs) -> Extraction | None:
     """The answer in ``text`` (see :func:`~insight_rl.reward.extract.final_text`), or ``None`` if it has none."""
     if rungs.boxed and (answer := last_boxed(text)) is not None:
         return Extraction("boxed", answer)
+    # A box that was cut off holds no answer, and neither does what was written of it.
+    text = text[: unclosed_box(text)]
     if rungs.announced and (answer := _announced(text)) is not None:
         return Extraction("announced", answer)
     if rungs.last_expression and (answer := _last(text)) is not None:
@@ -141,12 +143,12 @@ def _in_clause(text: str) -> str | None:
     groups = _groups(text)
     if groups and groups[0].start <= 1:
         sentence_end = _end_of_sentence(text, groups[0].end)
-        whole = text[:sentence_end]
+        whole = text[:sentence_end].strip()
         if is_expression(whole):
             return whole
         return groups[0].content
     end = _end_of_sentence(text, 0)
-    sentence = text[:end]
+    sentence = text[:end].strip()
     if is_expression(sentence):
         return sentence
     inside = [group for group in groups if group.start < end]
@@ -190,6 +192,8 @@ def is_expression(text: str) -> bool:
     if not bare.strip() and "\\" not in text:
         return False
     words = _WORD.findall(bare)
+    if not SHORT_WORDS.isdisjoint(bare.lower().split()):
+        return False
     return bool(re.search(r"[\dA-Za-z\\]", text)) and all(_is_mathematical(word) for word in words)
 
 

@@ -8,7 +8,7 @@ from functools import lru_cache
 
 from insight_rl.reward.math_compare import same
 from insight_rl.reward.math_extract import is_expression, last_boxed
-from insight_rl.reward.math_latex import NotMath, clean
+from insight_rl.reward.math_latex import NotMath, OutOfBounds, clean
 from insight_rl.reward.math_nodes import Node, Number
 from insight_rl.reward.math_parser import parse
 from insight_rl.reward.math_scalars import read_decimal
@@ -18,6 +18,11 @@ _PLAIN_NUMBER = re.compile(r"-?\d{1,15}(?:\.\d{1,5})?")
 _GROUPED = re.compile(r"(?<!\d)\d{1,3},\d{3}(?!\d)")
 _DECIMAL_COMMA = re.compile(r"(-?)(\d+),(\d{1,2}|\d{4,15})")
 _TEXT_MACRO = re.compile(r"\\text\{([^{}]*)\}")
+# "12 apples", "64 square feet"
+_COUNTED = re.compile(
+    r"([^A-Za-z]*\d[^A-Za-z]*?)\s+(?!(?:and|or|not)\b)[A-Za-z]{2,20}(?:\s+(?!(?:and|or|not)\b)[A-Za-z]{2,20}){0,3}\.?"
+)
+_UNEVALUATED = re.compile(r"\\(?:sum|prod|int|lim)(?![A-Za-z])")
 _LAST_SIDE = re.compile(r".*(?:=|\\approx)", re.DOTALL)
 _WORDS = re.compile(r"[A-Za-z][A-Za-z\s,.'-]*")
 _NUMBER_WORDS = {
@@ -44,7 +49,10 @@ def judge_answer(gold: str, answer: str, tolerance: float = 0.0) -> bool | None:
     if len(answer) > MAX_ANSWER_CHARS:
         return None
     gold = last_boxed(gold) or gold
-    verdict = _by_value(gold, answer, tolerance)
+    try:
+        verdict = _by_value(gold, answer, tolerance)
+    except OutOfBounds:
+        return None
     if verdict is not None:
         return verdict
     gold_text, answer_text = as_text(gold), as_text(answer)
@@ -52,7 +60,15 @@ def judge_answer(gold: str, answer: str, tolerance: float = 0.0) -> bool | None:
         return True
     if _WORDS.fullmatch(gold_text) and len(gold_text) > 1:
         return False if is_expression(answer_text) or _WORDS.fullmatch(answer_text) else None
-    return _by_algebra(gold, answer) if is_expression(clean(answer)) else None
+    return _by_algebra(gold, answer) if _is_fit_for_algebra(gold, answer) else None
+
+
+def _is_fit_for_algebra(gold: str, answer: str) -> bool:
+    """An expression with its brackets closed, and evaluated where the gold is."""
+    is_closed = answer.count("{") == answer.count("}")
+    is_closed &= sum(map(answer.count, "([")) == sum(map(answer.count, ")]"))
+    is_evaluated = _UNEVALUATED.search(answer) is None or _UNEVALUATED.search(gold) is not None
+    return is_closed and is_evaluated and is_expression(clean(answer))
 
 
 def _plain_value(text: str) -> object:
@@ -61,14 +77,14 @@ def _plain_value(text: str) -> object:
 
 
 def as_text(answer: str) -> str:
-    """For answers that are words or that no parser reads: without macros, braces and space; words in lower case."""
+    """For answers that are words or that no parser reads: without text macros and space; words in lower case."""
     text = _TEXT_MACRO.sub(r" \1 ", clean(answer)).strip()
     if text.startswith("(") and text.endswith(")"):
         text = text[1:-1].strip()
     if _WORDS.fullmatch(text):
         words = _ARTICLE.sub("", " ".join(text.casefold().split()), count=1).rstrip(".")
         return _NUMBER_WORDS.get(words, words)
-    return re.sub(r"[\s{}]", "", text)
+    return "".join(text.split())
 
 
 # -- by value
@@ -97,8 +113,12 @@ def _readings(text: str) -> tuple[Node, ...]:
     for grouped_digits in (True, False) if _GROUPED.search(text) else (True,):
         try:
             nodes.append(parse(text, grouped_digits=grouped_digits))
+        except OutOfBounds:
+            raise
         except NotMath:
             continue
+    if not nodes and (counted := _COUNTED.fullmatch(text.strip())) is not None:
+        return _readings(counted[1])
     return tuple(dict.fromkeys(nodes))
 
 
@@ -114,6 +134,8 @@ def _decimal_comma(gold_readings: Sequence[Node], answer: str) -> tuple[Node, ..
 def _same(gold: Node, answer: Node, tolerance: float) -> bool | None:
     try:
         return same(gold, answer, tolerance=tolerance)
+    except OutOfBounds:
+        raise
     except NotMath:
         return None
 

@@ -17,6 +17,10 @@ class NotMath(Exception):
     """The text is not an expression that this package understands."""
 
 
+class OutOfBounds(NotMath):
+    """An expression beyond the limits of size that this package sets itself: nothing should try to evaluate it."""
+
+
 class AlgebraError(Exception):
     """The computer algebra system failed on a comparison: there is no verdict."""
 
@@ -190,7 +194,7 @@ _WORD_COMMANDS = {
     "cup": "\\cup",
 }
 # Two letters that are a word of English rather than a product.
-_SHORT_WORDS = words(
+SHORT_WORDS = words(
     "is to of in at no so be if an as by on it we do up he me my us am go hi ok any all the not yes and "
     "for are was has one two per odd but its let see our out who why how now new old day way man men get "
     "got put set"
@@ -219,7 +223,7 @@ def tokenize(cleaned: str) -> list[Token]:
             tokens.append(Token(kind or "op", "^" if text == "**" else text, is_spaced))
         is_spaced = False
         if len(tokens) > MAX_TOKENS:
-            raise NotMath("too long")
+            raise OutOfBounds("too long")
     return tokens
 
 
@@ -247,8 +251,11 @@ def _split_word(word: str, is_spaced: bool, before: list[Token]) -> list[Token]:
     if follows_number and unit_of(word) is not None and len(word) > 1:
         return [Token("text", word, is_spaced)]
     is_product = len(word) <= 2 or (len(word) <= 5 and word.isupper()) or not re.search("[aeiouy]", lower)
-    if len(word) > 1 and ((lower in _SHORT_WORDS and not word.isupper()) or not is_product or len(word) > 8):
+    if len(word) > 1 and ((lower in SHORT_WORDS and not word.isupper()) or not is_product or len(word) > 8):
         raise NotMath(f"prose: {word}")
+    if len(word) > 2 and word.isupper():
+        # The name of a figure or an arrangement, where order matters, rather than a product.
+        return [Token("letter", word, is_spaced)]
     letters = [Token("letter", letter, False) for letter in word]
     letters[0] = letters[0]._replace(is_spaced=is_spaced)
     return letters

@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from fractions import Fraction
 
-from insight_rl.reward.math_latex import NotMath, Token, words
+from insight_rl.reward.math_latex import NotMath, OutOfBounds, Token, words
 from insight_rl.reward.math_nodes import SCALARS, Apply, Constant, NamedSet, Node, Number, Scalar, Symbol
 
 MAX_DEPTH = 40
@@ -71,7 +71,7 @@ class ScalarParser(ABC):
     def enter(self) -> None:
         self.depth += 1
         if self.depth > MAX_DEPTH:
-            raise NotMath("nested too deep")
+            raise OutOfBounds("nested too deep")
 
     # -- scalars
 
@@ -222,14 +222,14 @@ class ScalarParser(ABC):
     def number(self, token: Token) -> Scalar:
         text = token.text
         if len(text) > MAX_DIGITS:
-            raise NotMath("too many digits")
+            raise OutOfBounds("too many digits")
         if self.grouped_digits and self.bracket_depth == 0 and text.isdigit() and len(text) <= 3:
             text = self.digit_groups(text)
         if self.peek().text == "_" and text.isdigit():
             return self.in_base(text)
         value, num_decimals = read_decimal(text)
-        if num_decimals is not None and self.peek().text == "\\overline":
-            return self.repeating(value, num_decimals)
+        if "." in text and self.peek().text == "\\overline":
+            return self.repeating(value, num_decimals or 0)
         return Number(value, num_decimals)
 
     def digit_groups(self, text: str) -> str:
@@ -441,7 +441,7 @@ def read_decimal(text: str) -> tuple[Fraction, int | None]:
     mantissa, _, exponent = text.lower().partition("e")
     whole, point, decimals = mantissa.partition(".")
     if len(exponent.lstrip("+-")) > 4:
-        raise NotMath("exponent too large")
+        raise OutOfBounds("exponent too large")
     value = Fraction(int((whole + decimals) or "0"), 10 ** len(decimals))
     if exponent:
         value *= Fraction(10) ** int(exponent)

@@ -1,8 +1,8 @@
 """Whether two scalar expressions have the same value, without symbolic algebra. Knows no lists, sets or text.
 
 Constants that are rational are compared exactly. Everything else is evaluated at fixed pseudo-random points: first in
-complex doubles, where nearly every wrong answer already differs, then to 50 digits. Two different elementary functions
-that agree to 30 digits at three such points would be a coincidence of the order of 1e-30 (the Schwartz-Zippel
+complex doubles, where nearly every wrong answer already differs, then to 80 digits. Two different elementary functions
+that agree to 50 digits at three such points would be a coincidence beyond all odds (the Schwartz-Zippel
 argument), while an identity holds at every point. All sizes are bounded before they are computed.
 """
 
@@ -18,7 +18,7 @@ from typing import Any
 
 import mpmath
 
-from insight_rl.reward.math_latex import NotMath
+from insight_rl.reward.math_latex import NotMath, OutOfBounds
 from insight_rl.reward.math_nodes import Apply, Constant, Number, Scalar, Symbol, symbols_of
 
 MAX_EXACT_BITS = 400_000
@@ -28,7 +28,7 @@ MAX_MAGNITUDE = 1e6
 MAX_AGREEING = 1e25
 """Constants above it that are not rational cannot be told from their neighbours."""
 _MAX_SYMBOLS = 24
-_NUM_DIGITS = 50
+_NUM_DIGITS = 80
 _PRECISE = mpmath.mp.clone()
 _PRECISE.dps = _NUM_DIGITS
 _DECIMALS_OF_A_ROUNDED_VALUE = 6
@@ -82,13 +82,15 @@ def _same_constant(gold: Scalar, answer: Scalar, is_rounded: bool, tolerance: fl
             # Beyond the digits carried, agreement says nothing: 10^(10^6) and the number after it.
             return True if abs(first) < MAX_AGREEING else None
         return _is_close(abs(first - second), abs(first), is_rounded, tolerance)
+    except OverflowError as error:
+        raise OutOfBounds("too large") from error
     except _BAD_VALUE:
         return None
 
 
 def _same_function(gold: Scalar, answer: Scalar, symbols: set[Symbol]) -> bool | None:
     if len(symbols) > _MAX_SYMBOLS:
-        raise NotMath("too many symbols")
+        raise OutOfBounds("too many symbols")
     differs: bool | None = None if _may_hide_equality(gold, answer) else False
     names = sorted(symbol.name for symbol in symbols)
     num_agreeing = 0
@@ -103,6 +105,8 @@ def _same_function(gold: Scalar, answer: Scalar, symbols: set[Symbol]) -> bool |
         try:
             first, second = (_evaluate(node, point, _PRECISE_FIELD) for node in (gold, answer))
             agrees = _agrees(first, second)
+        except OverflowError as error:
+            raise OutOfBounds("too large") from error
         except _BAD_VALUE:
             continue
         if not agrees:
@@ -126,7 +130,7 @@ def is_multiple(first: tuple[Scalar, Scalar], second: tuple[Scalar, Scalar]) -> 
     """
     symbols = set().union(*(symbols_of(node) for node in (*first, *second)))
     if len(symbols) > _MAX_SYMBOLS:
-        raise NotMath("too many symbols")
+        raise OutOfBounds("too many symbols")
     may_hide = _may_hide_equality(Apply("add", first), Apply("add", second))
     ratios: list[Any] = []
     for index in range(5):
@@ -137,6 +141,8 @@ def is_multiple(first: tuple[Scalar, Scalar], second: tuple[Scalar, Scalar]) -> 
             if _agrees(numerator, 0) or _agrees(denominator, 0):
                 return None
             ratios.append(numerator / denominator)
+        except OverflowError as error:
+            raise OutOfBounds("too large") from error
         except _BAD_VALUE:
             continue
         if not _agrees(ratios[0], ratios[-1]):
@@ -161,7 +167,7 @@ def _coordinate(name: str, index: int) -> Fraction:
 
 
 def _agrees(first: Any, second: Any) -> bool:
-    return bool(abs(first - second) <= 1e-30 * max(abs(first), abs(second)) + 1e-40)
+    return bool(abs(first - second) <= 1e-50 * max(abs(first), abs(second)) + 1e-60)
 
 
 def _rough_pair(gold: Scalar, answer: Scalar, point: _Point) -> tuple[complex, complex] | None:

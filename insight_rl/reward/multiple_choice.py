@@ -68,6 +68,7 @@ _DENIED = re.compile(
     _CLOSERS + r"(?i:(?:is|was|seems|looks|would be|must be|can be)\s+(?:clearly\s+|definitely\s+|also\s+)?"
     r"(?:wrong|incorrect|not|false|ruled|out|impossible|invalid|eliminated)|isn't|wasn't|cannot|can't)\b"
 )
+_DENIAL_BEFORE = re.compile(r"(?i:\bnot|n't|\bnor)\s{1,3}$")
 _NEGATION = re.compile(r"[\s*_:]*(?i:not|n't|never|neither|no)\b")
 _ARTICLE_USE = re.compile(r"[ ]+(?!(?i:because|since|as|is|was|and|or|for|due|which|with|based|by|in|–|—)\b)[a-z]")
 _ANNOUNCEMENT = re.compile(
@@ -325,7 +326,9 @@ def _lone(text: str, question: Question) -> tuple[str, str] | None:
         is_word = not match["close"] and re.match(r"\s(?!and\b|or\b)[a-z]", follows) is not None
         is_pronoun = match["letter"] == "I" and not is_marked
         is_article = match["letter"] == "A" and is_word and not is_marked
-        is_denied = re.search(r"(?i:\bnot|n't|\bnor)\s{1,3}$", text[max(match.start() - 8, 0) : match.start()])
+        is_denied = _DENIED.match(text, match.end("letter")) or _DENIAL_BEFORE.search(
+            text[max(match.start() - 8, 0) : match.start()]
+        )
         if match["letter"] in question.letters and not (is_pronoun or is_article or is_denied):
             found.append(match)
     if not found:

@@ -170,17 +170,15 @@ class RewardPool:
     def close(self) -> None:
         """End every worker and the thread; groups that are not collected are dropped."""
         with self._condition:
+            if self._is_closing:
+                return
             self._is_closing = True
-            thread = self._thread
-        if thread is not None:
+        if self._thread is not None:
             self._wake()
-            thread.join()
-        with self._condition:
-            if self._wake_writer >= 0:
-                os.close(self._wake_writer)
-                os.close(self._wake_reader)
-                self._wake_writer = self._wake_reader = -1
-                self._selector.close()
+            self._thread.join()
+        self._selector.close()
+        os.close(self._wake_writer)
+        os.close(self._wake_reader)
 
     def __enter__(self) -> Self:
         return self
