@@ -15,10 +15,12 @@ SHINGLE_WORDS = 8
 """Words of one shingle. Long enough for two problems of one kind to share few, short enough to survive edits."""
 MIN_SHINGLES = 4
 """Of a text that is compared at all; shorter ones are only compared as a whole."""
+MAX_HOLDERS = 50
+"""Shingles that more test texts than this hold are phrases of the trade; they count for nothing."""
 
 _MARKUP = re.compile(r"\\(?:left|right|displaystyle)(?![a-z])|\\[,!;:()\[\]]|[$`]|\*\*")
 _MARKS = re.compile(r"[.,;:!?'\"](?!\d)")
-_IDLE_SPACE = re.compile(r"(?<!\w)\s+|\s+(?!\w)")
+_IDLE_SPACE = re.compile(r"(?<!\w) | (?!\w)")
 _WORD = re.compile(r"\w+|[^\w\s]")
 
 
@@ -35,7 +37,7 @@ def normalised(text: str) -> str:
     """Without case, markup, sentence marks and idle space; signs and numbers stay apart: ``3 - 5`` is not ``3 + 5``,
     ``1 23`` is not ``12 3``."""
     text = _MARKUP.sub(" ", unicodedata.normalize("NFKC", text).casefold())
-    return " ".join(_IDLE_SPACE.sub("", _MARKS.sub("", text)).split())
+    return _IDLE_SPACE.sub("", " ".join(_MARKS.sub("", text).split()))
 
 
 def repeats(texts: Sequence[str]) -> list[tuple[int, ...]]:
@@ -51,20 +53,18 @@ def leaks(train: Sequence[str], test: Sequence[str], *, min_share: float = 0.7) 
     its shingles of :data:`SHINGLE_WORDS` words. Boilerplate that many test texts share should be cut off before."""
     found: dict[int, Overlap] = {}
     test_of_text: defaultdict[str, list[int]] = defaultdict(list)
-    tests_of_shingle: defaultdict[int, list[int]] = defaultdict(list)
-    num_shingles: dict[int, int] = {}
+    holders: defaultdict[int, list[int]] = defaultdict(list)
     for index, text in enumerate(test):
         test_of_text[normalised(text)].append(index)
-        shingles = _shingles(text)
-        if len(shingles) >= MIN_SHINGLES:
-            num_shingles[index] = len(shingles)
-            for shingle in shingles:
-                tests_of_shingle[shingle].append(index)
+        for shingle in _shingles(text):
+            holders[shingle].append(index)
+    tests_of_shingle = {shingle: indices for shingle, indices in holders.items() if len(indices) <= MAX_HOLDERS}
+    num_shingles = Counter(index for indices in tests_of_shingle.values() for index in indices)
     for train_index, text in enumerate(train):
         shared: Counter[int] = Counter()
         for shingle in _shingles(text):
             shared.update(tests_of_shingle.get(shingle, ()))
-        shares = {index: count / num_shingles[index] for index, count in shared.items()}
+        shares = {i: count / num_shingles[i] for i, count in shared.items() if num_shingles[i] >= MIN_SHINGLES}
         shares |= dict.fromkeys(test_of_text.get(normalised(text), ()), 1.0)
         for index, share in shares.items():
             if share >= min_share and (index not in found or share > found[index].share):
