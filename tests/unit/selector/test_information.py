@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import subprocess
 import sys
 from pathlib import Path
 
@@ -131,3 +132,23 @@ def test_variance_reduction_of_k_rollouts_by_enumeration():
         for s in range(k + 1)
     )
     assert expected_variance_reduction(3.0, 4.5, k) == pytest.approx(float(variance(a, b) - after), rel=1e-12)
+
+
+@pytest.mark.slow
+def test_without_a_folder_for_compiled_code_it_is_compiled_anew():
+    script = (
+        "from numba.core import caching; caching.CacheImpl._locator_classes = []\n"
+        "from insight_rl.selector.information import mutual_information\n"
+        "print(repr(float(mutual_information(3.0, 7.0, 8))))"
+    )
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=120)
+    assert float(run.stdout) == float(mutual_information(3.0, 7.0, 8))
+
+
+def test_importing_scores_and_selectors_loads_no_compiler():
+    script = (
+        "import sys, insight_rl.selector.belief_selector, insight_rl.selector.acquisition\n"
+        "print(sorted({'numba', 'scipy', 'torch'} & set(sys.modules)))"
+    )
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=120)
+    assert run.stdout.strip() == "[]"
