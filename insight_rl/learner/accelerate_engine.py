@@ -28,11 +28,11 @@ class AccelerateEngine:
     def start(self, spec: StartSpec) -> None:
         self._spec = spec
         self.dtype = getattr(torch, spec.dtype)
-        # The state outlives an accelerator, and a second one in this process may want another precision.
-        AcceleratorState._reset_state(reset_partial_state=not torch.distributed.is_initialized())
-        self._accelerator = Accelerator(
-            cpu=not torch.cuda.is_available(), mixed_precision="bf16" if self.dtype == torch.bfloat16 else "no"
-        )
+        precision = "bf16" if self.dtype == torch.bfloat16 else "no"
+        # The state is shared by all accelerators of a process and outlives them; it refuses a second precision.
+        if AcceleratorState._shared_state.get("_mixed_precision", precision) != precision:
+            AcceleratorState._reset_state()
+        self._accelerator = Accelerator(cpu=not torch.cuda.is_available(), mixed_precision=precision)
         self.device = self._accelerator.device
         self.rank = self._accelerator.process_index
         self.model = self._load(gradient_checkpointing=self._settings.gradient_checkpointing)
@@ -107,4 +107,3 @@ class AccelerateEngine:
         self._accelerator.free_memory()
         if torch.distributed.is_initialized() and self._accelerator.num_processes > 1:
             torch.distributed.destroy_process_group()
-        AcceleratorState._reset_state(reset_partial_state=not torch.distributed.is_initialized())

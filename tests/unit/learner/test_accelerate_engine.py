@@ -1,0 +1,122 @@
+from __future__ import annotations
+
+import torch
+
+from insight_rl.algorithm.loss import PolicyLoss
+from insight_rl.learner.accelerate_engine import AccelerateEngine
+from insight_rl.learner.settings import LearnerSettings, StartSpec
+from insight_rl.learner.worker import RankWorker
+
+SETTINGS = LearnerSettings(
+    lr=1e-3,
+    weight_decay=0.0,
+    betas=(0.9, 0.999),
+    eps=1e-8,
+    warmup_steps=0,
+    lr_schedule="constant",
+    max_grad_norm=None,
+    tokens_per_micro_batch=100,
+    gradient_checkpointing=False,
+    share_prompts=True,
+    num_ranks=1,
+)
+
+
+def started(model_path, dtype: str) -> AccelerateEngine:
+    engine = AccelerateEngine(SETTINGS)
+    facts = RankWorker(engine).start(
+        StartSpec(
+            model_path=model_path,
+            dtype=dtype,
+            loss=PolicyLoss(variant="grpo", clip_low=0.2, clip_high=0.2),
+            num_epochs=1,
+            temperature=1.0,
+            seed=0,
+        )
+    )
+    assert facts.can_share_prompts
+    assert facts.hidden_size == 64
+    return engine
+
+
+def test_bfloat16_computes_in_half_precision_over_float32_weights(tied_model) -> None:
+    engine = started(tied_model, "bfloat16")
+    assert {parameter.dtype for parameter in engine.model.parameters()} == {torch.float32}
+    assert {tensor.dtype for _, tensor in engine.named_tensors()} == {torch.bfloat16}
+    seen: list[torch.dtype] = []
+    head = engine.model.get_output_embeddings()
+    handle = head.register_forward_hook(lambda module, inputs, output: seen.append(output.dtype))
+    ids = torch.tensor([[5, 6, 7, 8]])
+    logprobs, _ = engine.scorer(
+        input_ids=ids,
+        segments=None,
+        positions=None,
+        sources_N=torch.tensor([1, 2]),
+        targets_N=torch.tensor([7, 8]),
+        num_chunks=1,
+    )
+    handle.remove()
+    assert seen == [torch.bfloat16]
+    assert logprobs.dtype == torch.float32
+
+
+def test_one_process_may_hold_learners_of_different_precision(tied_model) -> None:
+    one, other = started(tied_model, "float32"), started(tied_model, "bfloat16")
+    assert one.dtype == torch.float32 and other.dtype == torch.bfloat16
+
+
+def test_layers_have_no_dropout_even_when_they_recompute(tied_model) -> None:
+    from insight_rl.learner.models import load_policy
+
+    model = load_policy(tied_model, torch.float32, gradient_checkpointing=True)
+    training = [name for name, module in model.named_modules() if module.training]
+    assert training == ["model.layers.0", "model.layers.1"]
+
+
+def test_sliding_windows_forbid_sharing_prompts() -> None:
+    from transformers import LlamaConfig, MistralConfig, Qwen3Config
+
+    from insight_rl.learner.models import attends_fully
+
+    def model_of(config):
+        return type("Model", (), {"config": config})()
+
+    assert attends_fully(model_of(LlamaConfig()))
+    assert attends_fully(model_of(Qwen3Config()))
+    assert not attends_fully(model_of(MistralConfig(sliding_window=64)))
+    assert not attends_fully(model_of(Qwen3Config(layer_types=["full_attention", "sliding_attention"] * 16)))
+
+
+def test_models_that_do_more_to_their_logits_run_whole(tmp_path) -> None:
+    """Gemma 2 caps its logits after the head: seen by trying, not by name."""
+    from transformers import Gemma2Config, Gemma2ForCausalLM
+
+    torch.manual_seed(0)
+    config = Gemma2Config(
+        vocab_size=32,
+        hidden_size=64,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        head_dim=32,
+        final_logit_softcapping=2.0,
+        initializer_range=0.3,
+        pad_token_id=0,
+        bos_token_id=1,
+        eos_token_id=2,
+    )
+    Gemma2ForCausalLM(config).save_pretrained(tmp_path)
+    engine = AccelerateEngine(SETTINGS)
+    facts = RankWorker(engine).start(
+        StartSpec(
+            model_path=tmp_path,
+            dtype="float32",
+            loss=PolicyLoss(variant="grpo", clip_low=0.2, clip_high=0.2),
+            num_epochs=1,
+            temperature=1.0,
+            seed=0,
+        )
+    )
+    assert not engine._scorer.calls_head
+    assert not facts.can_share_prompts
