@@ -17,6 +17,8 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 _CPU_KV_CACHE_BYTES = 1 << 30
+# The learner lives on the same GPU; vLLM would take nine tenths of it.
+_GPU_MEMORY_SHARE = 0.4
 # vLLM's default on CPU is 128 tokens: prompts shorter than one block are then never shared between the rollouts.
 _CPU_BLOCK_SIZE = 32
 
@@ -85,6 +87,7 @@ class _Worker:
         self._llm: Any = None
         self._sleeping_parts: set[str] = set()
         self._can_sleep = False
+        self._is_cpu = False
 
     def start(
         self,
@@ -110,18 +113,19 @@ class _Worker:
             "logprobs_mode": "processed_logprobs",
             "disable_log_stats": True,
         }
-        if current_platform.is_cpu():
+        self._is_cpu = current_platform.is_cpu()
+        if self._is_cpu:
             if sleep:
                 raise RefusedError("rollout.sleep=True: vLLM cannot sleep on the CPU backend; leave it at false")
             settings |= {"enforce_eager": True, "block_size": _CPU_BLOCK_SIZE}
             if not os.environ.get("VLLM_CPU_KVCACHE_SPACE"):
                 settings["kv_cache_memory_bytes"] = _CPU_KV_CACHE_BYTES
         else:
-            settings |= {"enable_sleep_mode": sleep}
+            settings |= {"enable_sleep_mode": sleep, "gpu_memory_utilization": _GPU_MEMORY_SHARE}
             if transfer_backend is not None:
                 settings["weight_transfer_config"] = {"backend": transfer_backend}
         settings |= engine_args
-        if current_platform.is_cpu():
+        if self._is_cpu:
             self._prepare_cpu(eager=settings["enforce_eager"])
         from vllm import LLM
 
@@ -184,7 +188,8 @@ class _Worker:
         yield from ()
 
     def _after_update(self) -> None:
-        self._llm.apply_model(pack_embeddings)
+        if self._is_cpu:
+            self._llm.apply_model(pack_embeddings)
         # Only now: a prefix computed with the old weights must not outlive them.
         if not self._llm.reset_prefix_cache():
             raise RuntimeError("vLLM did not drop its cached prefixes after the weight update")
@@ -207,10 +212,7 @@ def pack_embeddings(model: Any) -> None:
     is not in the checkpoint, so its copy keeps the old embedding, without a word. Runs in vLLM's workers.
     """
     from vllm.model_executor.layers.vocab_parallel_embedding import UnquantizedEmbeddingMethod
-    from vllm.platforms import current_platform
 
-    if not current_platform.is_cpu():
-        return
     for module in model.modules():
         method = getattr(module, "quant_method", None)
         if isinstance(method, UnquantizedEmbeddingMethod):
