@@ -209,9 +209,9 @@ def _belief_in_words(view: StepView, row: int) -> str:
     alpha, beta = float(view.candidates.alpha[row]), float(view.candidates.beta[row])
     low, high = betaincinv(alpha, beta, [0.05, 0.95])
     visits = int(view.visits[row])
-    seen = "never rolled out before" if visits == 0 else f"rolled out {visits} time{'s' * (visits > 1)} before"
+    seen = {0: "never rolled out", 1: "rolled out once", 2: "rolled out twice"}.get(visits, f"rolled out {visits} times")
     return (
-        f"Belief: Beta({alpha:.4g}, {beta:.4g}), {seen}; a success rate of {view.mean[row]:.2f}, with 90 % certainty "
+        f"Belief: Beta({alpha:.4g}, {beta:.4g}), {seen} before; a success rate of {view.mean[row]:.2f}, with 90 % certainty "
         f"between {low:.2f} and {high:.2f}. The chance of a mixed group was {view.mixed_chance[row]:.0%}."
     )
 
