@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, get_args
@@ -106,11 +105,9 @@ class DeepSpeedLearner(RankedLearner):
 
 
 def _make_worker(settings: LearnerSettings, zero: ZeroSettings) -> RankWorker:
-    import torch
+    from insight_rl.learner.models import quiet_deepspeed
 
-    if not torch.cuda.is_available():
-        # Else DeepSpeed goes looking for accelerators and warns that it found none.
-        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    quiet_deepspeed()
     from insight_rl.learner.deepspeed_engine import DeepSpeedEngine
     from insight_rl.learner.worker import RankWorker
 

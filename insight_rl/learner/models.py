@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
@@ -71,10 +72,17 @@ def write_weights(named_tensors: NamedTensors, folder: Path) -> None:
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
 
 
+def quiet_deepspeed() -> None:
+    """Keep DeepSpeed, which transformers imports where it is installed, from looking for accelerators and warning."""
+    if not torch.cuda.is_available():
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+
+
 def save_pretrained(
     model: PreTrainedModel, state: dict[str, torch.Tensor], *, source: Path, folder: Path, dtype: torch.dtype
 ) -> None:
     """A Hugging Face folder with ``state`` as its weights; tokenizer and the like are copied from ``source``."""
+    quiet_deepspeed()
     folder.mkdir(parents=True, exist_ok=True)
     for file in sorted(source.iterdir()):
         if file.is_file() and file.suffix in _SIDE_FILES and not file.name.endswith(".index.json"):
