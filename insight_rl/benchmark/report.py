@@ -22,7 +22,7 @@ def terminal_table(figures: SuiteFigures, *, title: str) -> Table:
     columns, *rows = _cells(figures, all_k=False)
     table = Table(title=title, title_justify="left", caption=CAPTION, caption_justify="left", box=box.SIMPLE_HEAD)
     for index, column in enumerate(columns):
-        table.add_column(column, justify="left" if index == 0 else "right")
+        table.add_column(column, justify="left" if index == 0 else "right", no_wrap=index == 0)
     for row in rows:
         table.add_row(*row)
     return table

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -77,7 +78,14 @@ class DatasetTask:
         return [self._prompt(problem, encoder) for problem in self.train_problems()]
 
     def test_prompts(self, encoder: PromptEncoder) -> list[Prompt]:
-        return [self._prompt(problem, encoder) for problem in self.test_problems()]
+        """Repeated problems are kept, as ``<id>#2`` and so on: how many there are is part of a benchmark."""
+        prompts = [self._prompt(problem, encoder) for problem in self.test_problems()]
+        seen: Counter[str] = Counter()
+        for index, prompt in enumerate(prompts):
+            seen[prompt.id] += 1
+            if seen[prompt.id] > 1:
+                prompts[index] = dataclasses.replace(prompt, id=f"{prompt.id}#{seen[prompt.id]}")
+        return prompts
 
     def train_problems(self) -> list[Problem]:
         """Without those that are test problems too. Raises ``UsageError`` for a task without a training set."""

@@ -80,7 +80,7 @@ def test_a_suite_goes_on_where_it_was_killed(tmp_path, capsys, monkeypatch):
         (["--output", "/no/such/folder/out.json"], ["/no/such/folder"]),
         (["--chunk-size", "0"], ["--chunk-size=0"]),
         (["--data-dir", "."], ["--data-dir", "goes with a suite"]),
-        (["evaluation=math_suite"], ["evaluation.max_completion_tokens=4096", "model.max_length=128"]),
+        (["evaluation=math_suite"], ["evaluation.max_completion_tokens=3072", "model.max_length=128"]),
         (["task=gsm8k", "task.test_hub=null"], ["gsm8k has no held-out problems"]),
         (["evaluation=math"], ["evaluation=math", "math_suite"]),
     ],

@@ -237,6 +237,15 @@ def test_a_task_without_training_problems_says_so():
         make_task().train_prompts(ENCODER)
 
 
+def test_repeats_are_counted_in_a_test_set_and_dropped_by_their_id_in_a_pool(tmp_path):
+    path = write_jsonl(tmp_path / "sums.jsonl", [SUMS[0], SUMS[1], SUMS[0], SUMS[0]])
+    task = make_task(train_path=path)
+    assert len({prompt.id for prompt in task.train_prompts(ENCODER)}) == 2
+    first, second, *repeated = [prompt.id for prompt in make_task(test_path=path).test_prompts(ENCODER)]
+    assert repeated == [f"{first}#2", f"{first}#3"]
+    assert second != first
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # wording and ids
 
