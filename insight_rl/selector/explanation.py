@@ -209,11 +209,11 @@ def _belief_in_words(view: StepView, row: int) -> str:
     alpha, beta = float(view.candidates.alpha[row]), float(view.candidates.beta[row])
     low, high = betaincinv(alpha, beta, [0.05, 0.95])
     visits = int(view.visits[row])
-    seen = {0: "never rolled out", 1: "rolled out once", 2: "rolled out twice"}
+    times = {0: "never rolled out", 1: "rolled out once", 2: "rolled out twice"}
+    seen = times.get(visits, f"rolled out {visits} times")
     return (
-        f"Belief: Beta({alpha:.4g}, {beta:.4g}), {seen.get(visits, f'rolled out {visits} times')} before; a success rate "
-        f"of {view.mean[row]:.2f}, with 90 % certainty between {low:.2f} and {high:.2f}. The chance of a mixed group was "
-        f"{view.mixed_chance[row]:.0%}."
+        f"Belief: Beta({alpha:.4g}, {beta:.4g}), {seen} before; a success rate of {view.mean[row]:.2f}, with 90 % "
+        f"certainty between {low:.2f} and {high:.2f}. The chance of a mixed group was {view.mixed_chance[row]:.0%}."
     )
 
 
