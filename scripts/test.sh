@@ -14,4 +14,5 @@ export TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1 WANDB_MODE=offline
 # The scripts that tests start by name are those of this environment.
 export PATH="$VENV/bin:$PATH"
 cd "$ROOT"
-exec "$VENV/bin/python" -m pytest "$@"
+# Two at a time; tests that share an engine stay together.
+exec "$VENV/bin/python" -m pytest --numprocesses 2 --dist loadgroup "$@"
