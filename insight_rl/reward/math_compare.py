@@ -41,6 +41,7 @@ MAX_ITEMS = 200
 _FLIPPED = {"<": ">", ">": "<", "<=": ">=", ">=": "<=", "=": "=", "!=": "!="}
 _INFINITY = Constant("inf")
 _MINUS_INFINITY = Apply("neg", (_INFINITY,))
+_REALS = [Interval(_MINUS_INFINITY, _INFINITY, True, True)]
 
 Verdict = bool | None
 
@@ -99,6 +100,9 @@ class _Comparison:
 
     def lists(self, gold_items: Sequence[Node], answer_items: Sequence[Node], gold: Node, answer: Node) -> Verdict:
         """At least one side is a list without brackets or a set in braces."""
+        has_inequality = any(_is_inequality(item) for item in (*gold_items, *answer_items))
+        if has_inequality or isinstance(gold, Combined) or isinstance(answer, Combined):
+            return _either(self.unordered(gold_items, answer_items), self.as_set(gold, answer))
         kinds = {node.kind for node in (gold, answer) if isinstance(node, Items)}
         if "tuple" in kinds or "bracket" in kinds:
             is_interval = len(gold_items) == 2 and "bracket" in kinds
@@ -109,9 +113,6 @@ class _Comparison:
                 return _either(self.as_set(gold, answer), self.unordered(gold_items, answer_items))
         elif gold_names and len(set(gold_names)) > 1:
             return self.in_order(gold_items, answer_items)
-        inequalities = [item for item in (*gold_items, *answer_items) if _is_inequality(item)]
-        if inequalities or isinstance(gold, Combined) or isinstance(answer, Combined):
-            return _either(self.unordered(gold_items, answer_items), self.as_set(gold, answer))
         return self.unordered(gold_items, answer_items)
 
     def unordered(self, gold_items: Sequence[Node], answer_items: Sequence[Node]) -> Verdict:
@@ -383,7 +384,7 @@ def _parts(node: Node) -> list[Interval] | None:
     if isinstance(node, Relation):
         return _solution(node)
     if isinstance(node, NamedSet) and node.name == "R":
-        return [Interval(_MINUS_INFINITY, _INFINITY, True, True)]
+        return _REALS
     if isinstance(node, Items) and node.kind in ("tuple", "bracket") and len(node.items) == 2:
         low, high = node.items
         is_open = node.kind == "tuple"
@@ -402,7 +403,17 @@ def _parts(node: Node) -> list[Interval] | None:
         if inner is None:
             return None
         parts += inner
+    if len(parts) == 2 and all(_is_inequality(member) for member in members):
+        return [_overlap(*parts) or parts[0]] if _merged(parts) == _REALS else parts
     return parts or None
+
+
+def _overlap(first: Interval, second: Interval) -> Interval | None:
+    """``x > 1, x < 2``: two half-lines whose union is everything can only be meant together."""
+    left, right = (first, second) if _is_infinite(first.low) else (second, first)
+    if not _is_infinite(left.low) or not _is_infinite(right.high):
+        return None
+    return Interval(right.low, left.high, right.is_low_open, left.is_high_open)
 
 
 def _solution(relation: Relation) -> list[Interval] | None:

@@ -37,7 +37,7 @@ _RELATIONS = {
     "\\in": "in",
     "\\equiv": "equiv",
 }
-_MATRICES = words("pmatrix bmatrix matrix Bmatrix smallmatrix array vmatrix")
+_MATRICES = words("pmatrix bmatrix matrix Bmatrix smallmatrix array vmatrix cases")
 
 
 def parse(text: str, *, grouped_digits: bool = True) -> Node:
@@ -173,7 +173,8 @@ class _AnswerParser(ScalarParser):
         items = self.bracket_items("}")
         return items[0] if len(items) == 1 else Items("set", tuple(items))
 
-    def matrix(self, name: str) -> Matrix:
+    def matrix(self, name: str) -> Node:
+        """A matrix, or the list that equations below each other are."""
         if name not in _MATRICES:
             raise NotMath(f"environment {name}")
         self.bracket_depth += 1
@@ -192,6 +193,8 @@ class _AnswerParser(ScalarParser):
             rows.append(tuple(row))
         if not rows or len({len(row) for row in rows}) != 1:
             raise NotMath("ragged matrix")
+        if any(isinstance(entry, Relation) for row in rows for entry in row):
+            return Items("list", tuple(entry for row in rows for entry in row))
         return Matrix(tuple(rows), name == "vmatrix")
 
 
