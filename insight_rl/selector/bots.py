@@ -1,6 +1,7 @@
 """BOTS, Bayesian online task selection, arXiv 2510.26374: beliefs that also move for prompts that were not rolled out.
 
-Read from the paper's update rule and the authors' implementation in Trinity-RFT (interpolation estimator). After a step
+Read from the authors' implementation in Trinity-RFT (interpolation estimator) and a review of the update rule, not from
+the paper's full text. After a step
 
     alpha <- (1 - lambda) alpha + lambda alpha_0 + s,   beta alike with f          for every prompt of the pool
 

@@ -1,6 +1,7 @@
 """DPS, dynamics-predictive sampling, arXiv 2603.10887: each prompt is a hidden Markov model of how far it is solved.
 
-Read from the paper's method and checked against the authors' published sampler (github.com/maoyixiu/DPS). Three states:
+Read from the authors' published sampler and README (github.com/maoyixiu/DPS) and the paper's abstract, not from the
+paper's full text. Three states:
 1 no rollout right, 2 some, 3 all. For each prompt a belief mu over its state at the next step and Dirichlet counts A of
 its transitions (A[j, i] from state i to state j); the B prompts of the largest mu(2) are selected. At each step
 
@@ -8,8 +9,8 @@ its transitions (A[j, i] from state i to state j); the B prompts of the largest 
     A          <- lambda A + (1 - lambda) A_0 + xi,   xi ~ posterior[j] P[j, i] previous[i] if observed, else 0
     mu         <- P posterior,                        P = A with its columns normalised
 
-where `previous` is the posterior of the step before and xi is normalised to sum to 1. Settings as in the paper's
-Countdown runs: A_0 = 1 everywhere, mu uniform at first, lambda = 0.5, candidates 8 times the batch.
+where `previous` is the posterior of the step before and xi is normalised to sum to 1. Settings as in the
+authors' Countdown scripts: A_0 = 1 everywhere, mu uniform at first, lambda = 0.5, candidates 8 times the batch.
 
 Deviations: a group counts by its judged rollouts, and one without any is as if it had not been rolled out; ties (every
 prompt starts with the same mu) are broken at random. The Beta belief is kept beside it, for the metrics only.
