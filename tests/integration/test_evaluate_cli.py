@@ -5,12 +5,14 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
 from insight_rl.cli.main import main
 from insight_rl.paths import data_dir
 
+ROOT = Path(__file__).parents[2]
 FEW = ["evaluation.max_problems=12", "evaluation.samples_per_problem=2"]
 
 
@@ -173,3 +175,21 @@ def test_data_mistakes_are_explained(capsys, tmp_path):
     assert "only tasks read from data sets" in capsys.readouterr().err
     assert main(["data", "prepare", "task=dataset", "task.test_path=x.jsonl"]) == 2
     assert "--output-dir is missing" in capsys.readouterr().err
+
+
+def test_golds_that_do_not_verify_are_listed(tmp_path):
+    rows = {
+        "gsm8k_train.jsonl": [{"question": "Six?", "answer": "6"}, {"question": "How many?", "answer": "#### 1,250"}],
+        "planning.jsonl": [
+            {"numbers": [2, 3], "target": 6, "a_solution": "2*3"},
+            {"numbers": [2, 3], "target": 5, "a_solution": "2*3"},
+        ],
+    }
+    for name, lines in rows.items():
+        (tmp_path / name).write_text("".join(json.dumps(line) + "\n" for line in lines))
+    script = ROOT / "scripts" / "check_golds.py"
+    result = subprocess.run([sys.executable, str(script), str(tmp_path)], capture_output=True, text=True)
+    assert result.returncode == 1, result.stderr
+    assert "gsm8k_train.jsonl: 2 golds, 100.00% verify" in result.stdout
+    assert "planning.jsonl: 2 golds, 50.00% verify" in result.stdout
+    assert "wrong       row 2  2*3" in result.stdout
