@@ -209,8 +209,6 @@ def _announced(text: str, question: Question) -> list[_Claim]:
     claims: list[_Claim] = []
     for match in list(_ANNOUNCEMENT.finditer(text))[-_MAX_CLAIMS:]:
         clause = text[match.end() : match.end() + _MAX_CLAUSE]
-        if _NEGATION.match(clause):
-            continue
         letter = _named(clause, question)
         if letter is not None:
             claims.append(_Claim(match.start(), match.end() + 1, letter, match["final"] is not None))
@@ -233,9 +231,19 @@ def _statements(text: str, question: Question) -> list[_Claim]:
 
 
 def _named(clause: str, question: Question) -> str | None:
-    """The option that ``clause`` begins with, by letter or by text."""
+    """The option that ``clause`` names: one whose text it is, its letter, or one with whose text it begins."""
+    if not _is_label(clause, question) and (letter := _by_text(clause, question, whole=True)) is not None:
+        return letter
+    if _NEGATION.match(clause):
+        return None
     letter = _letter(clause, question)
     return letter if letter is not None else _by_text(clause, question, whole=False)
+
+
+def _is_label(clause: str, question: Question) -> bool:
+    """Whether ``clause`` is nothing but the letter of an option."""
+    whole = _WHOLE.fullmatch(clause.strip())
+    return whole is not None and whole["letter"].upper() in question.letters
 
 
 def _letter(clause: str, question: Question) -> str | None:
@@ -271,12 +279,11 @@ def _option(content: str, question: Question) -> str | None:
     """What a box, or a response that is nothing else, names."""
     content = _unwrapped(content)
     whole = _WHOLE.fullmatch(content)
-    if whole is not None:
-        letter = whole["letter"].upper()
-        return letter if letter in question.letters else SEVERAL
+    if whole is not None and _is_label(content, question):
+        return whole["letter"].upper()
     by_text = _by_text(content, question, whole=True)
-    if by_text is not None:
-        return by_text
+    if by_text is not None or whole is not None:
+        return by_text or SEVERAL
     if _LABELLED.match(content):
         return _letter(content, question)
     announced = _announced(content, question)

@@ -139,6 +139,11 @@ def test_the_text_of_an_option_counts_as_its_letter():
         assert judge(response, "C", choices=CITIES).success is True
         assert judge(response, "B", choices=CITIES).success is False
         assert judge(response, "C", choices=CITIES, option_text=False).success is False
+    pairs = ["I only", "II only", "A and B", "I, II, and III"]
+    assert judge("The answer is A and B", "C", choices=pairs).success is True
+    assert judge("The answer is I, II, and III", "D", choices=pairs).success is True
+    assert judge("The answer is n", "A", choices=["n", "n + 1", "2n", "n - 1"]).success is True
+    assert judge("Answer: A", "A", choices=["B", "A", "D", "C"]).success is True
     numbers = ["0", "4", "2", "6"]
     assert judge("\\boxed{4}", "B", choices=numbers).success is True
     assert judge("Answer: 4", "B", choices=numbers).success is True
