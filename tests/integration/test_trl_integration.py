@@ -6,10 +6,15 @@ import hashlib
 
 import pytest
 
+from insight_rl.gate.admit_all import AdmitAll
+from insight_rl.reward.judge import InProcessJudge
+from insight_rl.seeding import derive_seed
+from insight_rl.types import Completion, Prompt, Reward, Sampling
+
 pytest.importorskip("trl")
 pytestmark = pytest.mark.slow
 
-K, M = 4, 4
+K, M, SEED = 4, 4, 11
 PROMPTS = [f"{a}+{b}=" for a in range(10) for b in range(3)]
 
 
@@ -57,7 +62,7 @@ def make_trainer(trl_module, model, folder, scorer, **changes):
         "report_to": "none",
         "use_cpu": True,
         "bf16": False,
-        "seed": 11,
+        "seed": SEED,
         "logging_steps": 1,
         "disable_tqdm": True,
     }
@@ -73,29 +78,81 @@ def make_trainer(trl_module, model, folder, scorer, **changes):
     )
 
 
-def own_decisions(trl_module, batches, *, selector="insight", settings=None):
-    """What our selector chooses in our trainer's order of calls, given the same rewards."""
-    from insight_rl.seeding import derive_seed
-    from insight_rl.types import Group, Prompt, Reward
+class Replay:
+    """Stands in for rollout engine, verifier, learner, monitor and logs of our trainer: rewards come from a record."""
 
-    selector = trl_module.make_selector(selector, settings or {})
+    def __init__(self, batches):
+        self.batches, self.step, self.texts = batches, -1, []
+
+    def generate(self, prompts, *, sampling):
+        self.step += 1
+        self.texts.append([prompt.text for prompt in prompts])
+        for row, prompt in enumerate(prompts):
+            values = self.batches[self.step][1][K * row : K * (row + 1)]
+            yield prompt, tuple(self.completion(value) for value in values)
+
+    def completion(self, value):
+        text = {None: "unjudged", 1.0: "right"}.get(value, "wrong")
+        return Completion(token_ids=(1,), logprobs=(0.0,), text=text, finish_reason="stop", policy_version=0)
+
+    def reward(self, prompt, completion):
+        verdict = {"right": True, "wrong": False}.get(completion.text)
+        return Reward(value=1.0 if verdict else 0.1, success=verdict)
+
+    def evaluate(self, *parts):
+        return {}
+
+    def nothing(self, *arguments, **settings): ...
+
+    weights = update_weights = log = nothing
+
+    def learn(self, groups_P, advantages_P_G):
+        return {"learner/num_tokens": 1, "rollout/logprob_gap_max": 0.0}
+
+
+def own_decisions(trl_module, batches, *, selector="insight"):
+    """The prompts that our own trainer rolls out step by step when its rollouts earn the rewards of ``batches``."""
+    from insight_rl.algorithm import Algorithm
+    from insight_rl.trainer import Trainer, TrainerSettings
+
+    selector = trl_module.make_selector(selector, {})
     pool = [Prompt(id=trl_module.prompt_id(text), task="", text=text, token_ids=(), answer=None) for text in PROMPTS]
-    selector.open(pool, num_rollouts=K, seed=derive_seed(11, "selector"))
-    texts = []
-    for _, rewards, _ in batches:
-        prompts = selector.select(M)
-        texts.append([prompt.text for prompt in prompts])
-        groups = []
-        for i, prompt in enumerate(prompts):
-            verdicts = [None if reward is None else reward == 1.0 for reward in rewards[K * i : K * (i + 1)]]
-            judged = tuple(Reward(value=0.0, success=verdict) for verdict in verdicts)
-            groups.append(Group(prompt=prompt, completions_G=(trl_module._NO_COMPLETION,) * K, rewards_G=judged))
-        selector.observe(groups)
-    return texts, selector
+    selector.open(pool, num_rollouts=K, seed=derive_seed(SEED, "selector"))
+    replay = Replay(batches)
+    trainer = Trainer(
+        settings=TrainerSettings(
+            num_steps=len(batches),
+            prompts_per_step=M,
+            sampling=Sampling(num_rollouts=K, max_tokens=6, temperature=1.0, top_p=1.0, seed=0),
+            max_unjudged_fraction=1.0,
+            max_logprob_gap=1.0,
+            evaluate_every=0,
+            checkpoint_every=0,
+            seed=SEED,
+        ),
+        selector=selector,
+        gate=AdmitAll(),
+        rollout=replay,
+        judge=InProcessJudge(replay.reward),
+        algorithm=Algorithm(variant="grpo", advantage="group_std", clip_low=0.2, clip_high=0.2),
+        learner=Learner(replay),
+        evaluator=replay,
+        monitors=[replay],
+        selection_log=replay,
+        save_checkpoint=replay.nothing,
+    )
+    trainer.train()
+    return replay.texts, selector
+
+
+class Learner:
+    def __init__(self, replay):
+        self.step = replay.learn
+        self.weights = replay.weights
 
 
 @pytest.mark.parametrize("selector", ["insight", "mopps"])
-def test_decisions_are_those_of_our_own_selector_given_the_same_rewards(trl_module, tied_model, tmp_path, selector):
+def test_decisions_are_those_of_our_own_trainer_given_the_same_rewards(trl_module, tied_model, tmp_path, selector):
     scorer = Scorer()
     trainer = make_trainer(trl_module, tied_model, tmp_path, scorer, selector=selector)
     trainer.train()
