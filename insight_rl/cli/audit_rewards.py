@@ -135,7 +135,8 @@ def _of_file(path: Path, answers: Mapping[str, Any]) -> list[Sample]:
     """The samples of a file; those whose answer neither it nor ``answers`` knows are left out."""
     check(path.is_file(), "samples", str(path), "no such file: the run kept no samples (monitor=jsonl keeps them)")
     samples: list[Sample] = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    # At newlines only: completions may hold other characters that end a line for str.splitlines.
+    for number, line in enumerate(path.read_text(encoding="utf-8").rstrip("\n").split("\n"), start=1):
         try:
             record = json.loads(line)
             if "completion" not in record:
