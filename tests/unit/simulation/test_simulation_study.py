@@ -147,3 +147,24 @@ def test_the_command_writes_table_picture_and_numbers(tmp_path, capsys):
     assert insight["curves"]["mean_success"]["mean"][-1] == pytest.approx(
         np.mean(insight["figures"]["mean_success_at_end"]), abs=1e-4
     )
+
+
+@pytest.mark.slow
+def test_insight_cycles_where_most_prompts_are_hopeless():
+    """Why anyone would simulate before a run: see docs/simulation.md."""
+    selectors = "selectors=random,insight,insight:forgetting=0.5,mapp:greedy=true,mopps,expected_difficulty"
+    study = run_study(*load(["pool=hopeless80", "seeds=3", selectors]))
+
+    def informative(label, first, last):
+        return study.curve(label, "informative_fraction")[:, first:last].mean()
+
+    assert informative("insight", 0, 60) == pytest.approx(0.13, abs=0.03)  # each prompt once: 2,000 / 32 = 62.5 steps
+    assert informative("insight", 72, 76) > 0.8
+    assert informative("insight", 100, 125) < 0.1
+    assert study.curve("insight", "hopeless_fraction")[:, 100:125].mean() > 0.9
+    assert informative("insight", 150, 170) > 0.8
+    assert informative("insight:forgetting=0.5", 72, 130) > 0.85
+    assert informative("mapp:greedy=true", 30, 200) > 0.6
+    for above, below in (("insight", "random"), ("expected_difficulty", "mopps")):
+        difference = study.difference(above, below)
+        assert difference.mean > difference.half_width
