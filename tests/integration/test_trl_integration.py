@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -14,6 +19,7 @@ from insight_rl.types import Completion, Prompt, Reward, Sampling
 pytest.importorskip("trl")
 pytestmark = pytest.mark.slow
 
+ROOT = Path(__file__).parents[2]
 K, M, SEED = 4, 4, 11
 PROMPTS = [f"{a}+{b}=" for a in range(10) for b in range(3)]
 
@@ -216,3 +222,59 @@ def test_ids_come_from_the_data_set_where_it_has_them(trl_module):
     assert [prompt.id for prompt in pool] == ["7", "8"]
     assert rows == [0, 2]
     assert trl_module.prompt_id(chat) == trl_module.prompt_id([dict(reversed(chat[0].items()))])
+
+
+TWO_RANKS = """
+import json, sys
+from datasets import Dataset
+from transformers import AutoTokenizer
+from trl import GRPOConfig
+from insight_rl.integration.trl import GRPOTrainer
+
+model, folder, prompts = sys.argv[1], sys.argv[2], json.loads(sys.argv[3])
+scored = []
+
+def reward(prompts, completions, **columns):
+    scored.append(list(prompts))
+    return [float(text[:1].isdigit()) for text in completions]
+
+config = GRPOConfig(
+    output_dir=folder, per_device_train_batch_size=6, num_generations=4, max_completion_length=4, max_steps=3,
+    save_strategy="no", report_to="none", use_cpu=True, bf16=False, disable_tqdm=True, seed=11,
+)
+trainer = GRPOTrainer(
+    model=model, processing_class=AutoTokenizer.from_pretrained(model), reward_funcs=reward, args=config,
+    train_dataset=Dataset.from_dict({"prompt": prompts}), selector="insight",
+)
+chosen = []
+select = trainer.selector.select
+
+def select_and_note(size):
+    selected = select(size)
+    chosen.append([prompt.text for prompt in selected])
+    return selected
+
+trainer.selector.select = select_and_note
+trainer.train()
+beliefs = [trainer.selector.belief(prompt.id) for prompt in trainer._pool]
+rank = trainer.accelerator.process_index
+assert trainer.accelerator.num_processes == 2
+with open(f"{folder}/rank{rank}.json", "w") as file:
+    json.dump({"chosen": chosen, "scored": scored, "beliefs": beliefs}, file)
+"""
+
+
+def test_two_processes_decide_alike_and_share_the_groups(tied_model, tmp_path):
+    """12 completions a step are 3 groups of 4: the middle one lies across the two processes."""
+    (tmp_path / "script.py").write_text(TWO_RANKS, encoding="utf-8")
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    command = [*launch, str(tmp_path / "script.py"), str(tied_model), str(tmp_path), json.dumps(PROMPTS)]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=400)
+    assert done.returncode == 0, done.stderr[-3000:]
+    first, second = (json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in (0, 1))
+    assert first["chosen"] == second["chosen"]
+    assert first["beliefs"] == second["beliefs"]
+    assert sum(alpha + beta - 2 for alpha, beta in first["beliefs"]) == 3 * 12
+    for chosen, left, right in zip(first["chosen"], first["scored"], second["scored"], strict=True):
+        assert left + right == [text for text in chosen for _ in range(4)]
