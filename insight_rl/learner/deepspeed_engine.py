@@ -50,9 +50,10 @@ class DeepSpeedEngine:
         config = self._config()
         # While this object lives, transformers shards a ZeRO-3 model as it loads it.
         self._loading = HfDeepSpeedConfig(config) if self._zero.stage == 3 else None
-        self.model = load_policy(
-            spec.model_path, self.dtype, gradient_checkpointing=self._settings.gradient_checkpointing
-        )
+        # Stage 0 keeps no float32 copy of bfloat16 weights and sums their gradients in bfloat16: there the weights
+        # stay in float32 and only computing is halved.
+        dtype = torch.float32 if self._zero.stage == 0 else self.dtype
+        self.model = load_policy(spec.model_path, dtype, gradient_checkpointing=self._settings.gradient_checkpointing)
         self._scorer = TokenScorer(self.model, temperature=spec.temperature)
         self._engine, *_ = deepspeed.initialize(model=self._scorer, optimizer=self._optimizer(), config=config)
         stage = self._engine.zero_optimization_stage()
@@ -79,12 +80,13 @@ class DeepSpeedEngine:
             zero["offload_optimizer"] = {"device": "cpu"}
             if self._zero.stage == 3:
                 zero["offload_param"] = {"device": "cpu"}
+        is_half = self.dtype == torch.bfloat16
         ours = {
             "train_micro_batch_size_per_gpu": 1,
             "gradient_accumulation_steps": 1,
             "gradient_clipping": self._settings.max_grad_norm or 0.0,
-            "bf16": {"enabled": self.dtype == torch.bfloat16},
-            # Else stage 0 adds the micro-batches up in bfloat16.
+            "bf16": {"enabled": is_half and self._zero.stage > 0},
+            "torch_autocast": {"enabled": is_half and self._zero.stage == 0, "dtype": "bfloat16"},
             "data_types": {"grad_accum_dtype": "fp32"},
             "zero_optimization": zero,
             "zero_force_ds_cpu_optimizer": False,

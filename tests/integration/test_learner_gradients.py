@@ -282,8 +282,11 @@ def test_ranks_in_processes(untied_model, groups, reference, make, num_ranks) ->
 
 
 @pytest.mark.slow
-def test_bfloat16_offload_and_checkpointing_stay_near_the_reference(untied_model, groups, reference) -> None:
-    learner = DeepSpeedLearner(zero_stage=3, offload="cpu", gradient_checkpointing=True, num_ranks=1)
+@pytest.mark.parametrize(("stage", "offload"), [(0, "none"), (3, "cpu")])
+def test_bfloat16_offload_and_checkpointing_stay_near_the_reference(
+    untied_model, groups, reference, stage, offload
+) -> None:
+    learner = DeepSpeedLearner(zero_stage=stage, offload=offload, gradient_checkpointing=True, num_ranks=1)
     learner.start(
         model_path=untied_model,
         dtype="bfloat16",
