@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import multiprocessing
+import os
 import subprocess
 import sys
 import tempfile
@@ -84,8 +85,6 @@ def upload(url: str, size: int) -> float:
 
 def disk_wait_ms(folder: Path, count: int = 50) -> float:
     """Median time of one small write and ``fsync`` in ``folder``: the floor of whatever is acknowledged."""
-    import os
-
     times = []
     with (folder / "probe").open("wb") as file:
         for _ in range(count):
@@ -95,6 +94,12 @@ def disk_wait_ms(folder: Path, count: int = 50) -> float:
             os.fsync(file.fileno())
             times.append(time.perf_counter() - started)
     return round(1e3 * float(np.median(times)), 2)
+
+
+def cpu_s(pid: int) -> float:
+    """Processor seconds that a process has taken so far."""
+    fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def main() -> None:
@@ -115,7 +120,12 @@ def main() -> None:
             figures["upload_s"] = round(upload(url, arguments.pool), 2)
             figures["disk_wait_ms"] = disk_wait_ms(folder)
             for label, count in (("one_client", 1), (f"{arguments.clients}_clients", arguments.clients)):
+                before = cpu_s(service.pid)
                 figures[label] = measure(url, label.replace("_", "-"), count, arguments)
+                num_requests = 2 * count * (arguments.rounds + 5)
+                figures[label]["service_cpu_ms_per_request"] = round(
+                    1e3 * (cpu_s(service.pid) - before) / num_requests, 2
+                )
                 print(label, figures[label], flush=True)
             status = Path(f"/proc/{service.pid}/status").read_text(encoding="utf-8")
             figures["service_memory_mb"] = round(int(status.split("VmHWM:")[1].split()[0]) / 1024)
