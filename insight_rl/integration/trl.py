@@ -38,6 +38,8 @@ from insight_rl.types import Completion, Group, Prompt, Reward
 SELECTOR_FOLDER = "insight_rl_selector"
 """Inside each of TRL's checkpoint folders."""
 
+_NUMBERS = ("int8", "int16", "int32", "int64", "float32", "float64")
+
 Verdict = Callable[[Sequence[float]], "bool | None"]
 """From the values of all reward functions for one completion (NaN: not scored) to success, failure or not judged."""
 
@@ -171,7 +173,7 @@ def make_selector(name: str, settings: Mapping[str, Any]) -> Selector:
 
 
 def make_pool(dataset: Any) -> tuple[list[Prompt], list[int]]:
-    """The distinct prompts of a data set, and the row of each."""
+    """The distinct prompts of a data set, with its columns of numbers as metadata; and the row of each."""
     if not isinstance(dataset, Dataset) or "prompt" not in dataset.column_names:
         raise UsageError(
             "train_dataset: selection needs a datasets.Dataset that can be indexed, with a column 'prompt'"
@@ -182,8 +184,18 @@ def make_pool(dataset: Any) -> tuple[list[Prompt], list[int]]:
     rows: dict[str, int] = {}
     for row, each in enumerate(ids):
         rows.setdefault(str(each), row)
+    numbers = {
+        name: dataset[name] for name, feature in dataset.features.items() if getattr(feature, "dtype", "") in _NUMBERS
+    }
     pool = [
-        Prompt(id=name, task=str(tasks[row]), text=str(prompts[row]), token_ids=(), answer=None)
+        Prompt(
+            id=name,
+            task=str(tasks[row]),
+            text=str(prompts[row]),
+            token_ids=(),
+            answer=None,
+            metadata={field: values[row] for field, values in numbers.items()},
+        )
         for name, row in rows.items()
     ]
     return pool, list(rows.values())

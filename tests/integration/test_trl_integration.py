@@ -218,9 +218,12 @@ def test_ids_come_from_the_data_set_where_it_has_them(trl_module):
     from datasets import Dataset
 
     chat = [{"role": "user", "content": "1+1"}]
-    pool, rows = trl_module.make_pool(Dataset.from_dict({"prompt": [chat, chat, chat], "id": [7, 7, 8]}))
+    pool, rows = trl_module.make_pool(
+        Dataset.from_dict({"prompt": [chat, chat, chat], "id": [7, 7, 8], "num_choices": [4, 4, 5]})
+    )
     assert [prompt.id for prompt in pool] == ["7", "8"]
     assert rows == [0, 2]
+    assert [prompt.metadata["num_choices"] for prompt in pool] == [4, 5]
     assert trl_module.prompt_id(chat) == trl_module.prompt_id([dict(reversed(chat[0].items()))])
 
 
