@@ -185,7 +185,8 @@ def _service(registry: CollectorRegistry) -> APIRouter:
     page = (files("insight_rl.selector_service") / "page.html").read_text(encoding="utf-8")
 
     @router.get("/healthz")
-    def healthz() -> dict[str, str]:
+    async def healthz() -> dict[str, str]:
+        """Answers as long as the service lives, however busy its threads are."""
         return {"status": "ok", "version": __version__}
 
     @router.get("/metrics", response_class=PlainTextResponse)
