@@ -256,8 +256,9 @@ def _describe(config: RunConfig, parts: Parts) -> list[str]:
         if selector.visits_unseen_first():
             last = -(-pool_size // trainer.prompts_per_step)
             lines.append(
-                f"this selector visits each of the {pool_size} prompts once before it comes back to any (until step "
-                f"{last} at {trainer.prompts_per_step} a step): expect the informative fraction to rise after that"
+                f"this selector prefers prompts it has never seen and comes back to others once it has been through the "
+                f"{pool_size} of the pool (about step {last} at {trainer.prompts_per_step} a step): expect the "
+                "informative fraction to rise then"
             )
     return lines
 

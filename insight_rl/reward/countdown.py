@@ -260,9 +260,6 @@ class CountdownReward:
     bounded = True
     """Its time is bounded by the length of the text, so it may run in the trainer's own process."""
 
-    bounded = True
-    """Linear in the length of the response: needs no deadline and no process of its own."""
-
     def __init__(self, *, style: str, format_value: float, allow_latex: bool) -> None:
         check(style in STYLES, "reward.style", style, f"use one of {', '.join(STYLES)}")
         check(
