@@ -256,7 +256,7 @@ def _describe(config: RunConfig, parts: Parts) -> list[str]:
         if selector.visits_unseen_first():
             last = -(-pool_size // trainer.prompts_per_step)
             lines.append(
-                f"this selector prefers prompts it has never seen and comes back to others once it has been through the "
+                "this selector prefers prompts it has never seen and comes back to others once it has been through the "
                 f"{pool_size} of the pool (about step {last} at {trainer.prompts_per_step} a step): expect the "
                 "informative fraction to rise then"
             )

@@ -99,9 +99,7 @@ def main() -> None:
     # The entropy passes through 0, where no relative error can be small: there the error is taken against 1.
     exact = [exact_entropy(a, b) for a, b in pairs]
     found = beta_entropy(alpha, beta)
-    errors = [
-        float(abs(mpmath.mpf(each) - true) / max(abs(true), 1)) for each, true in zip(found, exact, strict=True)
-    ]
+    errors = [float(abs(mpmath.mpf(each) - true) / max(abs(true), 1)) for each, true in zip(found, exact, strict=True)]
     report["entropy_worst"] = max(errors)
     print(f"variance_reduction  grid    {len(pairs):7} points  worst {report['variance_reduction_worst']:.1e}")
     print(f"beta_entropy        grid    {len(pairs):7} points  worst {report['entropy_worst']:.1e}")
