@@ -13,7 +13,7 @@ import sqlite3
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, wait
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -156,27 +156,26 @@ class HostedRun:
         ids = [prompt.id for prompt in live.selector.select(request.num_prompts)]
         if isinstance(live.selector, OpenToInspection):
             live.selector.take_decisions()  # nobody here asks for them; kept, they would pile up
-        index_of = self._pool.prompts().index_of
         return {
             "ids": ids,
-            "positions": [index_of(prompt_id) for prompt_id in ids],
+            "positions": self._positions(self._pool.prompts(), ids),
             "scores": [score if np.isfinite(score) else None for score in live.selector.last_scores()],
         }
 
     def _observe(self, live: _Live, request: schema.ObserveRequest) -> dict[str, Any]:
         pool = self._pool.prompts()
         ids = [observation.id for observation in request.observations]
-        prompts = [pool[self._position(pool, prompt_id)] for prompt_id in ids]
+        prompts = [pool[position] for position in self._positions(pool, ids)]
         for (alpha, beta), each in zip(beliefs_of(live.selector, ids), request.observations, strict=True):
             live.forecasts.append((alpha / (alpha + beta), each.num_successes, each.num_judged))
         live.selector.observe([group_of(*pair) for pair in zip(prompts, request.observations, strict=True)])
         return {"beliefs": beliefs_of(live.selector, ids)}
 
-    def _position(self, pool: PromptIds, prompt_id: str) -> int:
+    def _positions(self, pool: PromptIds, ids: Sequence[str]) -> list[int]:
         try:
-            return pool.index_of(prompt_id)
-        except KeyError:
-            raise Refused(422, f"prompt id {prompt_id!r} is not in pool {self._pool.name}") from None
+            return [pool.index_of(prompt_id) for prompt_id in ids]
+        except KeyError as error:
+            raise Refused(422, f"prompt id {error.args[0]!r} is not in pool {self._pool.name}") from error
 
     # State: in memory, from the log, into snapshots
 
@@ -278,8 +277,7 @@ class HostedRun:
     def beliefs(self, request: schema.BeliefsRequest) -> schema.Beliefs:
         with self._lock:
             live, pool = self._ready(), self._pool.prompts()
-            for prompt_id in request.ids:
-                self._position(pool, prompt_id)
+            self._positions(pool, request.ids)
             return schema.Beliefs(beliefs=[list(pair) for pair in beliefs_of(live.selector, request.ids)])
 
     def live_view(self) -> schema.LiveView:
