@@ -118,6 +118,8 @@ class _Worker:
             if sleep:
                 raise RefusedError("rollout.sleep=True: vLLM cannot sleep on the CPU backend; leave it at false")
             settings |= {"enforce_eager": True, "block_size": _CPU_BLOCK_SIZE}
+            # A prompt cut in two makes vLLM rewind its request's generator, which torch's CPU generators cannot do.
+            settings["enable_chunked_prefill"] = False
             if not os.environ.get("VLLM_CPU_KVCACHE_SPACE"):
                 settings["kv_cache_memory_bytes"] = _CPU_KV_CACHE_BYTES
         else:

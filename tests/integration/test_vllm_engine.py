@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import signal
 
@@ -141,6 +142,17 @@ def test_sleeping_is_refused_on_cpu(tied_model):
     engine = VllmEngine(sleep=True)
     with pytest.raises(UsageError, match=r"rollout\.sleep=True"):
         engine.start(model_path=tied_model, dtype="float32", max_length=64, seed=0)
+
+
+def test_more_prompt_tokens_than_fit_in_one_pass_are_generated_all_the_same(tied_model):
+    """Cutting a prompt in two would rewind its seeded generator, which CPU generators cannot do."""
+    engine = VllmEngine(num_threads=1, engine_args={"max_num_batched_tokens": 64})
+    engine.start(model_path=tied_model, dtype="float32", max_length=64, seed=0)
+    try:
+        results = list(engine.generate(PROMPTS, sampling=dataclasses.replace(SAMPLING, max_tokens=4)))
+    finally:
+        engine.close()
+    assert sorted(prompt.id for prompt, _ in results) == [prompt.id for prompt in PROMPTS]
 
 
 def test_the_order_and_company_of_prompts_do_not_matter(vllm_tied, tied_model):
