@@ -16,7 +16,7 @@ VOCABULARY = ["<pad>", "<bos>", "<eos>", "<unk>", "<end>", *"0123456789+-*/()=,:
 
 
 def pytest_collection_modifyitems(items):
-    """Fast tests first: what they find needs no waiting for engines. One process runs all that share the vLLM engine."""
+    """Fast tests first: what they find waits for no engine. One process runs all that share the vLLM engine."""
     items.sort(key=lambda item: item.get_closest_marker("slow") is not None)
     for item in items:
         if "vllm" in item.nodeid:
