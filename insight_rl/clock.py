@@ -12,7 +12,7 @@ from insight_rl.types import Metrics
 P = ParamSpec("P")
 R = TypeVar("R")
 
-PHASES = ("select", "rollout", "reward", "learn", "sync")
+STEP_PHASES = ("select", "rollout", "reward", "learn", "sync")
 """The phases of a step; their sum and what lies between them is ``time/step_s``."""
 
 
@@ -35,12 +35,12 @@ class PhaseClock:
 
         What comes between two steps (evaluation, a checkpoint) is measured but is not part of ``time/step_s``.
         """
-        between = sum(seconds for name, seconds in self._seconds.items() if name not in PHASES)
+        between = sum(seconds for name, seconds in self._seconds.items() if name not in STEP_PHASES)
         step_s = time.perf_counter() - self._started - between
         times: Metrics = {f"time/{name}_s": seconds for name, seconds in self._seconds.items()}
         if metrics is not None:
             times["time/step_s"] = step_s
-            for name in PHASES:
+            for name in STEP_PHASES:
                 times[f"time/{name}_s"] = self._seconds.get(name, 0.0)
                 times[f"time/{name}_share"] = self._seconds.get(name, 0.0) / step_s
             times["time/rollout_tokens_per_s"] = _rate(metrics["gate/num_tokens"], self._seconds.get("rollout"))

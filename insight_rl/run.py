@@ -84,6 +84,7 @@ def train(tree: DictConfig) -> Summary:
         progress = _load_progress(checkpoint)
         first_step = progress.step + 1 if checkpoint else 0
         cleanup.enter_context(_open_monitors(parts, run_dir, tree, config, first_step))
+        open_selector(config, parts)
         for text in (*damage, *parts.data.notices, *_describe(config, parts)):
             parts.say(text)
 
@@ -118,15 +119,19 @@ def build_parts(config: RunConfig) -> Parts:
     return Parts(**cheap, **engines, monitors=list(monitors.values()), model_path=model_path, data=data)
 
 
-def assemble(
-    config: RunConfig, parts: Parts, run_dir: RunDir, store: CheckpointStore, first_step: int, cleanup: ExitStack
-) -> Trainer:
-    """Load the model into engine and learner, and join the parts into a trainer at step 0."""
-    from insight_rl.trainer import Trainer
-
+def open_selector(config: RunConfig, parts: Parts) -> None:
+    """Give the selector its pool, once a run and before any model loads."""
     parts.selector.open(
         parts.data.pool, num_rollouts=config.trainer.rollouts_per_prompt, seed=derive_seed(config.seed, "selector")
     )
+
+
+def assemble(
+    config: RunConfig, parts: Parts, run_dir: RunDir, store: CheckpointStore, first_step: int, cleanup: ExitStack
+) -> Trainer:
+    """Load the model into engine and learner, and join the parts into a trainer at step 0; the selector is open."""
+    from insight_rl.trainer import Trainer
+
     judge = build_judge(parts.reward, config.judge)
     cleanup.callback(judge.close)
     parts.rollout.start(
@@ -251,15 +256,13 @@ def _describe(config: RunConfig, parts: Parts) -> list[str]:
         f"{trainer.max_completion_tokens} tokens; {updates} update{'s' if updates > 1 else ''} of {per_update} prompts"
     ]
     selector = parts.selector
-    if isinstance(selector, BeliefSelector):
-        selector.open(parts.data.pool, num_rollouts=trainer.rollouts_per_prompt, seed=config.seed)
-        if selector.visits_unseen_first():
-            last = -(-pool_size // trainer.prompts_per_step)
-            lines.append(
-                "this selector prefers prompts it has never seen and comes back to others once it has been through the "
-                f"{pool_size} of the pool (about step {last} at {trainer.prompts_per_step} a step): expect the "
-                "informative fraction to rise then"
-            )
+    if isinstance(selector, BeliefSelector) and selector.visits_unseen_first():
+        last = -(-pool_size // trainer.prompts_per_step)
+        lines.append(
+            "this selector prefers prompts it has never seen and comes back to others once it has been through the "
+            f"{pool_size} of the pool (about step {last} at {trainer.prompts_per_step} a step): expect the "
+            "informative fraction to rise then"
+        )
     return lines
 
 

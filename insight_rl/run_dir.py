@@ -5,7 +5,6 @@ config.yaml  metrics.jsonl  selections.jsonl  decisions/  checkpoints/  model/  
 
 from __future__ import annotations
 
-import fcntl
 import os
 from collections.abc import Sequence
 from datetime import datetime
@@ -18,6 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 from insight_rl.checkpoint import write_atomically
 from insight_rl.config import RunConfig
 from insight_rl.errors import UsageError
+from insight_rl.folder_lock import lock_folder
 from insight_rl.monitor.records import drop_records_from, finite_or_none, to_lines
 from insight_rl.selector.decision_log import DecisionLog
 from insight_rl.types import Group
@@ -41,20 +41,12 @@ class RunDir:
     def __init__(self, path: Path) -> None:
         """Create and lock the folder. Raises ``UsageError`` if it cannot be written or another run is in it."""
         self.path = path
-        try:
-            path.mkdir(parents=True, exist_ok=True)
-            self._lock = (path / ".lock").open("w")
-        except OSError as error:
-            raise UsageError(
-                f"run_dir={str(path)!r}: cannot be written ({error.strerror}); choose another folder with run_dir=..."
-            ) from error
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            self._lock.close()
-            raise UsageError(
-                f"run_dir={str(path)!r}: another run is writing to it now; wait for it or take another folder"
-            ) from error
+        self._lock = lock_folder(
+            path,
+            key="run_dir",
+            occupied="another run is writing to it now; wait for it or take another folder",
+            remedy="choose another folder with run_dir=...",
+        )
 
     def begin(self, tree: DictConfig, *, resume: str) -> None:
         """Record the resolved configuration. Raises ``UsageError`` if the folder holds a run that this is not."""

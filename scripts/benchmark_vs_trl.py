@@ -32,7 +32,7 @@ from trl import GRPOConfig, GRPOTrainer
 
 from insight_rl.checkpoint import CheckpointStore
 from insight_rl.config import compose_config, parse_config
-from insight_rl.run import assemble, build_parts
+from insight_rl.run import assemble, build_parts, open_selector
 from insight_rl.run_dir import RunDir
 from insight_rl.trainer import Trainer
 from insight_rl.types import Completion, Prompt
@@ -88,6 +88,7 @@ def make_ours(arguments: argparse.Namespace, folder: Path, cleanup: ExitStack) -
     ]
     config = parse_config(compose_config(settings))
     parts = build_parts(config)
+    open_selector(config, parts)
     run_dir = RunDir(folder)
     cleanup.callback(run_dir.close)
     store = CheckpointStore(folder / "checkpoints", keep_last=1)

@@ -16,8 +16,9 @@ from rich.rule import Rule
 from rich.table import Table as RichTable
 from rich.text import Text
 
+from insight_rl.clock import STEP_PHASES
 from insight_rl.errors import check
-from insight_rl.monitor.summary import PHASES, STEP_PHASES, Summary
+from insight_rl.monitor.summary import PHASES, Summary
 from insight_rl.types import Metrics
 
 WORDS = {"rollout": "roll out"}

@@ -6,11 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from insight_rl.clock import STEP_PHASES
 from insight_rl.errors import UsageError
 from insight_rl.monitor.records import METRICS_FILE, Record, read_records
-
-STEP_PHASES = ("select", "rollout", "reward", "learn", "sync")
-"""What a training step consists of; ``time/step_s`` is their sum and the loop around them."""
 
 PHASES = (*STEP_PHASES, "evaluate", "checkpoint", "other")
 

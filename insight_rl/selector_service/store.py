@@ -7,7 +7,6 @@ writer thread commits whatever has queued up meanwhile in one transaction. Knows
 
 from __future__ import annotations
 
-import fcntl
 import io
 import json
 import queue
@@ -22,6 +21,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from insight_rl.errors import UsageError
+from insight_rl.folder_lock import lock_folder
 
 T = TypeVar("T")
 
@@ -60,18 +60,12 @@ class Store:
 
     def __init__(self, folder: Path) -> None:
         """Raises ``UsageError`` if the folder cannot be used."""
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            self._lock_file = (folder / ".lock").open("w")
-        except OSError as error:
-            raise UsageError(
-                f"--data-dir={str(folder)!r}: cannot be written ({error.strerror}); choose another"
-            ) from None
-        try:
-            fcntl.flock(self._lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            self._lock_file.close()
-            raise UsageError(f"--data-dir={str(folder)!r}: another service is using it; choose another") from None
+        self._lock_file = lock_folder(
+            folder,
+            key="--data-dir",
+            occupied="another service is using it; choose another",
+            remedy="choose another",
+        )
         self._path = folder / "selector.sqlite"
         self._writer = self._connect()
         self._prepare(folder)
