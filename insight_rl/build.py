@@ -19,10 +19,10 @@ from hydra.utils import instantiate
 
 from insight_rl.config import EvaluationConfig, JudgeConfig, ModelConfig, RunConfig
 from insight_rl.errors import UsageError, check
-from insight_rl.part_check import check_part
 from insight_rl.reward.base import Judge, RewardFn
 from insight_rl.reward.judge import InProcessJudge
 from insight_rl.seeding import derive_seed
+from insight_rl.target_check import check_part
 from insight_rl.task.base import Task
 from insight_rl.tokenizer import ModelTokenizer
 from insight_rl.types import Prompt, Sampling
@@ -46,9 +46,11 @@ def build_judge(reward: RewardFn, config: JudgeConfig) -> Judge:
         num_workers = 0 if getattr(reward, "bounded", False) else 2
     if num_workers == 0:
         return InProcessJudge(reward)
-    from insight_rl.reward.pool import RewardPool
+    from insight_rl.reward.judge_processes import JudgeProcesses
 
-    return RewardPool(reward, num_workers=num_workers, deadline_s=config.deadline_s, max_memory_mb=config.max_memory_mb)
+    return JudgeProcesses(
+        reward, num_workers=num_workers, deadline_s=config.deadline_s, max_memory_mb=config.max_memory_mb
+    )
 
 
 def find_model(config: ModelConfig) -> Path:

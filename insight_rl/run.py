@@ -35,13 +35,13 @@ from insight_rl.run_dir import RunDir, SelectionLog, SelectionLogs, choose_run_d
 from insight_rl.seeding import derive_seed
 from insight_rl.selector.base import Selector
 from insight_rl.selector.belief_selector import BeliefSelector
-from insight_rl.selector.decision_log import DECISIONS_FOLDER, DecisionLog, OpenToInspection
+from insight_rl.selector.decision_log import DECISIONS_FOLDER, DecisionLog, RecordsDecisions
 from insight_rl.task.base import Task
 from insight_rl.tokenizer import ModelTokenizer
 from insight_rl.types import Metrics, Sampling
 
 if TYPE_CHECKING:
-    from insight_rl.algorithm import Algorithm
+    from insight_rl.algorithm.algorithm import Algorithm
     from insight_rl.learner.base import Learner
     from insight_rl.trainer import Progress, Trainer, TrainerSettings
 
@@ -156,7 +156,7 @@ def assemble(
     selection_log = SelectionLog(run_dir.path / "selections.jsonl", first_step=first_step)
     cleanup.callback(selection_log.close)
     logs: list[SelectionLog | DecisionLog] = [selection_log]
-    if isinstance(parts.selector, OpenToInspection):
+    if isinstance(parts.selector, RecordsDecisions):
         folder = run_dir.path / DECISIONS_FOLDER
         logs.append(DecisionLog(folder, selector=parts.selector, pool=parts.data.pool, first_step=first_step))
 
@@ -229,7 +229,7 @@ def _tell_resumption(step: int, num_steps: int, checkpoint: Path) -> str:
 
 def _finish(trainer: Trainer, parts: Parts, run_dir: RunDir) -> Summary:
     """Save the model and draw the curves; a run that was asked to stop early leaves them too."""
-    from insight_rl.monitor.report import draw_curves
+    from insight_rl.report.curves import draw_curves
 
     progress = trainer.progress
     if progress.step < trainer.settings.num_steps:

@@ -20,7 +20,7 @@ from typing import Protocol
 
 import numpy as np
 
-from insight_rl.algorithm import Algorithm
+from insight_rl.algorithm.algorithm import Algorithm
 from insight_rl.clock import PhaseClock, phase
 from insight_rl.evaluation import Evaluator
 from insight_rl.gate.base import Gate
@@ -29,7 +29,7 @@ from insight_rl.monitor.base import Monitor
 from insight_rl.reward.base import Judge
 from insight_rl.rollout.base import RolloutEngine
 from insight_rl.rollout.groups import Finished, collect_groups, roll_out
-from insight_rl.safeguards import stop_if_apart, stop_if_unjudged
+from insight_rl.run_stops import stop_if_logprobs_diverge, stop_if_unjudged
 from insight_rl.seeding import derive_seed
 from insight_rl.selector.base import Selector
 from insight_rl.step_metrics import gate_metrics, reward_metrics, rollout_metrics
@@ -168,7 +168,7 @@ class Trainer:
     @phase("learn")
     def learn(self, kept: Sequence[Group], advantages_P_G: Sequence[np.ndarray]) -> Metrics:
         metrics = self.learner.step(kept, advantages_P_G)
-        stop_if_apart(metrics, max_gap=self.settings.max_logprob_gap)
+        stop_if_logprobs_diverge(metrics, max_gap=self.settings.max_logprob_gap)
         return metrics
 
     @phase("sync")

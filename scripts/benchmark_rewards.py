@@ -21,8 +21,8 @@ from statistics import median
 from typing import NamedTuple
 
 from insight_rl.reward.countdown import CountdownReward
-from insight_rl.reward.math import MathReward
-from insight_rl.reward.pool import RewardPool
+from insight_rl.reward.judge_processes import JudgeProcesses
+from insight_rl.reward.math.reward import MathReward
 from insight_rl.types import Completion, Prompt
 
 NUM_WORKERS = 2
@@ -68,7 +68,7 @@ def math_figures(cases: list[Case], rounds: int) -> dict[str, float | int | None
     math_verify_verdict(cases[0])
     for _ in range(rounds):
         # A new pool each round: the verdicts that its workers remember would be a head start.
-        with RewardPool(MathReward(), num_workers=NUM_WORKERS, deadline_s=DEADLINE_S, max_error_rate=1.0) as pool:
+        with JudgeProcesses(MathReward(), num_workers=NUM_WORKERS, deadline_s=DEADLINE_S, max_error_rate=1.0) as pool:
             pool.start()
             started = time.perf_counter()
             verdicts["ours"] = pool_verdicts(pool, cases)
@@ -86,7 +86,7 @@ def math_figures(cases: list[Case], rounds: int) -> dict[str, float | int | None
     return figures
 
 
-def pool_verdicts(pool: RewardPool, cases: list[Case]) -> list[bool]:
+def pool_verdicts(pool: JudgeProcesses, cases: list[Case]) -> list[bool]:
     for case in cases:
         pool.submit(make_prompt(case.answer), [make_completion(case.response)])
     return [group[0].success is True for group in pool.collect()]

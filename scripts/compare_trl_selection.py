@@ -27,8 +27,8 @@ from insight_rl.build import build_part
 from insight_rl.config import compose_config
 from insight_rl.integration.trl import GRPOTrainer
 from insight_rl.monitor.records import METRICS_FILE, metrics_record, to_lines
-from insight_rl.monitor.report import draw_curves
 from insight_rl.paths import data_dir
+from insight_rl.report.curves import draw_curves
 from insight_rl.reward.countdown import CountdownReward
 from insight_rl.seeding import derive_seed
 from insight_rl.tokenizer import ModelTokenizer

@@ -19,18 +19,27 @@ import numpy as np
 from PIL import Image
 
 from insight_rl.simulation.picture import draw_study
-from insight_rl.simulation.report import raw_numbers
 from insight_rl.simulation.settings import load
 from insight_rl.simulation.study import ORACLE, Estimate, Study, estimate, run_study
+from insight_rl.simulation.table import raw_numbers
 
 DOCS = Path(__file__).parents[1] / "docs"
 PAGE = DOCS / "simulation.md"
 POOLS = {
-    "realistic": ("30 % easy, 40 % learnable, 30 % hopeless; 2,000 prompts, 100 steps of 256", ["pool=realistic"]),
-    "hopeless80": ("8 % easy, 12 % learnable, 80 % hopeless; 2,000 prompts, 200 steps of 32", ["pool=hopeless80"]),
-    "quick": ("realistic with twice the transfer; 2,000 prompts, 100 steps of 256", ["pool.transfer=0.2"]),
-    "memorising": ("realistic shares, prompts wear out; 2,000 prompts, 100 steps of 256", ["pool=memorising"]),
-    "large": ("realistic learner; 10,000 prompts, 200 steps of 64", ["pool=large"]),
+    "realistic": (
+        "30 % easy, 40 % learnable, 30 % hopeless; 2,000 prompts, 100 steps of 256",
+        ["synthetic_learner=realistic"],
+    ),
+    "hopeless80": (
+        "8 % easy, 12 % learnable, 80 % hopeless; 2,000 prompts, 200 steps of 32",
+        ["synthetic_learner=hopeless80"],
+    ),
+    "quick": ("realistic with twice the transfer; 2,000 prompts, 100 steps of 256", ["synthetic_learner.transfer=0.2"]),
+    "memorising": (
+        "realistic shares, prompts wear out; 2,000 prompts, 100 steps of 256",
+        ["synthetic_learner=memorising"],
+    ),
+    "large": ("realistic learner; 10,000 prompts, 200 steps of 64", ["synthetic_learner=large"]),
 }
 """Title of the picture and overrides of conf/simulate.yaml."""
 
@@ -66,7 +75,7 @@ def main() -> None:
 def simulate(pool: str, seeds: int, output: Path) -> None:
     started = time.perf_counter()
     title, overrides = POOLS[pool]
-    config, variants = load([*overrides, f"seeds={seeds}", f"selectors={','.join(TABLED)}"])
+    config, variants = load([*overrides, f"num_seeds={seeds}", f"selectors={','.join(TABLED)}"])
     study = run_study(config, variants)
     output.mkdir(parents=True, exist_ok=True)
     drawn = Study({label: study.curves[label] for label in [*DRAWN, ORACLE]})

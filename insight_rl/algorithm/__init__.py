@@ -1,3 +1,0 @@
-from insight_rl.algorithm.algorithm import Algorithm
-
-__all__ = ["Algorithm"]

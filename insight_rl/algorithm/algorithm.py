@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from insight_rl.algorithm.advantage import ADVANTAGES, Belief
-from insight_rl.algorithm.loss import PolicyLoss, Variant
+from insight_rl.algorithm.loss_settings import PolicyLoss, Variant
 from insight_rl.errors import check
 from insight_rl.types import Group
 

@@ -1,68 +1,77 @@
-"""What the policy minimises: the settings of the loss and the weight of each sequence in it. No tensors, no model.
+"""The objective of each token, as tensors. Knows nothing of models, batches or ranks; its weights are in ``loss.py``.
 
-The loss of one update is a plain **sum** over completion tokens of ``weight of the sequence x objective of the token``
-(the objective is in :mod:`insight_rl.algorithm.objective`). The weights come from counts over the whole update, all
-ranks and skipped groups included, so the gradient does not depend on how the tokens are split up.
+All token tensors are flat, shape (N,): the completion tokens of one micro-batch, sequence after sequence.
+
+Deviation from TRL, where both are on: the correction between rollout and learner also weighs the KL term, since the
+expectation that makes the KL estimator unbiased is under the policy that sampled the tokens.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, get_args
 
-import numpy as np
+import torch
 
-from insight_rl.errors import check
-
-Variant = Literal["grpo", "dr_grpo", "dapo", "gspo", "cispo"]
+from insight_rl.algorithm.loss_settings import PolicyLoss
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PolicyLoss:
-    """Settings of the policy loss. Raises ``UsageError`` for values no loss can have."""
+class Objective:
+    """Per-token results, each of shape (N,); only ``value`` carries a gradient."""
 
-    variant: Variant
-    """grpo (arXiv 2402.03300), dr_grpo (2503.20783), dapo (2503.14476), gspo (2507.18071), cispo (2506.13585)."""
-
-    clip_low: float
-    clip_high: float
-    """The ratio to the old policy is clipped to [1 - clip_low, 1 + clip_high], for cispo without a pessimistic min."""
-
-    kl_coef: float = 0.0
-    """Weight of the KL divergence to the reference, the model that training started from; 0 loads no reference."""
-
-    importance_cap: float | None = None
-    """Truncated importance sampling: each token counts min(p_learner / p_rollout, cap) times. ``None``: once."""
-
-    mask_truncated: bool = False
-    """Leave truncated completions out of the loss and of its counts. They stay in their group's baseline."""
-
-    def __post_init__(self) -> None:
-        variants = get_args(Variant)
-        check(self.variant in variants, "algorithm.variant", self.variant, f"must be one of {', '.join(variants)}")
-        check(0 <= self.clip_low <= 1, "algorithm.clip_low", self.clip_low, "must be within 0 and 1 (1 clips nothing)")
-        check(self.clip_high >= 0, "algorithm.clip_high", self.clip_high, "must be at least 0")
-        check(self.kl_coef >= 0, "algorithm.kl_coef", self.kl_coef, "must be at least 0 (0 switches it off)")
-        cap = self.importance_cap
-        check(cap is None or cap > 0, "algorithm.importance_cap", cap, "must be above 0, or null for no correction")
-
-    @property
-    def uses_reference(self) -> bool:
-        return self.kl_coef > 0
+    value: torch.Tensor
+    """What is minimised, before the sequence weight."""
+    ratio: torch.Tensor
+    is_clipped_low: torch.Tensor
+    is_clipped_high: torch.Tensor
 
 
-def sequence_weights(loss: PolicyLoss, lengths_S: np.ndarray, *, max_completion_tokens: int) -> np.ndarray:
-    """Weight of every token of each sequence, float64, shape (S,).
+def token_objective(
+    loss: PolicyLoss,
+    *,
+    logprobs_N: torch.Tensor,
+    old_logprobs_N: torch.Tensor,
+    rollout_logprobs_N: torch.Tensor,
+    reference_logprobs_N: torch.Tensor | None,
+    advantages_N: torch.Tensor,
+    sequences_N: torch.Tensor,
+    num_sequences: int,
+) -> Objective:
+    """The objective of each token.
 
-    ``lengths_S`` are the completion lengths of **all** sequences of one update that count: judged, not masked, the ones
-    of skipped groups included. Summed over tokens the weights give the mean over sequences of the token mean (grpo,
-    gspo), of the token sum over the longest allowed length (dr_grpo), or the mean over all tokens (dapo, cispo).
+    ``old`` are the learner's log-probs before the step's first update, ``rollout`` the engine's when it sampled,
+    ``reference`` those of the frozen start model (needed where ``loss.kl_coef`` > 0); ``advantages_N`` repeats each
+    sequence's advantage and ``sequences_N`` is the number of the sequence, 0 <= s < ``num_sequences``.
     """
-    lengths_S = np.asarray(lengths_S, dtype=np.float64)
-    if lengths_S.size == 0:
-        return np.zeros(0)
-    if loss.variant in ("grpo", "gspo"):
-        return 1.0 / (lengths_S.size * lengths_S)
-    if loss.variant == "dr_grpo":
-        return np.full_like(lengths_S, 1.0 / (lengths_S.size * max_completion_tokens))
-    return np.full_like(lengths_S, 1.0 / lengths_S.sum())
+    log_ratio = logprobs_N - old_logprobs_N
+    if loss.variant == "gspo":
+        log_ratio = sequence_mean(log_ratio, sequences_N, num_sequences)[sequences_N]
+    ratio = log_ratio.exp()
+    low, high = 1 - loss.clip_low, 1 + loss.clip_high
+    clipped = ratio.clamp(low, high)
+    if loss.variant == "cispo":
+        value = -clipped.detach() * advantages_N * logprobs_N
+    else:
+        value = -torch.minimum(ratio * advantages_N, clipped * advantages_N)
+    if loss.uses_reference:
+        assert reference_logprobs_N is not None
+        gap = reference_logprobs_N - logprobs_N
+        # Weighted by the ratio, whose gradient is kept, the k3 estimator has the gradient of the KL divergence itself:
+        # ratio * (log p - log p_ref) * grad log p.
+        value = value + loss.kl_coef * ratio * (gap.exp() - gap - 1)
+    if loss.importance_cap is not None:
+        value = value * (old_logprobs_N - rollout_logprobs_N).exp().clamp(max=loss.importance_cap)
+    detached = ratio.detach()
+    return Objective(
+        value=value,
+        ratio=detached,
+        is_clipped_low=(detached < low) & (advantages_N < 0),
+        is_clipped_high=(detached > high) & (advantages_N > 0),
+    )
+
+
+def sequence_mean(values_N: torch.Tensor, sequences_N: torch.Tensor, num_sequences: int) -> torch.Tensor:
+    """Mean over the tokens of each sequence, shape (num_sequences,); 0 for a sequence without tokens."""
+    sums = values_N.new_zeros(num_sequences).index_add(0, sequences_N, values_N)
+    counts = torch.bincount(sequences_N, minlength=num_sequences).clamp(min=1)
+    return sums / counts

@@ -17,12 +17,12 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from insight_rl.build import build_part
-from insight_rl.cli.score import build_pool
+from insight_rl.cli.judge import build_pool
 from insight_rl.config import compose_config
 from insight_rl.errors import UsageError, check
 from insight_rl.monitor.records import SAMPLES_FILE
-from insight_rl.reward.math import MathReward
-from insight_rl.reward.pool import Judged, RewardPool
+from insight_rl.reward.judge_processes import Judged, JudgeProcesses
+from insight_rl.reward.math.reward import MathReward
 from insight_rl.task.base import Messages
 from insight_rl.types import Completion, Prompt, Reward
 
@@ -83,7 +83,7 @@ def main(argv: Sequence[str]) -> int:
     if "run_dir" in options:
         tree, samples = _of_run(Path(options["run_dir"]), overrides)
     else:
-        tree, samples = compose_config(overrides, config_name="score"), _of_file(Path(options["samples"]), {})
+        tree, samples = compose_config(overrides, config_name="judge"), _of_file(Path(options["samples"]), {})
     samples = samples[-limit:]
     with build_pool(tree) as pool:
         judged = judge(pool, samples)
@@ -165,7 +165,7 @@ def _sample(record: Mapping[str, Any], answer: Any) -> Sample:
 # -- verdicts
 
 
-def judge(pool: RewardPool, samples: Sequence[Sample]) -> list[Judged]:
+def judge(pool: JudgeProcesses, samples: Sequence[Sample]) -> list[Judged]:
     for sample in samples:
         pool.submit(sample.prompt, [sample.completion])
     return [group[0] for group in pool.collect_judged()]
@@ -174,13 +174,13 @@ def judge(pool: RewardPool, samples: Sequence[Sample]) -> list[Judged]:
 class PlainMathVerify:
     """math-verify as it comes, on the whole response, as a reward function for the pool to bound."""
 
-    worker_modules: ClassVar[tuple[str, ...]] = ("insight_rl.reward.math_algebra",)
+    worker_modules: ClassVar[tuple[str, ...]] = ("insight_rl.reward.math.algebra",)
     """Imported first; it also keeps math-verify from announcing that its timeouts are off."""
 
     def __call__(self, prompt: Prompt, completion: Completion) -> Reward:
         from math_verify import parse, verify
 
-        from insight_rl.reward.math import read_gold
+        from insight_rl.reward.math.reward import read_gold
 
         answer = parse(completion.text, parsing_timeout=None)
         golds = [parse(f"${text}$", parsing_timeout=None) for text in read_gold(prompt.answer).texts]
@@ -192,7 +192,7 @@ def _second_opinions(tree: DictConfig, samples: Sequence[Sample]) -> list[Judged
     """math-verify's verdicts where the reward is about mathematics; empty otherwise."""
     if not str(tree.reward.get("_target_", "")).endswith(MathReward.__name__):
         return []
-    with RewardPool(PlainMathVerify(), num_workers=2, max_error_rate=1.0) as other:
+    with JudgeProcesses(PlainMathVerify(), num_workers=2, max_error_rate=1.0) as other:
         return judge(other, samples)
 
 

@@ -225,7 +225,7 @@ def _write_results(
 ) -> None:
     from rich.console import Console
 
-    from insight_rl.benchmark.report import as_json, flat_metrics, markdown, terminal_table
+    from insight_rl.benchmark.table import as_json, flat_metrics, markdown, terminal_table
 
     sampling = runs[0].sampling
     title = (

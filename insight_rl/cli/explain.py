@@ -16,7 +16,7 @@ from insight_rl.errors import UsageError, check
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from insight_rl.selector.explanation import StepView
+    from insight_rl.report.explanation import StepView
 
 _EPILOG = """
 examples:
@@ -41,9 +41,9 @@ def main(argv: Sequence[str]) -> int:
 
     from rich.console import Console
 
+    from insight_rl.report.explanation import explain_prompt, explain_step, find_prompt, load_step
+    from insight_rl.report.explanation_picture import draw_step
     from insight_rl.selector.decision_log import logged_steps, read_history
-    from insight_rl.selector.explanation import explain_prompt, explain_step, find_prompt, load_step
-    from insight_rl.selector.explanation_picture import draw_step
 
     run_dir = Path(given["run_dir"]).expanduser()
     step = given.get("step", str(logged_steps(run_dir)[-1]))

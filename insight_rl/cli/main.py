@@ -19,7 +19,7 @@ COMMANDS = {
     "data": ("insight_rl.cli.data", "look into a task's prompts before a run, or prepare data sets as local files"),
     "plot": ("insight_rl.cli.plot", "draw the curves of one or several runs in one picture"),
     "serve-selector": ("insight_rl.cli.serve_selector", "host selectors over HTTP for trainers of any framework"),
-    "score": ("insight_rl.cli.score", "judge answers from standard input with a reward function"),
+    "judge": ("insight_rl.cli.judge", "judge answers from standard input with a reward function"),
     "simulate": ("insight_rl.cli.simulate", "try selectors on synthetic learners, or on a run's decision log"),
     "explain": ("insight_rl.cli.explain", "why a step's prompts were chosen, or one was not"),
     "audit-rewards": ("insight_rl.cli.audit_rewards", "look into the verdicts of a run"),

@@ -39,7 +39,7 @@ def main(argv: Sequence[str]) -> int:
     output: Path = arguments.output or default
     check(output.suffix in PICTURES, "--output", str(output), f"must end in one of {', '.join(PICTURES)}")
 
-    from insight_rl.monitor.report import draw_curves
+    from insight_rl.report.curves import draw_curves
 
     try:
         draw_curves(run_dirs, output)

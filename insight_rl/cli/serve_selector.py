@@ -68,8 +68,8 @@ def serve(arguments: argparse.Namespace) -> None:
     import uvicorn
 
     from insight_rl.selector_service.app import make_app
-    from insight_rl.selector_service.guard import Limits
     from insight_rl.selector_service.hosting import Host
+    from insight_rl.selector_service.middleware import Limits
     from insight_rl.selector_service.options import SelectorOptions
 
     options = SelectorOptions(config_dir=arguments.config_dir)

@@ -13,13 +13,13 @@ from insight_rl.simulation.settings import SimulationConfig, Variant, load
 _EPILOG = """
 examples:
   insight-rl simulate                                                      the paper's selectors on a realistic pool
-  insight-rl simulate pool=hopeless80 selectors=random,insight,insight:forgetting=0.5
-  insight-rl simulate pool=large seeds=5 num_steps=400 pool.speed=0.1      a larger pool, a quicker learner
+  insight-rl simulate synthetic_learner=hopeless80 selectors=random,insight,insight:forgetting=0.5
+  insight-rl simulate synthetic_learner=large synthetic_learner.speed=0.1    a larger pool, a quicker learner
   insight-rl simulate selectors=random,dynamic_sampling,insight            dynamic sampling brings its gate
   insight-rl simulate replay=runs/demo selectors=mopps,insight             a recorded run's decision log
   insight-rl simulate --config-dir my_conf selectors=insight,my_selector   a selector of your own
 
-conf/simulate.yaml explains every key; conf/pool has the pools.
+conf/simulate.yaml explains every key; conf/synthetic_learner has the pools.
 """
 
 
@@ -42,19 +42,19 @@ def _simulate(config: SimulationConfig, variants: Sequence[Variant], output: Pat
     from rich.progress import Progress
 
     from insight_rl.simulation.picture import draw_study
-    from insight_rl.simulation.report import table, write_raw_numbers
     from insight_rl.simulation.study import run_study
+    from insight_rl.simulation.table import table, write_raw_numbers
 
     console = Console()
     started = time.perf_counter()
     with Progress(console=console, transient=True) as progress:
-        task = progress.add_task(f"{len(variants)} selectors x {config.seeds} seeds", total=None)
+        task = progress.add_task(f"{len(variants)} selectors x {config.num_seeds} seeds", total=None)
         study = run_study(
             config, variants, on_progress=lambda done, total: progress.update(task, completed=done, total=total)
         )
     title = (
         f"{config.num_prompts:,} prompts ({_shares(config)}), {config.num_steps} steps of {config.prompts_per_step} x "
-        f"{config.rollouts_per_prompt} rollouts, {config.seeds} seeds"
+        f"{config.rollouts_per_prompt} rollouts, {config.num_seeds} seeds"
     )
     output.mkdir(parents=True, exist_ok=True)
     draw_study(study, output / "simulation.png", title=title)
@@ -65,7 +65,7 @@ def _simulate(config: SimulationConfig, variants: Sequence[Variant], output: Pat
 
 
 def _shares(config: SimulationConfig) -> str:
-    shares = [(kind, config.pool.get(kind)) for kind in ("easy", "learnable", "hopeless")]
+    shares = [(kind, config.synthetic_learner.get(kind)) for kind in ("easy", "learnable", "hopeless")]
     return ", ".join(f"{share:.0%} {kind}" for kind, share in shares if share is not None)
 
 
@@ -76,10 +76,10 @@ def _replay(config: SimulationConfig, variants: Sequence[Variant], output: Path)
     from insight_rl.seeding import derive_seed
     from insight_rl.simulation.picture import draw_replay
     from insight_rl.simulation.replay import HINDSIGHT, RECORDED, caveats, load_recording, replay
-    from insight_rl.simulation.report import replay_table, write_replay_numbers
+    from insight_rl.simulation.table import replay_table, write_replay_numbers
 
     recording = load_recording(Path(str(config.replay)).expanduser())
-    seeds = [derive_seed(config.seed, "replay", seed) for seed in range(config.seeds)]
+    seeds = [derive_seed(config.seed, "replay", seed) for seed in range(config.num_seeds)]
     fractions = {
         RECORDED: recording.informative_fractions()[None],
         HINDSIGHT: recording.best_fractions(config.replay_share)[None],

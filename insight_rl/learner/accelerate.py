@@ -6,14 +6,14 @@ import functools
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from insight_rl.learner.ranked import RankedLearner
+from insight_rl.learner.multi_rank import MultiRankLearner
 from insight_rl.learner.settings import LearnerSettings, Schedule
 
 if TYPE_CHECKING:
     from insight_rl.learner.worker import RankWorker
 
 
-class AccelerateLearner(RankedLearner):
+class AccelerateLearner(MultiRankLearner):
     """Data-parallel AdamW through Hugging Face Accelerate: a single rank in this process, several in their own.
 
     See :class:`~insight_rl.learner.base.Learner`; the settings are explained in ``conf/learner/accelerate.yaml``.

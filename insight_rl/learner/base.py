@@ -8,7 +8,7 @@ from typing import Protocol
 
 import numpy as np
 
-from insight_rl.algorithm.loss import PolicyLoss
+from insight_rl.algorithm.loss_settings import PolicyLoss
 from insight_rl.types import Group, Metrics
 from insight_rl.weight_sync.base import WeightSource
 

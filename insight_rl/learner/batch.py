@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from insight_rl.algorithm.loss import PolicyLoss, sequence_weights
+from insight_rl.algorithm.loss_settings import PolicyLoss, sequence_weights
 from insight_rl.types import Completion, Group
 
 # A micro-batch computes at most this many logits at a time (256 MiB in float32).

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from insight_rl.errors import check
-from insight_rl.learner.ranked import RankedLearner
+from insight_rl.learner.multi_rank import MultiRankLearner
 from insight_rl.learner.settings import LearnerSettings, Schedule
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ class ZeroSettings:
         )
 
 
-class DeepSpeedLearner(RankedLearner):
+class DeepSpeedLearner(MultiRankLearner):
     """AdamW through DeepSpeed, ZeRO stages 0 to 3. Every rank, even a single one, is a process of its own.
 
     DeepSpeed changes process-wide state (``torch.distributed``, how transformers loads models), which the trainer and a

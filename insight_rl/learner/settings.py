@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
-from insight_rl.algorithm.loss import PolicyLoss
+from insight_rl.algorithm.loss_settings import PolicyLoss
 from insight_rl.errors import check
 
 Schedule = Literal["constant", "linear", "cosine"]

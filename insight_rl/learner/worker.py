@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from insight_rl.algorithm.objective import Objective, token_objective
+from insight_rl.algorithm.loss import Objective, token_objective
 from insight_rl.errors import RunStopped
 from insight_rl.learner.batch import MicroBatch, RankPlan, Row, TrainSequence, make_micro_batch
 from insight_rl.learner.engine import DeviceBatch, Scorer, TrainEngine

@@ -9,7 +9,7 @@ from insight_rl.types import Completion, Prompt, Reward
 
 
 class InProcessJudge:
-    """See :class:`~insight_rl.reward.base.Judge`; a reward that can hang belongs into a ``RewardPool``."""
+    """See :class:`~insight_rl.reward.base.Judge`; a reward that can hang belongs into a ``JudgeProcesses``."""
 
     def __init__(self, reward: RewardFn) -> None:
         self._reward = reward

@@ -46,7 +46,7 @@ not rolled out."""
 
 
 @runtime_checkable
-class OpenToInspection(Protocol):
+class RecordsDecisions(Protocol):
     """A selector that hands out its decisions, as :class:`~insight_rl.selector.belief_selector.BeliefSelector` does."""
 
     def take_decisions(self) -> list[Decision]: ...
@@ -87,7 +87,7 @@ class DecisionLog:
     steps are dropped on opening.
     """
 
-    def __init__(self, folder: Path, *, selector: OpenToInspection, pool: Sequence[Prompt], first_step: int) -> None:
+    def __init__(self, folder: Path, *, selector: RecordsDecisions, pool: Sequence[Prompt], first_step: int) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         for path in folder.glob("*.writing"):
             path.unlink()

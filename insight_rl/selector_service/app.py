@@ -20,8 +20,8 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
 from insight_rl import __version__
 from insight_rl.selector_service import schema
-from insight_rl.selector_service.guard import Guard, Limits, Traffic
 from insight_rl.selector_service.hosting import Host
+from insight_rl.selector_service.middleware import Guard, Limits, Traffic
 from insight_rl.selector_service.options import SelectorOptions
 from insight_rl.selector_service.schema import Refused
 from insight_rl.selector_service.store import OutOfOrder

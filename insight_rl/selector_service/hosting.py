@@ -24,7 +24,7 @@ from hydra.errors import InstantiationException
 
 from insight_rl.errors import UsageError
 from insight_rl.selector.base import Selector
-from insight_rl.selector.decision_log import OpenToInspection
+from insight_rl.selector.decision_log import RecordsDecisions
 from insight_rl.selector_service import schema
 from insight_rl.selector_service.pools import HostedPool, PromptIds
 from insight_rl.selector_service.schema import Refused
@@ -154,7 +154,7 @@ class HostedRun:
 
     def _select(self, live: _Live, request: schema.SelectRequest) -> dict[str, Any]:
         ids = [prompt.id for prompt in live.selector.select(request.num_prompts)]
-        if isinstance(live.selector, OpenToInspection):
+        if isinstance(live.selector, RecordsDecisions):
             live.selector.take_decisions()  # nobody here asks for them; kept, they would pile up
         return {
             "ids": ids,

@@ -17,7 +17,7 @@ from insight_rl.config import compose_config
 from insight_rl.errors import check
 from insight_rl.paths import conf_dir
 from insight_rl.selector.base import Selector
-from insight_rl.selector.client import RemoteSelector
+from insight_rl.selector_service.client import RemoteSelector
 from insight_rl.selector_service.schema import SelectorChoice
 
 

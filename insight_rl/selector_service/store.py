@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from insight_rl.errors import UsageError
-from insight_rl.folder_lock import lock_folder
+from insight_rl.files import lock_folder
 
 T = TypeVar("T")
 

@@ -49,10 +49,25 @@ class SyntheticLearner:
             is_pair = len(logit) == 2 and all(map(is_number, logit)) and logit[1] >= 0
             check(is_pair, f"pool.{kind}_logit", logit, "must be [mean, spread] with a spread of at least 0")
         shares = f"{easy} + {learnable} + {hopeless}"
-        check(abs(sum(self._shares) - 1.0) < 1e-6, "pool", shares, "easy, learnable and hopeless must add up to 1")
-        check(is_number(speed) and speed >= 0, "pool.speed", speed, "must be a number of at least 0: logits per group")
-        check(is_number(transfer) and transfer >= 0, "pool.transfer", transfer, "must be a number of at least 0")
-        check(cluster_size >= 1, "pool.cluster_size", cluster_size, "must be at least 1 prompt")
+        check(
+            abs(sum(self._shares) - 1.0) < 1e-6,
+            "synthetic_learner",
+            shares,
+            "easy, learnable and hopeless must add up to 1",
+        )
+        check(
+            is_number(speed) and speed >= 0,
+            "synthetic_learner.speed",
+            speed,
+            "must be a number of at least 0: logits per group",
+        )
+        check(
+            is_number(transfer) and transfer >= 0,
+            "synthetic_learner.transfer",
+            transfer,
+            "must be a number of at least 0",
+        )
+        check(cluster_size >= 1, "synthetic_learner.cluster_size", cluster_size, "must be at least 1 prompt")
         self._speed, self._transfer, self._cluster_size = float(speed), float(transfer), cluster_size
 
     def open(self, *, num_prompts: int, seed: int) -> None:

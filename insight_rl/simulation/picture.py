@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from insight_rl.monitor.report import GREY, STYLE, Look, smooth
+from insight_rl.report.curves import GREY, STYLE, Look, smooth
 from insight_rl.simulation.study import ORACLE, Study, half_width
 
 if TYPE_CHECKING:

@@ -20,7 +20,7 @@ import numpy as np
 
 from insight_rl.build import build_part
 from insight_rl.errors import UsageError, check
-from insight_rl.monitor.runs import load_runs
+from insight_rl.report.runs import load_runs
 from insight_rl.seeding import derive_seed
 from insight_rl.selector.decision_log import StepDecisions, logged_steps, read_decisions
 from insight_rl.simulation.experiment import make_group

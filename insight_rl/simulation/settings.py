@@ -22,7 +22,7 @@ from insight_rl.simulation.experiment import Size
 class SimulationConfig:
     selectors: list[str] = field(default_factory=list)
     seed: int = MISSING
-    seeds: int = MISSING
+    num_seeds: int = MISSING
     num_prompts: int = MISSING
     num_steps: int = MISSING
     prompts_per_step: int = MISSING
@@ -31,13 +31,13 @@ class SimulationConfig:
     replay_share: float = MISSING
     num_processes: int | None = MISSING
     output_dir: str | None = MISSING
-    pool: Any = MISSING
+    synthetic_learner: Any = MISSING
     selector: Any = MISSING
     gate: Any = MISSING
 
     def __post_init__(self) -> None:
         check(self.seed >= 0, "seed", self.seed, "must be at least 0")
-        check(self.seeds >= 2, "seeds", self.seeds, "must be at least 2: one run says nothing about chance")
+        check(self.num_seeds >= 2, "num_seeds", self.num_seeds, "must be at least 2: one run says nothing about chance")
         check(self.num_prompts >= 1, "num_prompts", self.num_prompts, "must be at least 1")
         check(self.num_steps >= 1, "num_steps", self.num_steps, "must be at least 1")
         check(
@@ -84,7 +84,7 @@ def load(overrides: Sequence[str], *, config_dir: Path | None = None) -> tuple[S
     ConfigStore.instance().store(name="simulate_schema", node=SimulationConfig)
     overrides = [_as_list(override) for override in overrides]
     config = _compose(overrides, config_dir)
-    build_part("pool", config.pool)
+    build_part("synthetic_learner", config.synthetic_learner)
     variants = []
     for label in config.selectors:
         name, *settings = label.split(":")

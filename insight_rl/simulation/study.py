@@ -44,7 +44,7 @@ class Job:
     """The runs of one selector for some of the seeds; ``variant`` None is the oracle."""
 
     variant: Variant | None
-    pool: dict[str, Any]
+    synthetic_learner: dict[str, Any]
     size: Size
     seeds: tuple[int, ...]
 
@@ -102,16 +102,18 @@ def half_width(values: np.ndarray) -> np.ndarray:
 def run_study(
     config: SimulationConfig, variants: Sequence[Variant], *, on_progress: Callable[[int, int], None] = lambda *_: None
 ) -> Study:
-    """Run every variant and the oracle on ``config.seeds`` pools; ``on_progress`` hears of jobs done and jobs in all.
+    """Run every variant and the oracle on ``config.num_seeds`` pools.
+
+    ``on_progress`` is called with the number of jobs done and of all jobs.
 
     The result depends on the configuration only, not on the number of processes.
     """
-    chunk = max(1, config.seeds // 4)
-    seeds = [tuple(range(first, min(first + chunk, config.seeds))) for first in range(0, config.seeds, chunk)]
+    chunk = max(1, config.num_seeds // 4)
+    seeds = [tuple(range(first, min(first + chunk, config.num_seeds))) for first in range(0, config.num_seeds, chunk)]
     jobs = [
         Job(
             variant=variant,
-            pool=config.pool,
+            synthetic_learner=config.synthetic_learner,
             size=config.size,
             seeds=tuple(derive_seed(config.seed, "simulation", seed) for seed in some),
         )
@@ -141,7 +143,7 @@ def run_job(job: Job) -> np.ndarray:
 
 
 def _run_one(job: Job, seed: int) -> np.ndarray:
-    learner: SyntheticLearner = build_part("pool", job.pool)
+    learner: SyntheticLearner = build_part("synthetic_learner", job.synthetic_learner)
     learner.open(num_prompts=job.size.num_prompts, seed=derive_seed(seed, "pool"))
     selector: SimulatedSelector = OracleSelector(learner)
     gate = AdmitAll()

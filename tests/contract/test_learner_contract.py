@@ -13,7 +13,7 @@ import pytest
 import torch
 import yaml
 
-from insight_rl.algorithm import Algorithm
+from insight_rl.algorithm.algorithm import Algorithm
 from insight_rl.errors import RunStopped, UsageError
 from insight_rl.types import Completion, Group, Metrics, Prompt, Reward
 

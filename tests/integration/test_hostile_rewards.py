@@ -20,9 +20,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from insight_rl.reward.countdown import CountdownReward
-from insight_rl.reward.math import MathReward
+from insight_rl.reward.judge_processes import JudgeProcesses
+from insight_rl.reward.math.reward import MathReward
 from insight_rl.reward.multiple_choice import MultipleChoiceReward
-from insight_rl.reward.pool import RewardPool
 from insight_rl.types import Completion, Prompt
 
 pytestmark = pytest.mark.slow
@@ -328,7 +328,7 @@ def test_nothing_hangs_crashes_runs_or_passes(tmp_path, reward, families, num):
     canary = tmp_path / "canary"
     hostiles = list(corpus(families, num, canary))
     peaks: dict[int, float] = {}
-    with RewardPool(
+    with JudgeProcesses(
         reward, num_workers=2, deadline_s=DEADLINE_S, max_memory_mb=MAX_MEMORY_MB, max_error_rate=1.0
     ) as pool:
         pool.start()
@@ -372,7 +372,7 @@ def test_text_of_any_kind_gets_a_verdict_and_not_the_right_one(text, gold):
 def test_killing_workers_loses_and_reorders_nothing():
     rng = random.Random(3)
     groups = [(number, [number, number + 1, number, -1]) for number in range(400)]
-    with RewardPool(MathReward(), num_workers=2, deadline_s=20.0) as pool:
+    with JudgeProcesses(MathReward(), num_workers=2, deadline_s=20.0) as pool:
         stop = threading.Event()
         num_killed = 0
 

@@ -17,10 +17,10 @@ import pytest
 import torch
 
 from insight_rl.algorithm.advantage import group_std
-from insight_rl.algorithm.loss import PolicyLoss
+from insight_rl.algorithm.loss_settings import PolicyLoss
 from insight_rl.learner.accelerate import AccelerateLearner
 from insight_rl.learner.deepspeed import DeepSpeedLearner
-from insight_rl.learner.ranked import RankedLearner
+from insight_rl.learner.multi_rank import MultiRankLearner
 from insight_rl.types import Completion, Group, Prompt, Reward
 
 TEMPERATURE = 0.9
@@ -178,7 +178,7 @@ def plain_token(loss: PolicyLoss, now: torch.Tensor, old: torch.Tensor, t: int, 
 
 
 def take_step(
-    learner: RankedLearner, model_path: Path, loss: PolicyLoss, groups: list[Group], *, num_epochs: int = 1
+    learner: MultiRankLearner, model_path: Path, loss: PolicyLoss, groups: list[Group], *, num_epochs: int = 1
 ) -> Outcome:
     learner.start(
         model_path=model_path,

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from insight_rl.errors import RunStopped, UsageError
-from insight_rl.selector.client import RemoteSelector
+from insight_rl.selector_service.client import RemoteSelector
 from insight_rl.types import Completion, Group, Prompt, Reward
 
 pytestmark = pytest.mark.slow

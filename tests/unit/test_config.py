@@ -5,8 +5,8 @@ from omegaconf import OmegaConf
 
 from insight_rl.config import compose_config, divisors, parse_config
 from insight_rl.errors import UsageError
-from insight_rl.part_check import check_part
 from insight_rl.paths import conf_dir
+from insight_rl.target_check import check_part
 
 PARTS = ("task", "selector", "gate", "rollout", "reward", "algorithm", "learner")
 OPTIONS = [
@@ -89,11 +89,11 @@ TARGET = {"_target_": f"{__name__}.Part"}
     ],
 )
 def test_a_part_is_checked_against_the_signature_it_names(node, message, monkeypatch):
-    import insight_rl.part_check
+    import insight_rl.target_check
 
-    real = insight_rl.part_check.import_target
+    real = insight_rl.target_check.import_target
     monkeypatch.setattr(
-        insight_rl.part_check,
+        insight_rl.target_check,
         "import_target",
         lambda key, path: Part if path == TARGET["_target_"] else real(key, path),
     )
@@ -102,7 +102,7 @@ def test_a_part_is_checked_against_the_signature_it_names(node, message, monkeyp
 
 
 def test_an_integer_is_a_number_and_null_fits_an_optional(monkeypatch):
-    monkeypatch.setattr("insight_rl.part_check.import_target", lambda key, path: Part)
+    monkeypatch.setattr("insight_rl.target_check.import_target", lambda key, path: Part)
     check_part("part", TARGET | {"size": 1, "rate": 2, "name": None})
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from insight_rl.algorithm import Algorithm
+from insight_rl.algorithm.algorithm import Algorithm
 from insight_rl.errors import RunStopped
 from insight_rl.evaluation import Evaluator
 from insight_rl.gate.admit_all import AdmitAll

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from insight_rl.algorithm import Algorithm
 from insight_rl.algorithm.advantage import ADVANTAGES, beta_binomial, centered, group_std, leave_one_out, mapp
+from insight_rl.algorithm.algorithm import Algorithm
 from insight_rl.errors import UsageError
 from insight_rl.types import Completion, Group, Prompt, Reward
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import torch
 
-from insight_rl.algorithm.loss import PolicyLoss
+from insight_rl.algorithm.loss_settings import PolicyLoss
 from insight_rl.learner.accelerate_engine import AccelerateEngine
 from insight_rl.learner.settings import LearnerSettings, StartSpec
 from insight_rl.learner.worker import RankWorker

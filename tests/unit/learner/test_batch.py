@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from insight_rl.algorithm.loss import PolicyLoss
+from insight_rl.algorithm.loss_settings import PolicyLoss
 from insight_rl.learner.batch import (
     LOGITS_PER_CHUNK,
     BatchSettings,

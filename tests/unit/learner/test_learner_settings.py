@@ -48,7 +48,7 @@ def test_deepspeed_settings_that_contradict_name_their_key(key, settings) -> Non
 
 
 def test_a_precision_the_learner_cannot_train_in_is_refused_before_anything_loads(tmp_path) -> None:
-    from insight_rl.algorithm import Algorithm
+    from insight_rl.algorithm.algorithm import Algorithm
 
     learner = AccelerateLearner()
     with pytest.raises(UsageError, match=r"^model\.dtype='float16'"):

@@ -103,7 +103,7 @@ def test_the_caveats_depend_on_who_chose(uniform_run, tmp_path):
 
 
 def test_the_command_prints_table_and_caveats(uniform_run, tmp_path, capsys):
-    arguments = [f"replay={uniform_run}", "selectors=random,insight", "seeds=2", f"output_dir={tmp_path}"]
+    arguments = [f"replay={uniform_run}", "selectors=random,insight", "num_seeds=2", f"output_dir={tmp_path}"]
     assert main(["simulate", *arguments]) == 0
     printed = capsys.readouterr().out
     for words in ("Replay of uniform (selector=random)", "best in hindsight", "insight", "A replay cannot tell"):

@@ -15,7 +15,7 @@ from insight_rl.simulation.learner import SyntheticLearner
 from insight_rl.simulation.settings import load
 from insight_rl.simulation.study import ORACLE, Study, estimate, run_study
 
-SMALL = ["seeds=4", "num_prompts=200", "num_steps=12", "prompts_per_step=16", "num_processes=1"]
+SMALL = ["num_seeds=4", "num_prompts=200", "num_steps=12", "prompts_per_step=16", "num_processes=1"]
 
 
 @pytest.fixture(scope="module")
@@ -116,9 +116,9 @@ def test_differences_are_taken_pool_by_pool():
         (["selectors=insihgt"], "selector=insihgt"),
         (["selectors=insight:forgeting=0.5"], "forgeting"),
         (["selectors=insight,insight"], "named twice"),
-        (["pool=no_such_pool"], "pool=no_such_pool"),
+        (["synthetic_learner=no_such_learner"], "synthetic_learner=no_such_pool"),
         (["pool.no_such=1"], "no_such"),
-        (["seeds=1"], "seeds=1"),
+        (["num_seeds=1"], "num_seeds=1"),
         (["prompts_per_step=5000"], "prompts_per_step=5000"),
         (["num_step=3"], "num_step"),
     ],
@@ -153,7 +153,7 @@ def test_the_command_writes_table_picture_and_numbers(tmp_path, capsys):
 def test_insight_cycles_where_most_prompts_are_hopeless():
     """Why anyone would simulate before a run: see docs/simulation.md."""
     selectors = "selectors=random,insight,insight:forgetting=0.5,mapp:greedy=true,mopps,expected_difficulty"
-    study = run_study(*load(["pool=hopeless80", "seeds=3", selectors]))
+    study = run_study(*load(["synthetic_learner=hopeless80", "num_seeds=3", selectors]))
 
     def informative(label, first, last):
         return study.curve(label, "informative_fraction")[:, first:last].mean()

@@ -2,7 +2,7 @@
 
 import pytest
 
-from insight_rl.reward.math import read_gold
+from insight_rl.reward.math.reward import read_gold
 from insight_rl.task.math import MathRows
 from insight_rl.task.problem import NoAnswer
 

@@ -1,0 +1,145 @@
+"""``insight-rl judge``: verdicts on responses from standard input, one JSON line each, in order."""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import sys
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO, TextIO
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from insight_rl.build import build_part
+from insight_rl.config import JudgeConfig, compose_config
+from insight_rl.errors import UsageError
+from insight_rl.reward.judge_processes import JudgeProcesses
+from insight_rl.types import Completion, Prompt, Reward
+
+_EPILOG = """
+each line of the input:   {"response": "... so the answer is \\\\boxed{12}", "answer": "12"}
+each line of the output:  {"value": 1.0, "success": true, "status": "correct"}
+
+status is correct, wrong, unparsable, no_answer, timeout or error; success is null for the last two, and "reason" then
+says why. A line that cannot be read is an error too, and the rest goes on.
+
+answers:
+  reward=math             text or a number; a list of acceptable ones; {"gold": ..., "tolerance": 0.01}
+  reward=countdown        {"numbers": [3, 7, 12], "target": 24}
+  reward=multiple_choice  {"letter": "C", "num_choices": 4, "choices": [...]}, choices optional
+
+A line may also have "prompt", to recognise where a response only echoes it, and "num_tokens" and "truncated" for
+rewards with shaping. Any key of conf/reward/<name>.yaml can be overridden, e.g. reward.last_expression=false.
+"""
+
+_WINDOW = 2048
+
+
+def main(argv: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser(
+        prog="insight-rl judge", epilog=_EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="reward=NAME and changes to conf/judge.yaml")
+    parser.add_argument("--config-dir", type=Path, help="a folder with options of your own, laid out like conf/")
+    arguments = parser.parse_intermixed_args(argv)
+    if not any(override.startswith("reward=") for override in arguments.overrides):
+        raise UsageError("reward has no value: say which, e.g. `insight-rl judge reward=math < in.jsonl`")
+    tree = compose_config(arguments.overrides, config_name="judge", config_dir=arguments.config_dir)
+    with build_pool(tree) as pool:
+        counts = judge_lines(pool, sys.stdin.buffer, sys.stdout)
+    print(", ".join(f"{count} {status}" for status, count in counts.most_common()) or "no lines", file=sys.stderr)
+    return 0
+
+
+def build_pool(tree: DictConfig) -> JudgeProcesses:
+    """The pool of workers that ``reward`` and ``judge`` of a configuration describe; no error rate stops it."""
+    reward = build_part("reward", OmegaConf.to_container(tree.reward))
+    try:
+        judge = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(JudgeConfig), tree.judge))
+    except OmegaConfBaseException as error:
+        raise UsageError(f"judge.{error.key}={tree.judge.get(error.key)!r}: {str(error).splitlines()[0]}") from error
+    assert isinstance(judge, JudgeConfig)
+    return JudgeProcesses(
+        reward,
+        num_workers=2 if judge.num_workers is None else judge.num_workers,
+        deadline_s=judge.deadline_s,
+        max_memory_mb=judge.max_memory_mb,
+        max_error_rate=1.0,
+    )
+
+
+def judge_lines(pool: JudgeProcesses, lines: BinaryIO, output: TextIO) -> Counter[str]:
+    """Judge every line; returns how often each status came up."""
+    counts: Counter[str] = Counter()
+    for window in _windows(lines):
+        verdicts = [_submit(pool, line) for line in window]
+        judged = iter(pool.collect())
+        for verdict in verdicts:
+            reward = next(judged)[0] if verdict is None else verdict
+            counts[reward.status] += 1
+            output.write(json.dumps(_record(reward)) + "\n")
+        output.flush()
+    return counts
+
+
+def _windows(lines: BinaryIO) -> Iterator[list[bytes]]:
+    """A line at first, then as many as a window holds: a slow writer sees its first verdicts soon."""
+    size = 1
+    rest = iter(lines)
+    while window := list(itertools.islice(rest, size)):
+        yield window
+        size = min(4 * size, _WINDOW)
+
+
+def _submit(pool: JudgeProcesses, line: bytes) -> Reward | None:
+    """Hand the line to the pool, or say what is wrong with it."""
+    try:
+        prompt, completion = read_line(line)
+    except UsageError as error:
+        return Reward(value=0.0, success=None, status="error", reason=str(error))
+    pool.submit(prompt, [completion])
+    return None
+
+
+def read_line(line: bytes) -> tuple[Prompt, Completion]:
+    """A line of the input. Raises :class:`UsageError` naming what is wrong with it."""
+    try:
+        record = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise UsageError(f"not valid JSON: {error}") from error
+    if not isinstance(record, dict):
+        raise UsageError("not a JSON object")
+    for key in ("response", "answer"):
+        if key not in record:
+            raise UsageError(f'no key "{key}"')
+    if not isinstance(record["response"], str):
+        raise UsageError(f'"response" is {type(record["response"]).__name__}, not text')
+    return _as_rollout(record)
+
+
+def _as_rollout(record: dict[str, Any]) -> tuple[Prompt, Completion]:
+    num_tokens = record.get("num_tokens", 0)
+    if not isinstance(num_tokens, int) or not 0 <= num_tokens <= 10_000_000:
+        raise UsageError(f'"num_tokens" is {num_tokens!r}, not a count')
+    prompt = Prompt(id="", task="", text=str(record.get("prompt", "")), token_ids=(), answer=record["answer"])
+    completion = Completion(
+        token_ids=(0,) * num_tokens,
+        logprobs=(),
+        text=record["response"],
+        finish_reason="length" if record.get("truncated") else "stop",
+        policy_version=0,
+    )
+    return prompt, completion
+
+
+def _record(reward: Reward) -> dict[str, Any]:
+    record: dict[str, Any] = {"value": reward.value, "success": reward.success, "status": reward.status}
+    if reward.reason:
+        record["reason"] = reward.reason
+    if reward.parts:
+        record["parts"] = dict(reward.parts)
+    return record

@@ -1,0 +1,1 @@
+"""Everything that reads finished runs: their curves, and why a step chose its prompts."""

@@ -1,0 +1,153 @@
+"""The process in which completions are judged: ``python -m insight_rl.reward.judge_worker FD``.
+
+Reads batches of jobs from the pool that started it and writes one line of JSON per job as soon as it is judged. Knows
+neither deadlines nor order: those are the pool's. It ends when the pool's end of the socket closes.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib
+import json
+import os
+import resource
+import signal
+import sys
+import time
+from multiprocessing.connection import Connection
+from typing import Any, NamedTuple
+
+from insight_rl.errors import UsageError
+from insight_rl.reward.base import RewardFn
+from insight_rl.types import Completion, Prompt, Reward
+
+MAX_JOBS = 50_000
+"""After so many the worker asks to be replaced: the caches of symbolic algebra only grow."""
+_MAX_REASON = 300
+_PR_SET_PDEATHSIG = 1
+
+
+class PromptStub(NamedTuple):
+    """What a reward may see of a prompt; the tokens stay behind."""
+
+    id: str
+    task: str
+    text: str
+    answer: Any
+    metadata: dict[str, Any]
+
+
+class CompletionStub(NamedTuple):
+    """What a reward may see of a completion: its tokens are only counted."""
+
+    text: str
+    num_tokens: int
+    finish_reason: str
+    policy_version: int
+
+
+class Setup(NamedTuple):
+    """The first message."""
+
+    reward: RewardFn
+    max_memory_mb: int
+
+
+def main() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    _die_with_parent()
+    fd = int(sys.argv[1])
+    connection = Connection(fd)
+    try:
+        setup = connection.recv()
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        resource.setrlimit(resource.RLIMIT_AS, (setup.max_memory_mb << 20,) * 2)
+        for module in getattr(setup.reward, "worker_modules", ()):
+            importlib.import_module(module)
+    except EOFError:
+        return
+    except Exception as error:
+        _write(fd, {"fatal": f"{type(error).__name__}: {error}"[:_MAX_REASON]})
+        return
+    _write(fd, {"ready": True})
+    _serve(connection, fd, setup.reward)
+
+
+def _serve(connection: Connection, fd: int, reward: RewardFn) -> None:
+    num_jobs = 0
+    while True:
+        try:
+            batch = connection.recv()
+        except (EOFError, OSError):
+            return
+        for index, (prompt, completion) in enumerate(batch):
+            start = time.perf_counter()
+            result, is_out_of_memory = _judge(reward, prompt, completion)
+            num_jobs += 1
+            is_spent = num_jobs >= MAX_JOBS and index == len(batch) - 1
+            _write(
+                fd,
+                {
+                    "value": result.value,
+                    "success": result.success,
+                    "status": result.status,
+                    "parts": dict(result.parts),
+                    "reason": result.reason[:_MAX_REASON],
+                    "seconds": time.perf_counter() - start,
+                    "retire": is_out_of_memory or is_spent,
+                },
+            )
+            if is_out_of_memory:
+                return
+
+
+def _judge(reward: RewardFn, prompt: PromptStub, completion: CompletionStub) -> tuple[Reward, bool]:
+    """The reward, and whether judging ran out of memory: the heap is then in pieces and the process has to go."""
+    try:
+        result = reward(
+            Prompt(
+                id=prompt.id,
+                task=prompt.task,
+                text=prompt.text,
+                token_ids=(),
+                answer=prompt.answer,
+                metadata=prompt.metadata,
+            ),
+            Completion(
+                token_ids=(0,) * completion.num_tokens,
+                logprobs=(),
+                text=completion.text,
+                finish_reason=completion.finish_reason,
+                policy_version=completion.policy_version,
+            ),
+        )
+    except MemoryError:
+        return _error("MemoryError: over the memory limit of a worker"), True
+    except UsageError as error:
+        return _error(str(error)), False
+    except Exception as error:
+        # Whatever a reward raises on untrusted text is counted as an error of the verifier and reported by name.
+        return _error(f"{type(error).__name__}: {error}"), False
+    if not isinstance(result, Reward):
+        return _error(f"the reward function returned {type(result).__name__}, not Reward"), False
+    return result, False
+
+
+def _error(reason: str) -> Reward:
+    return Reward(value=0.0, success=None, status="error", reason=reason)
+
+
+def _write(fd: int, message: dict[str, Any]) -> None:
+    data = json.dumps(message).encode() + b"\n"
+    while data:
+        data = data[os.write(fd, data) :]
+
+
+def _die_with_parent() -> None:
+    """A worker that hangs in a computation would not notice that its pool is gone; the kernel does."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,124 @@
+"""``reward=math``: whether a response answers a mathematical question correctly. Knows nothing of training.
+
+The text after the reasoning is searched for an answer by the rungs of :mod:`~insight_rl.reward.math.extract`; the
+answer is compared with the gold by value (:mod:`~insight_rl.reward.math.compare`) and, where that cannot tell, by
+math-verify. Comparing by value is bounded in time and decides nearly all answers; algebra is not, so run this reward in
+a :class:`~insight_rl.reward.judge_processes.JudgeProcesses`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from insight_rl.errors import UsageError, check
+from insight_rl.reward.extract import final_text
+from insight_rl.reward.math.extract import Extraction, Rungs, extract
+from insight_rl.reward.math.judge import judge_answer
+from insight_rl.reward.math.latex import AlgebraError
+from insight_rl.reward.shaping import Shaping, Verdict, shape
+from insight_rl.types import Completion, Prompt, Reward
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GoldAnswer:
+    """The acceptable answers of a problem.
+
+    Example::
+
+        GoldAnswer(texts=("\\\\frac{1}{2}", "0.5"), tolerance=0.0)
+    """
+
+    texts: tuple[str, ...]
+    tolerance: float = 0.0
+    """Largest relative difference from a numeric gold, where the data set states one."""
+
+
+def read_gold(answer: Any, *, tolerance: float = 0.0) -> GoldAnswer:
+    """The forms a data set may give: text, a number, a list of acceptable ones, or
+    ``{"gold": <any of these>, "tolerance": 0.01}``.
+
+    Raises :class:`UsageError` for anything else.
+    """
+    if isinstance(answer, Mapping):
+        check("gold" in answer, "answer", dict(answer), 'must have the key "gold"')
+        given = answer.get("tolerance", tolerance)
+        is_number = isinstance(given, (int, float)) and not isinstance(given, bool)
+        check(is_number and 0 <= given < 1, "answer.tolerance", given, "must be a number from 0 to below 1")
+        return GoldAnswer(texts=_texts(answer["gold"]), tolerance=float(given))
+    return GoldAnswer(texts=_texts(answer), tolerance=tolerance)
+
+
+def _texts(gold: Any) -> tuple[str, ...]:
+    options = list(gold) if isinstance(gold, (list, tuple)) else [gold]
+    for option in options:
+        is_text = isinstance(option, (str, int, float)) and not isinstance(option, bool)
+        check(is_text, "answer", gold, "must be text, a number or a list of these")
+    check(len(options) > 0, "answer", gold, "must name at least one acceptable answer")
+    return tuple(str(option) for option in options)
+
+
+class MathReward:
+    """1 for an answer equal to one of the golds, 0 otherwise. See the module and ``docs/rewards.md`` for the rules."""
+
+    worker_modules: ClassVar[tuple[str, ...]] = ("insight_rl.reward.math.algebra",)
+    """What a worker imports before its clock starts."""
+
+    def __init__(
+        self,
+        *,
+        boxed: bool = True,
+        announced: bool = True,
+        last_expression: bool = True,
+        tolerance: float = 0.0,
+        max_response_chars: int = 100_000,
+        shaping: Sequence[Shaping] = (),
+    ) -> None:
+        check(boxed or announced or last_expression, "reward.boxed", boxed, "switch on at least one rung")
+        check(0 <= tolerance < 1, "reward.tolerance", tolerance, "must be from 0 to below 1")
+        check(max_response_chars >= 100, "reward.max_response_chars", max_response_chars, "must be at least 100")
+        self._rungs = Rungs(boxed=boxed, announced=announced, last_expression=last_expression)
+        self._tolerance = tolerance
+        self._max_response_chars = max_response_chars
+        self._shaping = tuple(shaping)
+
+    def __call__(self, prompt: Prompt, completion: Completion) -> Reward:
+        verdict = self.judge(completion.text, prompt.answer, prompt=prompt.text)
+        return shape(verdict.as_reward(), prompt, completion, self._shaping)
+
+    def judge(self, response: str, answer: Any, *, prompt: str = "") -> Verdict:
+        """The verdict on a response; ``answer`` as :func:`read_gold` takes it, ``prompt`` to recognise its echo."""
+        try:
+            gold = read_gold(answer, tolerance=self._tolerance)
+        except UsageError as error:
+            return Verdict(success=None, status="error", reason=str(error))
+        text = final_text(response, prompt=prompt, max_chars=self._max_response_chars)
+        found = extract(text, self._rungs)
+        if found is None:
+            return Verdict(success=False, status="no_answer")
+        verdict = self._compare(gold, found)
+        if verdict.status == "unparsable" and found.rung == "boxed":
+            # A sentence in a box.
+            inner = extract(found.answer, self._rungs._replace(boxed=False))
+            return verdict if inner is None else self._compare(gold, inner)
+        return verdict
+
+    @staticmethod
+    def _compare(gold: GoldAnswer, found: Extraction) -> Verdict:
+        """The best verdict over the golds."""
+        is_read = False
+        failure = ""
+        for option in gold.texts:
+            try:
+                verdict = judge_answer(option, found.answer, gold.tolerance)
+            except AlgebraError as error:
+                failure = str(error)
+                continue
+            if verdict:
+                return Verdict(success=True, status="correct", answer=found.answer, rung=found.rung)
+            is_read |= verdict is False
+        if failure:
+            return Verdict(success=None, status="error", answer=found.answer, rung=found.rung, reason=failure)
+        status = "wrong" if is_read else "unparsable"
+        return Verdict(success=False, status=status, answer=found.answer, rung=found.rung)

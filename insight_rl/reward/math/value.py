@@ -1,0 +1,380 @@
+"""Whether two scalar expressions have the same value, without symbolic algebra. Knows no lists, sets or text.
+
+Constants that are rational are compared exactly. Everything else is evaluated at fixed pseudo-random points: first in
+complex doubles, where nearly every wrong answer already differs, then to 80 digits. Two different elementary functions
+that agree to 50 digits at three such points would be a coincidence beyond all odds (the Schwartz-Zippel
+argument), while an identity holds at every point. All sizes are bounded before they are computed.
+"""
+
+from __future__ import annotations
+
+import cmath
+import math
+import zlib
+from collections.abc import Callable, Mapping
+from fractions import Fraction
+from functools import lru_cache
+from typing import Any
+
+import mpmath
+
+from insight_rl.reward.math.latex import NotMath, OutOfBounds
+from insight_rl.reward.math.nodes import Apply, Constant, Number, Scalar, Symbol, symbols_of
+
+MAX_EXACT_BITS = 400_000
+MAX_FACTORIAL = 1_000
+MAX_MAGNITUDE = 1e6
+"""Largest |exponent x ln base| and argument of a function: beyond it a value is refused rather than computed."""
+MAX_AGREEING = 1e25
+"""Constants above it that are not rational cannot be told from their neighbours."""
+_MAX_SYMBOLS = 24
+_NUM_DIGITS = 80
+_PRECISE = mpmath.mp.clone()
+_PRECISE.dps = _NUM_DIGITS
+_DECIMALS_OF_A_ROUNDED_VALUE = 6
+
+_Point = Mapping[str, Any]
+_BAD_VALUE = (ArithmeticError, ValueError, TypeError, mpmath.libmp.NoConvergence, mpmath.libmp.ComplexResult)
+
+
+def same_value(gold: Scalar, answer: Scalar, *, tolerance: float = 0.0) -> bool | None:
+    """Whether both have the same value for every value of their symbols; ``None`` where that cannot be decided.
+
+    A decimal with six or more digits after its point may be a rounded value. ``tolerance`` is relative and applies to
+    constants. Raises :class:`NotMath` for values beyond all bounds.
+    """
+    if gold == answer:
+        return True
+    if _is_infinite(gold) or _is_infinite(answer):
+        return False
+    symbols = symbols_of(gold) | symbols_of(answer)
+    if symbols:
+        return _same_function(gold, answer, symbols)
+    exact_gold, exact_answer = exact_value(gold), exact_value(answer)
+    is_rounded = max(_num_decimals(gold), _num_decimals(answer)) >= _DECIMALS_OF_A_ROUNDED_VALUE
+    if exact_gold is not None and exact_answer is not None:
+        return exact_gold == exact_answer or (
+            (is_rounded or tolerance > 0)
+            and _is_close(abs(exact_gold - exact_answer), abs(exact_gold), is_rounded, tolerance)
+        )
+    return _same_constant(gold, answer, is_rounded, tolerance)
+
+
+def _is_infinite(node: Scalar) -> bool:
+    while isinstance(node, Apply) and node.op == "neg":
+        node = node.args[0]
+    return node == Constant("inf")
+
+
+def _is_close(difference: Any, size: Any, is_rounded: bool, tolerance: Any) -> bool:
+    if difference <= tolerance * size:
+        return True
+    return bool(is_rounded and difference <= 0.500001e-6 and difference <= size / 10_000)
+
+
+def _same_constant(gold: Scalar, answer: Scalar, is_rounded: bool, tolerance: float) -> bool | None:
+    rough = _rough_pair(gold, answer, {})
+    if rough is not None and abs(rough[0] - rough[1]) > max(0.01, 2 * tolerance) * max(abs(rough[0]), abs(rough[1])):
+        return False
+    try:
+        first, second = (_evaluate(node, {}, _PRECISE_FIELD) for node in (gold, answer))
+        if _agrees(first, second):
+            # Beyond the digits carried, agreement says nothing: 10^(10^6) and the number after it.
+            return True if abs(first) < MAX_AGREEING else None
+        return _is_close(abs(first - second), abs(first), is_rounded, tolerance)
+    except OverflowError as error:
+        raise OutOfBounds("too large") from error
+    except _BAD_VALUE:
+        return None
+
+
+def _same_function(gold: Scalar, answer: Scalar, symbols: set[Symbol]) -> bool | None:
+    if len(symbols) > _MAX_SYMBOLS:
+        raise OutOfBounds("too many symbols")
+    differs: bool | None = None if _may_hide_equality(gold, answer) else False
+    names = sorted(symbol.name for symbol in symbols)
+    num_agreeing = 0
+    for index in range(5):
+        # The last point tried is negative in every symbol: it tells x from |x|.
+        sign = -1 if num_agreeing == 2 else 1
+        fractions = {name: sign * _coordinate(name, index) for name in names}
+        rough = _rough_pair(gold, answer, {name: float(value) for name, value in fractions.items()})
+        if rough is not None and abs(rough[0] - rough[1]) > 0.01 * max(abs(rough[0]), abs(rough[1])):
+            return differs if num_agreeing < 2 else None
+        point = {name: _PRECISE_FIELD.number(value) for name, value in fractions.items()}
+        try:
+            first, second = (_evaluate(node, point, _PRECISE_FIELD) for node in (gold, answer))
+            agrees = _agrees(first, second)
+        except OverflowError as error:
+            raise OutOfBounds("too large") from error
+        except _BAD_VALUE:
+            continue
+        if not agrees:
+            return differs if num_agreeing < 2 else None
+        num_agreeing += 1
+        if num_agreeing == 3:
+            return True
+    return True if num_agreeing == 2 else None
+
+
+def _may_hide_equality(first: Scalar, second: Scalar) -> bool:
+    """Whether each stands on something opaque that the other lacks: f(1+x) and f(x+1)."""
+    opaque = [{symbol for symbol in symbols_of(node) if symbol.is_opaque} for node in (first, second)]
+    return bool(opaque[0]) and bool(opaque[1]) and opaque[0] != opaque[1]
+
+
+def is_multiple(first: tuple[Scalar, Scalar], second: tuple[Scalar, Scalar]) -> int | None:
+    """Whether ``first[0] - first[1]`` is a constant multiple of ``second[0] - second[1]``.
+
+    1 or -1, the sign of the constant factor; 0 if it is none; ``None`` where that cannot be decided.
+    """
+    symbols = set().union(*(symbols_of(node) for node in (*first, *second)))
+    if len(symbols) > _MAX_SYMBOLS:
+        raise OutOfBounds("too many symbols")
+    may_hide = _may_hide_equality(Apply("add", first), Apply("add", second))
+    ratios: list[Any] = []
+    for index in range(5):
+        point = {symbol.name: _PRECISE_FIELD.number(_coordinate(symbol.name, index)) for symbol in symbols}
+        try:
+            values = [_evaluate(node, point, _PRECISE_FIELD) for node in (*first, *second)]
+            numerator, denominator = values[0] - values[1], values[2] - values[3]
+            if _agrees(numerator, 0) or _agrees(denominator, 0):
+                return None
+            ratios.append(numerator / denominator)
+        except OverflowError as error:
+            raise OutOfBounds("too large") from error
+        except _BAD_VALUE:
+            continue
+        if not _agrees(ratios[0], ratios[-1]):
+            return None if may_hide else 0
+        if len(ratios) == 3:
+            break
+    if len(ratios) < 2 or abs(_PRECISE.im(ratios[0])) > 1e-20:
+        return None
+    return 1 if _PRECISE.re(ratios[0]) > 0 else -1
+
+
+def rough_value(node: Scalar) -> float | None:
+    """A real constant in double precision, for sorting; ``None`` if it is not one."""
+    rough = _rough_pair(node, node, {}) if not symbols_of(node) else None
+    return rough[0].real if rough is not None and abs(rough[0].imag) < 1e-12 else None
+
+
+@lru_cache(maxsize=4096)
+def _coordinate(name: str, index: int) -> Fraction:
+    """A fixed rational in (0.3, 2.3) that depends on the symbol and the point only."""
+    return Fraction(3, 10) + Fraction(2 * zlib.crc32(f"{index}/{name}/{index}".encode()), 2**32)
+
+
+def _agrees(first: Any, second: Any) -> bool:
+    return bool(abs(first - second) <= 1e-50 * max(abs(first), abs(second)) + 1e-60)
+
+
+def _rough_pair(gold: Scalar, answer: Scalar, point: _Point) -> tuple[complex, complex] | None:
+    try:
+        first, second = (complex(_evaluate(node, point, _FLOAT_FIELD)) for node in (gold, answer))
+    except _BAD_VALUE:
+        return None
+    return (first, second) if cmath.isfinite(first) and cmath.isfinite(second) else None
+
+
+def _num_decimals(node: Scalar) -> int:
+    while isinstance(node, Apply) and node.op in ("neg", "pct"):
+        node = node.args[0]
+    return (node.num_decimals or 0) if isinstance(node, Number) else 0
+
+
+# -- exact values
+
+
+def exact_value(node: Scalar) -> Fraction | None:
+    """The rational value of a constant, or ``None`` if it is irrational, has symbols or would be too large."""
+    if isinstance(node, Number):
+        return node.value
+    if not isinstance(node, Apply) or node.op not in _EXACT:
+        return None
+    values: list[Fraction] = []
+    for arg in node.args:
+        value = exact_value(arg)
+        if value is None:
+            return None
+        values.append(value)
+    try:
+        result = _EXACT[node.op](*values)
+    except (ZeroDivisionError, TypeError):
+        return None
+    is_small = result is None or max(result.numerator.bit_length(), result.denominator.bit_length()) <= MAX_EXACT_BITS
+    return result if is_small else None
+
+
+def _exact_pow(base: Fraction, exponent: Fraction) -> Fraction | None:
+    if exponent.denominator != 1:
+        return None
+    bits = max(base.numerator.bit_length(), base.denominator.bit_length())
+    if abs(exponent.numerator) * bits > MAX_EXACT_BITS:
+        return None
+    return Fraction(base**exponent.numerator)
+
+
+def _exact_sqrt(value: Fraction) -> Fraction | None:
+    if value < 0 or value.numerator.bit_length() > MAX_EXACT_BITS:
+        return None
+    top, bottom = math.isqrt(value.numerator), math.isqrt(value.denominator)
+    return Fraction(top, bottom) if top * top == value.numerator and bottom * bottom == value.denominator else None
+
+
+def _exact_factorial(value: Fraction) -> Fraction | None:
+    if value.denominator != 1 or not 0 <= value <= MAX_FACTORIAL:
+        return None
+    return Fraction(math.factorial(value.numerator))
+
+
+def _exact_binomial(top: Fraction, bottom: Fraction) -> Fraction | None:
+    if top.denominator != 1 or bottom.denominator != 1 or not 0 <= bottom <= top <= MAX_FACTORIAL:
+        return None
+    return Fraction(math.comb(top.numerator, bottom.numerator))
+
+
+def _integers(function: Callable[..., int]) -> Callable[..., Fraction | None]:
+    def apply(*values: Fraction) -> Fraction | None:
+        if any(value.denominator != 1 for value in values):
+            return None
+        return Fraction(function(*(value.numerator for value in values)))
+
+    return apply
+
+
+_EXACT: dict[str, Callable[..., Fraction | None]] = {
+    "add": lambda a, b: a + b,
+    "mul": lambda a, b: a * b,
+    "div": lambda a, b: a / b,
+    "neg": lambda a: -a,
+    "pct": lambda a: a / 100,
+    "pow": _exact_pow,
+    "sqrt": _exact_sqrt,
+    "fact": _exact_factorial,
+    "binom": _exact_binomial,
+    "abs": abs,
+    "floor": lambda a: Fraction(math.floor(a)),
+    "ceil": lambda a: Fraction(math.ceil(a)),
+    "max": max,
+    "min": min,
+    "gcd": _integers(math.gcd),
+    "lcm": _integers(math.lcm),
+}
+
+
+# -- values at a point
+
+
+class _Field:
+    """Numbers of one precision and the functions on them."""
+
+    def __init__(
+        self,
+        functions: Mapping[str, Callable[..., Any]],
+        number: Callable[[Fraction], Any],
+        constants: Mapping[str, Any],
+    ) -> None:
+        self.functions = functions
+        self.number = number
+        self.constants = constants
+
+
+def _evaluate(node: Scalar, point: _Point, field: _Field) -> Any:
+    if isinstance(node, Number):
+        return field.number(node.value)
+    if isinstance(node, Symbol):
+        return point[node.name]
+    if isinstance(node, Constant):
+        return field.constants[node.name]
+    args = [_evaluate(arg, point, field) for arg in node.args]
+    function = field.functions.get(node.op)
+    if function is None:
+        raise NotMath(f"no value for {node.op}")
+    return function(*args)
+
+
+def _functions(
+    lib: Any, power: Callable[[Any, Any], Any], gamma: Callable[[Any], Any]
+) -> dict[str, Callable[..., Any]]:
+    """The operations in terms of ``cmath`` or an ``mpmath`` context."""
+
+    def bounded(function: Callable[[Any], Any]) -> Callable[[Any], Any]:
+        def apply(value: Any) -> Any:
+            if abs(value) > MAX_MAGNITUDE:
+                raise OverflowError
+            return function(value)
+
+        return apply
+
+    def root(value: Any, degree: Any) -> Any:
+        is_odd = value.imag == 0 and degree.imag == 0 and degree.real == int(degree.real) and int(degree.real) % 2
+        return -power(-value, 1 / degree) if is_odd and value.real < 0 else power(value, 1 / degree)
+
+    def log(value: Any, base: Any = None) -> Any:
+        return lib.log(value) if base is None else lib.log(value) / lib.log(base)
+
+    factorial = bounded(lambda value: gamma(value + 1))
+    trigonometric = {name: bounded(getattr(lib, name)) for name in ("sin", "cos", "tan", "sinh", "cosh", "tanh", "exp")}
+    return trigonometric | {
+        "add": lambda a, b: a + b,
+        "mul": lambda a, b: a * b,
+        "div": lambda a, b: a / b,
+        "neg": lambda a: -a,
+        "pct": lambda a: a / 100,
+        "pow": power,
+        "sqrt": lib.sqrt,
+        "root": root,
+        "cbrt": lambda a: root(a, a * 0 + 3),
+        "log": log,
+        "ln": lib.log,
+        "lg": lambda a: lib.log(a) / lib.log(10),
+        "cot": lambda a: 1 / trigonometric["tan"](a),
+        "sec": lambda a: 1 / trigonometric["cos"](a),
+        "csc": lambda a: 1 / trigonometric["sin"](a),
+        "arcsin": lib.asin,
+        "arccos": lib.acos,
+        "arctan": lib.atan,
+        "abs": lambda a: a * 0 + abs(a),
+        "fact": factorial,
+        "binom": lambda n, k: factorial(n) / (factorial(k) * factorial(n - k)),
+        "floor": lambda a: a * 0 + math.floor(_real(a) + 1e-15),
+        "ceil": lambda a: a * 0 + math.ceil(_real(a) - 1e-15),
+    }
+
+
+def _real(value: Any) -> float:
+    if value.imag != 0:
+        raise ValueError("not real")
+    return float(value.real)
+
+
+def _float_power(base: complex, exponent: complex) -> complex:
+    return complex(base) ** exponent
+
+
+def _precise_power(base: Any, exponent: Any) -> Any:
+    if base != 0 and abs(exponent) * abs(_PRECISE.log(base)) > MAX_MAGNITUDE:
+        raise OverflowError
+    return _PRECISE.power(base, exponent)
+
+
+def _float_gamma(value: complex) -> complex:
+    return complex(math.gamma(_real(value)))
+
+
+_FLOAT_FIELD = _Field(
+    _functions(cmath, _float_power, _float_gamma),
+    lambda value: complex(value),
+    {"pi": complex(math.pi), "e": complex(math.e), "i": 1j},
+)
+_PRECISE_FIELD = _Field(
+    _functions(_PRECISE, _precise_power, _PRECISE.gamma),
+    lambda value: _PRECISE.mpc(_PRECISE.mpf(value.numerator) / value.denominator),
+    {
+        "pi": _PRECISE.mpc(_PRECISE.pi),
+        "e": _PRECISE.mpc(_PRECISE.e),
+        "i": _PRECISE.mpc(0, 1),
+    },
+)

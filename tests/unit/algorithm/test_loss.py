@@ -1,0 +1,241 @@
+"""The tensor objective against a slow plain version, one token at a time, and against TRL's own code."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from insight_rl.algorithm.loss import sequence_mean, token_objective
+from insight_rl.algorithm.loss_settings import PolicyLoss, sequence_weights
+
+VARIANTS = ("grpo", "dr_grpo", "dapo", "gspo", "cispo")
+MAX_COMPLETION_TOKENS = 9
+
+
+class Case:
+    """Five sequences with log-probs under four policies, far enough apart that every clip and cap acts."""
+
+    def __init__(self, seed: int = 0) -> None:
+        rng = np.random.default_rng(seed)
+        self.lengths = [3, 1, 9, 5, 4]
+        self.advantages = [1.3, -0.7, 0.4, -1.1, 0.9]
+        self.old = [rng.normal(-1.5, 0.5, size) for size in self.lengths]
+        self.now = [old + rng.normal(0, 0.4, old.size) for old in self.old]
+        self.rollout = [old + rng.normal(0, 0.4, old.size) for old in self.old]
+        self.reference = [old + rng.normal(0, 0.4, old.size) for old in self.old]
+
+    def weights(self, loss: PolicyLoss) -> np.ndarray:
+        return sequence_weights(loss, np.array(self.lengths), max_completion_tokens=MAX_COMPLETION_TOKENS)
+
+    def value_and_gradient(self, loss: PolicyLoss) -> tuple[float, np.ndarray]:
+        sequences_N = torch.repeat_interleave(torch.arange(len(self.lengths)), torch.tensor(self.lengths))
+        now = torch.tensor(np.concatenate(self.now), requires_grad=True)
+        objective = token_objective(
+            loss,
+            logprobs_N=now,
+            old_logprobs_N=torch.tensor(np.concatenate(self.old)),
+            rollout_logprobs_N=torch.tensor(np.concatenate(self.rollout)),
+            reference_logprobs_N=torch.tensor(np.concatenate(self.reference)) if loss.uses_reference else None,
+            advantages_N=torch.tensor(self.advantages, dtype=torch.float64)[sequences_N],
+            sequences_N=sequences_N,
+            num_sequences=len(self.lengths),
+        )
+        total = (objective.value * torch.tensor(self.weights(loss))[sequences_N]).sum()
+        total.backward()
+        assert now.grad is not None
+        return total.item(), now.grad.numpy()
+
+
+def plain_value(loss: PolicyLoss, case: Case, now: list[list[float]], frozen: list[list[float]]) -> float:
+    """The loss from its definition in plain Python. ``frozen`` are the log-probs where a gradient must not flow."""
+    total = 0.0
+    total_tokens, num_sequences = sum(case.lengths), len(case.lengths)
+    for s, length in enumerate(case.lengths):
+        advantage = case.advantages[s]
+        sequence_ratio = math.exp(sum(now[s][t] - case.old[s][t] for t in range(length)) / length)
+        for t in range(length):
+            ratio = sequence_ratio if loss.variant == "gspo" else math.exp(now[s][t] - case.old[s][t])
+            low, high = 1 - loss.clip_low, 1 + loss.clip_high
+            if loss.variant == "cispo":
+                constant = min(max(math.exp(frozen[s][t] - case.old[s][t]), low), high)
+                value = -constant * advantage * now[s][t]
+            else:
+                value = -min(ratio * advantage, min(max(ratio, low), high) * advantage)
+            if loss.kl_coef:
+                gap = case.reference[s][t] - now[s][t]
+                value += loss.kl_coef * ratio * (math.exp(gap) - gap - 1)
+            if loss.importance_cap is not None:
+                value *= min(math.exp(case.old[s][t] - case.rollout[s][t]), loss.importance_cap)
+            total += (
+                value
+                * {
+                    "grpo": 1 / (num_sequences * length),
+                    "gspo": 1 / (num_sequences * length),
+                    "dr_grpo": 1 / (num_sequences * MAX_COMPLETION_TOKENS),
+                    "dapo": 1 / total_tokens,
+                    "cispo": 1 / total_tokens,
+                }[loss.variant]
+            )
+    return total
+
+
+@pytest.mark.parametrize("kl_coef", [0.0, 0.3])
+@pytest.mark.parametrize("importance_cap", [None, 1.2])
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_value_and_gradient_equal_the_slow_plain_version(variant, importance_cap, kl_coef) -> None:
+    loss = PolicyLoss(variant=variant, clip_low=0.1, clip_high=0.2, kl_coef=kl_coef, importance_cap=importance_cap)
+    case = Case()
+    value, gradient = case.value_and_gradient(loss)
+    now = [list(map(float, sequence)) for sequence in case.now]
+    assert value == pytest.approx(plain_value(loss, case, now, now), rel=1e-12)
+    step = 1e-6
+    slopes = []
+    for s, t in [(s, t) for s, length in enumerate(case.lengths) for t in range(length)]:
+        ends = []
+        for sign in (1, -1):
+            moved = [list(sequence) for sequence in now]
+            moved[s][t] += sign * step
+            ends.append(plain_value(loss, case, moved, now))
+        slopes.append((ends[0] - ends[1]) / (2 * step))
+    np.testing.assert_allclose(gradient, slopes, rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("correction", ["none", "kl", "importance"])
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_value_and_gradient_equal_trl(variant, correction) -> None:
+    loss = PolicyLoss(
+        variant=variant,
+        clip_low=1.0 if variant == "cispo" else 0.1,
+        clip_high=0.2,
+        kl_coef=0.3 if correction == "kl" else 0.0,
+        importance_cap=1.2 if correction == "importance" else None,
+    )
+    case = Case()
+    value, gradient = case.value_and_gradient(loss)
+    trl_value, trl_gradient = trl_value_and_gradient(loss, case)
+    assert value == pytest.approx(trl_value, abs=1e-6)
+    np.testing.assert_allclose(gradient, trl_gradient, rtol=0, atol=1e-6)
+
+
+def trl_value_and_gradient(loss: PolicyLoss, case: Case) -> tuple[float, np.ndarray]:
+    """What TRL's own ``GRPOTrainer._compute_loss`` makes of the same log-probs, with stubs for all around it."""
+    trl = pytest.importorskip("trl")
+    width = max(case.lengths)
+    mask = torch.tensor([[t < length for t in range(width)] for length in case.lengths])
+
+    def padded(values: list[np.ndarray]) -> torch.Tensor:
+        table = torch.zeros(len(values), width, dtype=torch.float64)
+        for s, row in enumerate(values):
+            table[s, : len(row)] = torch.tensor(row)
+        return table
+
+    now = padded(case.now).requires_grad_()
+    trainer = object.__new__(trl.GRPOTrainer)
+    trainer.loss_type = {"gspo": "grpo"}.get(loss.variant, loss.variant)
+    trainer.importance_sampling_level = "sequence" if loss.variant == "gspo" else "token"
+    trainer.epsilon_low = loss.clip_low
+    trainer.epsilon_high = 1 + loss.clip_high if loss.variant == "cispo" else loss.clip_high
+    trainer.beta = loss.kl_coef
+    trainer.use_vllm = trainer.vllm_importance_sampling_correction = loss.importance_cap is not None
+    trainer.args = SimpleNamespace(delta=None, use_bias_correction_kl=True, steps_per_generation=1)
+    trainer.max_completion_length = MAX_COMPLETION_TOKENS
+    trainer.current_gradient_accumulation_steps = 1
+    trainer.top_entropy_quantile = 1.0
+    trainer.off_policy_mask_threshold = None
+    trainer._entropy_bonus_enabled = trainer.aux_loss_enabled = False
+    trainer.model = SimpleNamespace(training=True)
+    trainer.accelerator = SimpleNamespace(
+        num_processes=1, gather=lambda x: x, reduce=lambda x, reduction: x, gather_for_metrics=lambda x: x
+    )
+    trainer._metrics = {"train": defaultdict(list)}
+    trainer._get_per_token_logps_and_entropies = lambda *args, **kwargs: (now, torch.zeros_like(now), None)
+    ids = torch.zeros(len(case.lengths), width, dtype=torch.long)
+    inputs = {
+        "prompt_ids": ids[:, :1],
+        "prompt_mask": torch.ones_like(ids[:, :1]),
+        "completion_ids": ids,
+        "completion_mask": mask.long(),
+        "advantages": torch.tensor(case.advantages, dtype=torch.float64),
+        "old_per_token_logps": padded(case.old),
+        "ref_per_token_logps": padded(case.reference),
+        "num_items_in_batch": mask.sum(),
+    }
+    if loss.importance_cap is not None:
+        difference = (padded(case.old) - padded(case.rollout)) * mask
+        inputs["importance_sampling_ratio"] = difference.exp().clamp(max=loss.importance_cap)
+    value = trainer._compute_loss(None, inputs)
+    value.backward()
+    assert now.grad is not None
+    return value.item(), now.grad[mask].numpy()
+
+
+def test_kl_term_has_the_gradient_of_the_kl_divergence_itself() -> None:
+    """Over all tokens of a small vocabulary, weighted by the old policy: sum of grad = grad KL(policy || reference)."""
+    rng = np.random.default_rng(1)
+    logits = torch.tensor(rng.normal(size=6), requires_grad=True)
+    reference, old = (torch.tensor(rng.normal(size=6)).log_softmax(0) for _ in range(2))
+    policy = logits.log_softmax(0)
+    (expected,) = torch.autograd.grad((policy.exp() * (policy - reference)).sum(), logits)
+    policy = logits.log_softmax(0)
+    loss = PolicyLoss(variant="grpo", clip_low=0.2, clip_high=0.2, kl_coef=1.0)
+    objective = token_objective(
+        loss,
+        logprobs_N=policy,
+        old_logprobs_N=old,
+        rollout_logprobs_N=old,
+        reference_logprobs_N=reference,
+        advantages_N=torch.zeros(6, dtype=torch.float64),
+        sequences_N=torch.arange(6),
+        num_sequences=6,
+    )
+    (gradient,) = torch.autograd.grad((old.exp() * objective.value).sum(), logits)
+    torch.testing.assert_close(gradient, expected, rtol=1e-12, atol=1e-14)
+
+
+def test_clip_flags_mark_the_tokens_whose_gradient_is_cut() -> None:
+    loss = PolicyLoss(variant="grpo", clip_low=0.1, clip_high=0.2)
+    now = torch.tensor([-0.5, 0.5, -0.5, 0.5, 0.05], requires_grad=True)
+    zeros = torch.zeros(5)
+    objective = token_objective(
+        loss,
+        logprobs_N=now,
+        old_logprobs_N=zeros,
+        rollout_logprobs_N=zeros,
+        reference_logprobs_N=None,
+        advantages_N=torch.tensor([-1.0, 1.0, 1.0, -1.0, 1.0]),
+        sequences_N=torch.arange(5),
+        num_sequences=5,
+    )
+    objective.value.sum().backward()
+    assert objective.is_clipped_low.tolist() == [True, False, False, False, False]
+    assert objective.is_clipped_high.tolist() == [False, True, False, False, False]
+    assert now.grad is not None
+    assert (now.grad == 0).tolist() == [True, True, False, False, False]
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_weights_depend_on_all_counts_and_not_on_the_order(variant) -> None:
+    loss = PolicyLoss(variant=variant, clip_low=0.2, clip_high=0.2)
+    lengths = np.array([3, 1, 9, 5])
+    weights = sequence_weights(loss, lengths, max_completion_tokens=10)
+    expected = {
+        "grpo": 1 / (4 * lengths),
+        "gspo": 1 / (4 * lengths),
+        "dr_grpo": np.full(4, 1 / 40),
+        "dapo": np.full(4, 1 / 18),
+        "cispo": np.full(4, 1 / 18),
+    }[variant]
+    np.testing.assert_allclose(weights, expected, rtol=1e-15)
+    np.testing.assert_array_equal(sequence_weights(loss, lengths[::-1], max_completion_tokens=10), weights[::-1])
+    assert sequence_weights(loss, np.array([]), max_completion_tokens=10).size == 0
+
+
+def test_sequence_mean_averages_over_each_sequence_alone() -> None:
+    means = sequence_mean(torch.tensor([1.0, 3.0, 7.0]), torch.tensor([0, 0, 2]), 3)
+    assert means.tolist() == [2.0, 0.0, 7.0]
