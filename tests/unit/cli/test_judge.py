@@ -10,7 +10,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from insight_rl.build import build_part
-from insight_rl.cli import audit_rewards, score
+from insight_rl.cli import audit_rewards, judge
 from insight_rl.config import compose_config
 from insight_rl.errors import UsageError
 
@@ -20,10 +20,10 @@ class Stdin:
         self.buffer = io.BytesIO(data)
 
 
-def run_score(monkeypatch, capsys, lines, *overrides):
+def run_judge(monkeypatch, capsys, lines, *overrides):
     data = b"\n".join(line if isinstance(line, bytes) else json.dumps(line).encode() for line in lines)
     monkeypatch.setattr(sys, "stdin", Stdin(data))
-    assert score.main(overrides) == 0
+    assert judge.main(overrides) == 0
     output = capsys.readouterr()
     return [json.loads(line) for line in output.out.splitlines()], output.err
 
@@ -43,7 +43,7 @@ def test_math_lines_in_order_with_bad_ones_among_them(monkeypatch, capsys):
         b"[" * 100_000,
         {"response": "\\boxed{12}", "answer": ["11", "12"]},
     ]
-    records, summary = run_score(monkeypatch, capsys, lines, "reward=math")
+    records, summary = run_judge(monkeypatch, capsys, lines, "reward=math")
     assert [record["status"] for record in records] == [
         "correct",
         "error",
@@ -75,7 +75,7 @@ def test_countdown_and_multiple_choice(monkeypatch, capsys):
         {"response": "(3-1)*12", "answer": answer},
         {"response": "<answer>1</answer>", "answer": "24"},
     ]
-    records, _ = run_score(monkeypatch, capsys, lines, "reward=countdown")
+    records, _ = run_judge(monkeypatch, capsys, lines, "reward=countdown")
     assert [(record["value"], record["status"]) for record in records] == [
         (1.0, "correct"),
         (0.1, "wrong"),
@@ -87,7 +87,7 @@ def test_countdown_and_multiple_choice(monkeypatch, capsys):
         {"response": "Answer: two", "answer": {"letter": "B", "num_choices": 2, "choices": ["one", "two"]}},
         {"response": "Answer: C", "answer": {"letter": "C"}},
     ]
-    records, _ = run_score(monkeypatch, capsys, lines, "reward=multiple_choice")
+    records, _ = run_judge(monkeypatch, capsys, lines, "reward=multiple_choice")
     assert [record["status"] for record in records] == ["correct", "correct", "error"]
 
 
@@ -99,14 +99,14 @@ def test_shaping_and_echo_through_the_command(monkeypatch, capsys):
         {"response": question, "answer": "7", "prompt": question},
         {"response": "\\boxed{7}", "answer": "7", "num_tokens": "many"},
     ]
-    records, _ = run_score(monkeypatch, capsys, lines, "reward=math", f"reward.shaping=[{part}]")
+    records, _ = run_judge(monkeypatch, capsys, lines, "reward=math", f"reward.shaping=[{part}]")
     assert records[0]["value"] == pytest.approx(0.5)
     assert records[0]["parts"] == {"verdict": 1.0, "overlong": -0.5}
     assert [record["status"] for record in records] == ["correct", "no_answer", "error"]
 
 
 def test_no_lines_are_no_error(monkeypatch, capsys):
-    assert run_score(monkeypatch, capsys, [], "reward=math") == ([], "no lines\n")
+    assert run_judge(monkeypatch, capsys, [], "reward=math") == ([], "no lines\n")
 
 
 @pytest.mark.parametrize(
@@ -123,7 +123,7 @@ def test_no_lines_are_no_error(monkeypatch, capsys):
 )
 def test_wrong_settings_are_named(overrides, message):
     with pytest.raises(UsageError, match=message):
-        score.main(overrides)
+        judge.main(overrides)
 
 
 def test_audit_of_a_file_of_samples(tmp_path, capsys):

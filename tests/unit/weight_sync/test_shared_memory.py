@@ -1,44 +1,16 @@
-"""What the vLLM engine checks and promises before vLLM is ever imported."""
+"""Weights through a folder in memory; that vLLM really takes them is shown by tests/contract and test_vllm_engine."""
 
 from __future__ import annotations
-
-import importlib.util
-import subprocess
-import sys
 
 import pytest
 
 from insight_rl.errors import UsageError
-from insight_rl.rollout.vllm import VllmEngine
 from insight_rl.weight_sync.shared_memory import SharedMemoryChannel
-from insight_rl.weight_sync.vllm_transfer import IpcChannel, NcclChannel
 
 
-def test_importing_the_engine_imports_neither_vllm_nor_torch():
-    code = "import sys, insight_rl.rollout.vllm; print(sorted({'vllm', 'torch', 'transformers'} & set(sys.modules)))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
-
-
-@pytest.mark.parametrize(
-    ("construct", "named"),
-    [
-        (lambda: VllmEngine(num_threads=0), "rollout.num_threads=0"),
-        (lambda: SharedMemoryChannel(folder="/no/such/folder"), "/no/such/folder"),
-        (lambda: IpcChannel(buffer_bytes=10), "buffer_bytes=10"),
-        (lambda: NcclChannel(num_workers=0), "num_workers=0"),
-        (lambda: NcclChannel(num_workers=1, port=80), "port=80"),
-    ],
-)
-def test_a_wrong_setting_is_named(construct, named):
-    with pytest.raises(UsageError, match=named):
-        construct()
-
-
-def test_without_vllm_the_remedy_is_told(monkeypatch, tmp_path):
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(UsageError, match=r"pip install 'insight-rl\[cpu\]'"):
-        VllmEngine().start(model_path=tmp_path, dtype="float32", max_length=64, seed=0)
+def test_a_folder_that_is_not_there_is_named():
+    with pytest.raises(UsageError, match=r"weight_channel\.folder='/no/such/folder'"):
+        SharedMemoryChannel(folder="/no/such/folder")
 
 
 class Weights:
