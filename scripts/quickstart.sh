@@ -6,6 +6,4 @@ set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/install_lib.sh"
 
 install_package ""
-# Two threads that spin while they wait for each other cost more than they bring where others run too.
-export OMP_WAIT_POLICY="${OMP_WAIT_POLICY:-PASSIVE}"
 exec "$VENV/bin/insight-rl" train experiment=quickstart "$@"

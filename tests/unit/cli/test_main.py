@@ -1,0 +1,27 @@
+"""What every command does before its own module is loaded."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+PROBE = """
+import subprocess, sys
+
+def main(arguments):
+    assert "torch" not in sys.modules, "OpenMP has read its settings by then"
+    child = "import os; print(os.environ.get('OMP_WAIT_POLICY'))"
+    return subprocess.run([sys.executable, "-c", child], check=True).returncode
+"""
+START = "import sys; from insight_rl.cli import main as m; m.COMMANDS['probe'] = ('probe', ''); sys.exit(m.main(['probe']))"
+
+
+@pytest.mark.parametrize(("before", "after"), [(None, "PASSIVE"), ("ACTIVE", "ACTIVE")])
+def test_threads_of_every_process_of_a_command_wait_instead_of_spinning(before, after, tmp_path):
+    (tmp_path / "probe.py").write_text(PROBE)
+    environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
+    environment |= {} if before is None else {"OMP_WAIT_POLICY": before}
+    environment["PYTHONPATH"] = os.pathsep.join([str(tmp_path), *sys.path])
+    result = subprocess.run([sys.executable, "-c", START], env=environment, capture_output=True, text=True)
+    assert result.stdout.split() == [after], result.stderr
