@@ -14,7 +14,7 @@ def main(arguments):
     child = "import os; print(os.environ.get('OMP_WAIT_POLICY'))"
     return subprocess.run([sys.executable, "-c", child], check=True).returncode
 """
-START = "import sys; from insight_rl.cli import main as m; m.COMMANDS['probe'] = ('probe', ''); sys.exit(m.main(['probe']))"
+START = "from insight_rl.cli.main import COMMANDS, main; COMMANDS['probe'] = ('probe', ''); main(['probe'])"
 
 
 @pytest.mark.parametrize(("before", "after"), [(None, "PASSIVE"), ("ACTIVE", "ACTIVE")])
