@@ -19,7 +19,7 @@ from hydra.utils import instantiate
 
 from insight_rl.config import EvaluationConfig, JudgeConfig, ModelConfig, RunConfig
 from insight_rl.errors import UsageError, check
-from insight_rl.reward.base import Judge, RewardFn
+from insight_rl.reward.base import Judge, RewardFn, check_reward
 from insight_rl.reward.judge import InProcessJudge
 from insight_rl.seeding import derive_seed
 from insight_rl.target_check import check_part
@@ -40,10 +40,11 @@ def build_part(key: str, node: Any) -> Any:
 
 
 def build_judge(reward: RewardFn, config: JudgeConfig) -> Judge:
-    """In this process for a reward that bounds its own time (``bounded = True`` on its class), else a pool."""
+    """In this process for a reward that bounds its own time (``bounded``), else in worker processes."""
+    check_reward("reward", reward)
     num_workers = config.num_workers
     if num_workers is None:
-        num_workers = 0 if getattr(reward, "bounded", False) else 2
+        num_workers = 0 if reward.bounded else 2
     if num_workers == 0:
         return InProcessJudge(reward)
     from insight_rl.reward.judge_processes import JudgeProcesses

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -21,6 +21,7 @@ from insight_rl.cli.judge import build_pool
 from insight_rl.config import compose_config
 from insight_rl.errors import UsageError, check
 from insight_rl.monitor.records import SAMPLES_FILE
+from insight_rl.reward.base import BaseReward
 from insight_rl.reward.judge_processes import Judged, JudgeProcesses
 from insight_rl.reward.math.reward import MathReward
 from insight_rl.task.base import Messages
@@ -171,10 +172,10 @@ def judge(pool: JudgeProcesses, samples: Sequence[Sample]) -> list[Judged]:
     return [group[0] for group in pool.collect_judged()]
 
 
-class PlainMathVerify:
+class PlainMathVerify(BaseReward):
     """math-verify as it comes, on the whole response, as a reward function for the pool to bound."""
 
-    worker_modules: ClassVar[tuple[str, ...]] = ("insight_rl.reward.math.algebra",)
+    worker_modules = ("insight_rl.reward.math.algebra",)
     """Imported first; it also keeps math-verify from announcing that its timeouts are off."""
 
     def __call__(self, prompt: Prompt, completion: Completion) -> Reward:

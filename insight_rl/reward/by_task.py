@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from insight_rl.errors import UsageError, check
-from insight_rl.reward.base import RewardFn
+from insight_rl.reward.base import RewardFn, check_reward
 from insight_rl.types import Completion, Prompt, Reward
 
 
@@ -16,10 +17,12 @@ class ByTaskReward:
         for task, name in reward_of_task.items():
             key = f"reward.reward_of_task.{task}"
             check(name in rewards, key, name, f"must be one of reward.rewards: {', '.join(rewards)}")
-        used = set(reward_of_task.values())
+        self._used = {name: rewards[name] for name in dict.fromkeys(reward_of_task.values())}
+        for name, reward in self._used.items():
+            check_reward(f"reward.rewards.{name}", reward)
         self._reward_of_task = {task: rewards[name] for task, name in reward_of_task.items()}
-        self.bounded = all(getattr(rewards[name], "bounded", False) for name in used)
-        modules = [module for name in used for module in getattr(rewards[name], "worker_modules", ())]
+        self.bounded = all(reward.bounded for reward in self._used.values())
+        modules = [module for reward in self._used.values() for module in reward.worker_modules]
         self.worker_modules = tuple(dict.fromkeys(modules))
 
     def __call__(self, prompt: Prompt, completion: Completion) -> Reward:
@@ -30,3 +33,10 @@ class ByTaskReward:
                 f"add reward.reward_of_task.{prompt.task}=..."
             )
         return reward(prompt, completion)
+
+    def explain_unusable(self, answer: Any) -> str | None:
+        """``None`` if one of the rewards in use can judge against ``answer``, else the reason of each of them."""
+        reasons = {name: reward.explain_unusable(answer) for name, reward in self._used.items()}
+        if None in reasons.values():
+            return None
+        return "; ".join(f"{name}: {reason}" for name, reason in reasons.items())

@@ -25,6 +25,7 @@ from fractions import Fraction
 from typing import Any
 
 from insight_rl.errors import UsageError, check
+from insight_rl.reward.base import BaseReward
 from insight_rl.types import Completion, Prompt, Reward
 
 MAX_LENGTH = 512
@@ -250,7 +251,7 @@ def _read_problem(answer: Any) -> tuple[Sequence[int], int]:
     )
 
 
-class CountdownReward:
+class CountdownReward(BaseReward):
     """1 for a correct expression, ``format_value`` for a well-formed wrong one, 0 otherwise.
 
     ``success`` is the verdict alone. ``Prompt.answer`` is ``{"numbers": [...], "target": n}``; another form raises
@@ -283,3 +284,10 @@ class CountdownReward:
         return self._reward_of[
             judge_countdown(completion.text, numbers, target, style=self.style, allow_latex=self.allow_latex)
         ]
+
+    def explain_unusable(self, answer: Any) -> str | None:
+        try:
+            _read_problem(answer)
+        except UsageError as error:
+            return str(error)
+        return None

@@ -62,7 +62,7 @@ def main() -> None:
         setup = connection.recv()
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         resource.setrlimit(resource.RLIMIT_AS, (setup.max_memory_mb << 20,) * 2)
-        for module in getattr(setup.reward, "worker_modules", ()):
+        for module in setup.reward.worker_modules:
             importlib.import_module(module)
     except EOFError:
         return

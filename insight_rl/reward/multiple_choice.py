@@ -16,9 +16,10 @@ import string
 import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple
 
 from insight_rl.errors import UsageError, check
+from insight_rl.reward.base import BaseReward
 from insight_rl.reward.extract import boxed, final_text
 from insight_rl.reward.shaping import Shaping, Verdict, shape
 from insight_rl.types import Completion, Prompt, Reward
@@ -109,13 +110,13 @@ _MACRO = re.compile(r"\\(?:text\w*|math\w+|mbox|operatorname)\s*\{([^{}]*)\}")
 _MARKUP = re.compile(r"[*_`$\"'“”]|\\[(){}\[\],;!%$ ]|[{}]")
 
 
-class MultipleChoiceReward:
+class MultipleChoiceReward(BaseReward):
     """1 for the letter or text of the right option, 0 otherwise. See the module and ``docs/rewards.md`` for the rules.
 
     ``lone_letter``: whether a letter that nothing announces counts. ``option_text``: whether an option's text does.
     """
 
-    bounded: ClassVar[bool] = True
+    bounded = True
     """It bounds its own time, so it may judge in the trainer's process."""
 
     def __init__(
@@ -135,6 +136,13 @@ class MultipleChoiceReward:
     def __call__(self, prompt: Prompt, completion: Completion) -> Reward:
         verdict = self.judge(completion.text, prompt.answer, prompt=prompt.text)
         return shape(verdict.as_reward(), prompt, completion, self._shaping)
+
+    def explain_unusable(self, answer: Any) -> str | None:
+        try:
+            read_question(answer)
+        except UsageError as error:
+            return str(error)
+        return None
 
     def judge(self, response: str, answer: Any, *, prompt: str = "") -> Verdict:
         """The verdict on a response; ``answer`` as :func:`read_question` takes it."""

@@ -10,10 +10,10 @@ import dataclasses
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from typing import Any, ClassVar, Protocol
 
 from insight_rl.errors import check
-from insight_rl.reward.base import RewardFn
+from insight_rl.reward.base import RewardFn, check_reward
 from insight_rl.types import Completion, Prompt, Reward
 
 
@@ -68,11 +68,17 @@ class ShapedReward:
     """Any reward function with shaping on top, for those that take no ``shaping`` themselves."""
 
     def __init__(self, *, reward: RewardFn, shaping: Sequence[Shaping]) -> None:
+        check_reward("reward.reward", reward)
         self._reward = reward
         self._shaping = tuple(shaping)
+        self.bounded = reward.bounded
+        self.worker_modules = reward.worker_modules
 
     def __call__(self, prompt: Prompt, completion: Completion) -> Reward:
         return shape(self._reward(prompt, completion), prompt, completion, self._shaping)
+
+    def explain_unusable(self, answer: Any) -> str | None:
+        return self._reward.explain_unusable(answer)
 
 
 class FormatBonus:

@@ -10,9 +10,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 from insight_rl.errors import UsageError, check
+from insight_rl.reward.base import BaseReward
 from insight_rl.reward.extract import final_text
 from insight_rl.reward.math.extract import Extraction, Rungs, extract
 from insight_rl.reward.math.judge import judge_answer
@@ -59,10 +60,10 @@ def _texts(gold: Any) -> tuple[str, ...]:
     return tuple(str(option) for option in options)
 
 
-class MathReward:
+class MathReward(BaseReward):
     """1 for an answer equal to one of the golds, 0 otherwise. See the module and ``docs/rewards.md`` for the rules."""
 
-    worker_modules: ClassVar[tuple[str, ...]] = ("insight_rl.reward.math.algebra",)
+    worker_modules = ("insight_rl.reward.math.algebra",)
     """What a worker imports before its clock starts."""
 
     def __init__(
@@ -86,6 +87,13 @@ class MathReward:
     def __call__(self, prompt: Prompt, completion: Completion) -> Reward:
         verdict = self.judge(completion.text, prompt.answer, prompt=prompt.text)
         return shape(verdict.as_reward(), prompt, completion, self._shaping)
+
+    def explain_unusable(self, answer: Any) -> str | None:
+        try:
+            read_gold(answer)
+        except UsageError as error:
+            return str(error)
+        return None
 
     def judge(self, response: str, answer: Any, *, prompt: str = "") -> Verdict:
         """The verdict on a response; ``answer`` as :func:`read_gold` takes it, ``prompt`` to recognise its echo."""

@@ -3,6 +3,7 @@ import pytest
 from insight_rl.build import build_part
 from insight_rl.config import compose_config, parse_config
 from insight_rl.errors import UsageError
+from insight_rl.reward.base import BaseReward
 from insight_rl.reward.by_task import ByTaskReward
 from insight_rl.types import Completion, Prompt
 
@@ -27,10 +28,14 @@ def test_each_prompt_is_judged_by_its_own_task():
 
 
 def test_it_needs_a_pool_if_one_of_the_rewards_in_use_does():
-    class Bounded:
+    class Bounded(BaseReward):
         bounded = True
 
-    class Unbounded:
+        def __call__(self, prompt, completion):
+            raise NotImplementedError
+
+    class Unbounded(Bounded):
+        bounded = False
         worker_modules = ("json",)
 
     rewards = {"quick": Bounded(), "slow": Unbounded()}

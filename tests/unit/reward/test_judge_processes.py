@@ -19,11 +19,12 @@ from insight_rl.types import Completion, Prompt, Reward
 
 REWARDS = '''
 import os, signal, time
+from insight_rl.reward.base import BaseReward
 from insight_rl.types import Reward
 
 RIGHT = Reward(value=1.0, success=True, status="correct")
 
-class Scripted:
+class Scripted(BaseReward):
     """Does what the completion says."""
 
     def __call__(self, prompt, completion):
@@ -58,7 +59,7 @@ class Scripted:
             return Reward(value=0.0, success=False, status="wrong", reason=seen)
         return RIGHT
 
-class Unstartable:
+class Unstartable(BaseReward):
     def __reduce__(self):
         return (int, ("not a number",))
     def __call__(self, prompt, completion):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from insight_rl.errors import UsageError
+from insight_rl.reward.base import BaseReward
 from insight_rl.reward.shaping import FormatBonus, OverlongPenalty, ShapedReward, TruncationMask, Verdict, shape
 from insight_rl.types import Completion, Prompt, Reward
 
@@ -66,9 +67,29 @@ def test_a_part_given_twice_is_logged_as_their_sum():
     assert shaped.parts["format"] == pytest.approx(0.6)
 
 
-def test_shaped_reward_wraps_any_reward_function():
-    reward = ShapedReward(reward=lambda prompt, completion: WRONG, shaping=[FormatBonus(pattern="x")])
+class NeedsNumber(BaseReward):
+    bounded = True
+    worker_modules = ("json",)
+
+    def __call__(self, prompt, completion):
+        return WRONG
+
+    def explain_unusable(self, answer):
+        return None if answer.isdigit() else "no number"
+
+
+def test_shaped_reward_keeps_what_it_wraps():
+    reward = ShapedReward(reward=NeedsNumber(), shaping=[FormatBonus(pattern="x")])
     assert reward(PROMPT, completion("x")).value == pytest.approx(0.1)
+    assert reward.bounded is True
+    assert reward.worker_modules == ("json",)
+    assert reward.explain_unusable("12") is None
+    assert reward.explain_unusable("twelve") == "no number"
+
+
+def test_what_is_no_reward_is_told_what_it_lacks():
+    with pytest.raises(UsageError, match=r"reward.reward=function: .*no bounded, worker_modules, explain_unusable; "):
+        ShapedReward(reward=lambda prompt, completion: WRONG, shaping=[])
 
 
 def test_a_verdict_becomes_a_reward():
