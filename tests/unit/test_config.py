@@ -12,8 +12,8 @@ PARTS = ("task", "selector", "gate", "rollout", "reward", "algorithm", "learner"
 OPTIONS = [
     (group.name, option.stem)
     for group in sorted(conf_dir().iterdir())
-    # Pools belong to conf/simulate.yaml.
-    if group.is_dir() and group.name != "pool"
+    # Synthetic learners belong to conf/simulate.yaml.
+    if group.is_dir() and group.name != "synthetic_learner"
     for option in sorted(group.glob("*.yaml"))
 ]
 

@@ -73,12 +73,12 @@ def test_a_seed_fixes_pool_and_roll_outs():
     ("settings", "name"),
     [
         ({"easy": 0.5}, "add up to 1"),
-        ({"easy": 1.25}, r"pool\.easy"),
-        ({"speed": -0.1}, r"pool\.speed"),
-        ({"transfer": float("nan")}, r"pool\.transfer"),
-        ({"easy_logit": [1.0]}, r"pool\.easy_logit"),
-        ({"hopeless_logit": [1.0, -1.0]}, r"pool\.hopeless_logit"),
-        ({"cluster_size": 0}, r"pool\.cluster_size"),
+        ({"easy": 1.25}, r"synthetic_learner\.easy"),
+        ({"speed": -0.1}, r"synthetic_learner\.speed"),
+        ({"transfer": float("nan")}, r"synthetic_learner\.transfer"),
+        ({"easy_logit": [1.0]}, r"synthetic_learner\.easy_logit"),
+        ({"hopeless_logit": [1.0, -1.0]}, r"synthetic_learner\.hopeless_logit"),
+        ({"cluster_size": 0}, r"synthetic_learner\.cluster_size"),
     ],
 )
 def test_bad_settings_are_named(settings, name):
