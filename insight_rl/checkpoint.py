@@ -2,26 +2,23 @@
 
     checkpoints/step_000020/{manifest.json, trainer.json, selector/, learner/}   latest -> "step_000020"
 
-Owns the atomic write, the check on reading and what is kept; the parts write and read themselves.
+Writes whole folders, checks them on reading and decides which are kept; the parts write and read their own files.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from insight_rl.errors import UsageError
+from insight_rl.files import fsync, write_atomically
 
 MANIFEST = "manifest.json"
 FORMAT = 1
-_ARRAY_KEY = "__array__"
 
 
 class CheckpointStore:
@@ -44,12 +41,12 @@ class CheckpointStore:
         manifest = {"format": FORMAT, "step": step, "accuracy": accuracy, "parts": sorted(parts), "files": files}
         (writing / MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
         for path in [*_files(writing), *(p for p in writing.rglob("*") if p.is_dir()), writing]:
-            _fsync(path)
+            fsync(path)
         target = self.folder / _name(step)
         if target.exists():  # a damaged one that the run fell back from
             shutil.rmtree(target)
         writing.rename(target)
-        _fsync(self.folder)
+        fsync(self.folder)
         write_atomically(self.folder / "latest", target.name)
         self._prune()
         return target
@@ -103,46 +100,6 @@ def part_folder(checkpoint: Path, name: str) -> Path:
     return checkpoint / name
 
 
-def save_state(folder: Path, state: Mapping[str, Any]) -> None:
-    """Write a ``state_dict``: nested mappings of JSON-able values and NumPy arrays."""
-    arrays: dict[str, np.ndarray] = {}
-
-    def without_arrays(node: Any) -> Any:
-        if isinstance(node, np.ndarray):
-            arrays[f"array_{len(arrays)}"] = node
-            return {_ARRAY_KEY: f"array_{len(arrays) - 1}"}
-        if isinstance(node, Mapping):
-            return {key: without_arrays(value) for key, value in node.items()}
-        return node
-
-    (folder / "state.json").write_text(json.dumps(without_arrays(state)), encoding="utf-8")
-    np.savez(folder / "arrays.npz", allow_pickle=False, **arrays)
-
-
-def load_state(folder: Path) -> dict[str, Any]:
-    """What :func:`save_state` wrote; tuples come back as lists."""
-    state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
-    with np.load(folder / "arrays.npz", allow_pickle=False) as arrays:
-
-        def with_arrays(node: Any) -> Any:
-            if not isinstance(node, dict):
-                return node
-            if node.keys() == {_ARRAY_KEY}:
-                return arrays[node[_ARRAY_KEY]]
-            return {key: with_arrays(value) for key, value in node.items()}
-
-        return dict(with_arrays(state))
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Replace a small file: after a crash it holds the old text or the new one, never half."""
-    temporary = path.with_name(f".{path.name}.writing")
-    temporary.write_text(text, encoding="utf-8")
-    _fsync(temporary)
-    temporary.rename(path)
-    _fsync(path.parent)
-
-
 def _name(step: int) -> str:
     return f"step_{step:06d}"
 
@@ -154,14 +111,6 @@ def _files(folder: Path) -> list[Path]:
 def _digest(path: Path) -> dict[str, Any]:
     with path.open("rb") as file:
         return {"size": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
-
-
-def _fsync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _find_manifest_damage(checkpoint: Path) -> str | None:

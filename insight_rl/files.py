@@ -1,12 +1,40 @@
-"""Keeps a folder to one process at a time. Owns the lock file; knows nothing of what the folder holds."""
+"""Files that are whole or not there, and folders that belong to one process at a time."""
 
 from __future__ import annotations
 
 import fcntl
+import os
 from pathlib import Path
 from typing import TextIO
 
 from insight_rl.errors import UsageError
+
+
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Replace a file: after a crash or a power cut it holds the old content or the new one, never half of either.
+
+    Text is written as UTF-8. On disk when this returns. Raises ``OSError``, and then leaves the old file as it was.
+    """
+    temporary = path.with_name(f".{path.name}.writing")
+    try:
+        with temporary.open("wb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    fsync(path.parent)
+
+
+def fsync(path: Path) -> None:
+    """Wait until a file, or the list of names in a folder, is on disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def lock_folder(folder: Path, *, key: str, occupied: str, remedy: str) -> TextIO:

@@ -21,7 +21,7 @@ from insight_rl.build import (
     load_data,
     quiet_libraries,
 )
-from insight_rl.checkpoint import CheckpointStore, load_state, part_folder, save_state
+from insight_rl.checkpoint import CheckpointStore, part_folder
 from insight_rl.config import RunConfig, parse_config
 from insight_rl.errors import check
 from insight_rl.evaluation import Evaluator
@@ -36,6 +36,7 @@ from insight_rl.seeding import derive_seed
 from insight_rl.selector.base import Selector
 from insight_rl.selector.belief_selector import BeliefSelector
 from insight_rl.selector.decision_log import DECISIONS_FOLDER, DecisionLog, RecordsDecisions
+from insight_rl.state_codec import load_state, save_state
 from insight_rl.task.base import Task
 from insight_rl.tokenizer import ModelTokenizer
 from insight_rl.types import Metrics, Sampling

@@ -14,10 +14,9 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from insight_rl.checkpoint import write_atomically
 from insight_rl.config import RunConfig
 from insight_rl.errors import UsageError
-from insight_rl.files import lock_folder
+from insight_rl.files import lock_folder, write_atomically
 from insight_rl.monitor.records import drop_records_from, finite_or_none, to_lines
 from insight_rl.selector.decision_log import DecisionLog
 from insight_rl.types import Group

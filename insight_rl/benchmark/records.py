@@ -7,7 +7,6 @@ samples of different models or settings. Knows nothing of engines and figures.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from typing import Any
 from insight_rl.benchmark.benchmark import Benchmark
 from insight_rl.benchmark.figures import Outcome
 from insight_rl.errors import UsageError
+from insight_rl.files import write_atomically
 from insight_rl.types import Group
 
 Record = dict[str, Any]
@@ -81,7 +81,7 @@ class DiskStore:
         if not file.exists():
             try:
                 folder.mkdir(parents=True, exist_ok=True)
-                _write(file, json.dumps(wanted, indent=1))
+                write_atomically(file, json.dumps(wanted, indent=1))
             except OSError as error:
                 raise UsageError(f"--output-dir={folder.parent}: cannot be written ({error.strerror})") from error
             return
@@ -109,20 +109,12 @@ class DiskStore:
             raise UsageError(f"{file}: not valid JSON lines ({error}); remove it to have it made again") from error
 
     def write(self, number: int, records: Sequence[Record]) -> None:
-        _write(self._file(number), "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records))
+        write_atomically(
+            self._file(number), "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
+        )
 
     def _file(self, number: int) -> Path:
         return self.folder / f"{number:05d}.jsonl"
-
-
-def _write(file: Path, text: str) -> None:
-    """Whole or not at all, also when the machine stops in between."""
-    partial = file.with_name(f".{file.name}.partial")
-    with partial.open("w", encoding="utf-8") as stream:
-        stream.write(text)
-        stream.flush()
-        os.fsync(stream.fileno())
-    partial.replace(file)
 
 
 def _short(value: object) -> str:

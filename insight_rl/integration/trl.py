@@ -28,11 +28,11 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from trl import GRPOTrainer as TrlGRPOTrainer  # type: ignore[attr-defined]
 
 from insight_rl.build import build_part
-from insight_rl.checkpoint import load_state, save_state
 from insight_rl.config import compose_config
 from insight_rl.errors import UsageError, check
 from insight_rl.seeding import derive_seed
 from insight_rl.selector.base import Selector
+from insight_rl.state_codec import load_state, save_state
 from insight_rl.types import Completion, Group, Prompt, Reward
 
 SELECTOR_FOLDER = "insight_rl_selector"

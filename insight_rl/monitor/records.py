@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from insight_rl.errors import UsageError
+from insight_rl.files import write_atomically
 from insight_rl.types import Histogram, Metrics, Table
 
 METRICS_FILE = "metrics.jsonl"
@@ -88,9 +88,4 @@ def drop_records_from(path: Path, *, step: int) -> None:
     kept = to_lines(record for record in read_records(path) if record["step"] < step).encode()
     if kept == path.read_bytes():
         return
-    replacement = path.with_name(path.name + ".tmp")
-    with replacement.open("wb") as file:
-        file.write(kept)
-        file.flush()
-        os.fsync(file.fileno())
-    replacement.replace(path)
+    write_atomically(path, kept)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from insight_rl.errors import UsageError, check
+from insight_rl.files import write_atomically
 from insight_rl.monitor.records import finite_or_none
 from insight_rl.monitor.summary import Summary
 from insight_rl.types import Histogram, Metrics, Table
@@ -135,9 +136,7 @@ def _run_id(path: Path, *, is_resumed: bool) -> str:
     if is_resumed and path.is_file():
         return path.read_text().strip()
     run_id = os.urandom(6).hex()
-    replacement = path.with_name(path.name + ".tmp")
-    replacement.write_text(run_id + "\n")
-    replacement.replace(path)
+    write_atomically(path, run_id + "\n")
     return run_id
 
 

@@ -5,7 +5,7 @@ Owns the files ``decisions/step_*.parquet`` of a run, one a step and one row a c
 
 from __future__ import annotations
 
-import os
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from insight_rl.errors import UsageError
+from insight_rl.files import write_atomically
 from insight_rl.selector.belief_selector import Decision
 from insight_rl.selector.pool import IndexedPool
 from insight_rl.types import Group, Prompt
@@ -191,9 +192,9 @@ def _read(path: Path) -> pa.Table:
 
 
 def _write(table: pa.Table, path: Path) -> None:
-    writing = path.with_name(f"{path.name}.writing")
-    pq.write_table(table, writing, compression="zstd")
-    os.replace(writing, path)
+    buffer = io.BytesIO()
+    pq.write_table(table, buffer, compression="zstd")
+    write_atomically(path, buffer.getvalue())
 
 
 def _files(folder: Path) -> dict[int, Path]:

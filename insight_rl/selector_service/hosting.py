@@ -28,8 +28,9 @@ from insight_rl.selector.decision_log import RecordsDecisions
 from insight_rl.selector_service import schema
 from insight_rl.selector_service.pools import HostedPool, PromptIds
 from insight_rl.selector_service.schema import Refused
-from insight_rl.selector_service.store import OutOfOrder, Store, encode_state
+from insight_rl.selector_service.store import OutOfOrder, Store
 from insight_rl.selector_service.translation import beliefs_of, group_of, reliability_curve, state_digest, to_json
+from insight_rl.state_codec import encode_state
 
 KEPT_SNAPSHOTS = 2
 _RELIABILITY_WINDOW = 20_000

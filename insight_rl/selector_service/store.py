@@ -7,8 +7,6 @@ writer thread commits whatever has queued up meanwhile in one transaction. Knows
 
 from __future__ import annotations
 
-import io
-import json
 import queue
 import sqlite3
 import threading
@@ -18,10 +16,9 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any, TypeVar
 
-import numpy as np
-
 from insight_rl.errors import UsageError
 from insight_rl.files import lock_folder
+from insight_rl.state_codec import decode_state, encode_state
 
 T = TypeVar("T")
 
@@ -223,36 +220,3 @@ def _last_version(connection: sqlite3.Connection, run_id: int) -> int:
     if row is None:
         raise OutOfOrder(f"run {run_id} has been deleted")
     return int(row[0])
-
-
-def encode_state(state: Mapping[str, Any]) -> bytes:
-    """A ``state_dict`` (nested mappings of JSON-able values and NumPy arrays) as one blob."""
-    arrays: dict[str, np.ndarray] = {}
-
-    def without_arrays(node: Any) -> Any:
-        if isinstance(node, np.ndarray):
-            arrays[f"array_{len(arrays)}"] = node
-            return {"__array__": f"array_{len(arrays) - 1}"}
-        if isinstance(node, Mapping):
-            return {key: without_arrays(value) for key, value in node.items()}
-        return node
-
-    text = json.dumps(without_arrays(state))
-    buffer = io.BytesIO()
-    arrays["json"] = np.frombuffer(text.encode(), np.uint8)
-    np.savez(buffer, allow_pickle=False, **arrays)
-    return buffer.getvalue()
-
-
-def decode_state(blob: bytes) -> dict[str, Any]:
-    """What :func:`encode_state` encoded; tuples come back as lists."""
-    with np.load(io.BytesIO(blob), allow_pickle=False) as arrays:
-
-        def with_arrays(node: Any) -> Any:
-            if not isinstance(node, dict):
-                return node
-            if node.keys() == {"__array__"}:
-                return arrays[node["__array__"]]
-            return {key: with_arrays(value) for key, value in node.items()}
-
-        return dict(with_arrays(json.loads(arrays["json"].tobytes())))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from insight_rl.checkpoint import write_atomically
+from insight_rl.files import write_atomically
 from insight_rl.simulation.experiment import CURVES
 from insight_rl.simulation.settings import SimulationConfig
 from insight_rl.simulation.study import ORACLE, Estimate, Study, estimate, half_width

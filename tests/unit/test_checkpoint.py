@@ -1,9 +1,8 @@
 import json
 
-import numpy as np
 import pytest
 
-from insight_rl.checkpoint import CheckpointStore, load_state, part_folder, save_state
+from insight_rl.checkpoint import CheckpointStore, part_folder
 from insight_rl.errors import UsageError
 
 
@@ -13,14 +12,6 @@ def save(store, step, *, accuracy=None, text="weights"):
 
 def names(store):
     return sorted(path.name for path in store.folder.glob("step_*"))
-
-
-def test_state_with_nested_arrays_comes_back_exactly(tmp_path):
-    state = {"step": 3, "pool": {"alpha": np.array([1.0, np.pi]), "ids": ["a", "b"]}, "rng": {"state": 2**100}}
-    save_state(tmp_path, state)
-    loaded = load_state(tmp_path)
-    assert loaded["pool"]["alpha"].tolist() == [1.0, np.pi]
-    assert (loaded["step"], loaded["pool"]["ids"], loaded["rng"]) == (3, ["a", "b"], {"state": 2**100})
 
 
 def test_keeps_the_newest_and_the_best(tmp_path):

@@ -164,7 +164,7 @@ def test_a_run_that_was_cut_short_goes_on_with_the_chunks_that_are_missing(tmp_p
     with pytest.raises(KeyboardInterrupt):
         run_all(make_run(DiskStore(tmp_path / "cut", {"a": 1})), stop_after=1)
     # what a killed process leaves behind
-    (tmp_path / "cut" / ".00001.jsonl.partial").write_text('{"prompt_id": "numb')
+    (tmp_path / "cut" / ".00001.jsonl.writing").write_text('{"prompt_id": "numb')
     resumed = make_run(DiskStore(tmp_path / "cut", {"a": 1}))
     engine = run_all(resumed)
     assert sorted(engine.asked) == [f"numbers/{n}" for n in range(4, 10)]

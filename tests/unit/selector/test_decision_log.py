@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
+import os
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -109,7 +109,7 @@ def test_a_resumed_run_drops_later_steps_and_leftovers_and_ends_the_same(tmp_pat
     run(selector, log, range(1, 4))
     state = selector.state_dict()
     run(selector, log, [4])  # after the checkpoint: as if killed in step 5
-    (folder / "step_000005.parquet.writing").write_bytes(b"half a fi")
+    (folder / ".step_000005.parquet.writing").write_bytes(b"half a fi")
     resumed = opened(insight(), pool, seed=9)
     resumed.load_state_dict(state)
     log = DecisionLog(folder, selector=resumed, pool=pool, first_step=4)
@@ -126,11 +126,10 @@ def test_a_killed_writer_leaves_the_steps_before_whole(tmp_path, monkeypatch):
     log = DecisionLog(tmp_path / "decisions", selector=selector, pool=pool, first_step=0)
     run(selector, log, [1])
 
-    def killed(table, path, **_):
-        Path(path).write_bytes(b"PAR1 and then")
+    def killed(descriptor):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(pq, "write_table", killed)
+    monkeypatch.setattr(os, "fsync", killed)
     with pytest.raises(KeyboardInterrupt):
         run(selector, log, [2])
     assert logged_steps(tmp_path) == [1]
