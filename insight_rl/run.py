@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -26,9 +28,11 @@ from insight_rl.config import RunConfig, parse_config
 from insight_rl.errors import check
 from insight_rl.evaluation import Evaluator
 from insight_rl.gate.base import Gate
+from insight_rl.model_folder import count_parameters
 from insight_rl.monitor.base import Monitor
 from insight_rl.monitor.jsonl import JsonlMonitor
 from insight_rl.monitor.summary import Summary, summarise
+from insight_rl.monitor.watch import Watch, small_micro_batches, too_many_ranks, unusual_learning_rate
 from insight_rl.reward.base import RewardFn
 from insight_rl.rollout.base import RolloutEngine
 from insight_rl.run_dir import RunDir, SelectionLog, SelectionLogs, choose_run_dir
@@ -60,6 +64,7 @@ class Parts:
     learner: Learner
     monitors: Sequence[Monitor]
     model_path: Path
+    num_parameters: int
     data: Data
 
     def say(self, text: str) -> None:
@@ -86,7 +91,7 @@ def train(tree: DictConfig) -> Summary:
         first_step = progress.step + 1 if checkpoint else 0
         cleanup.enter_context(_open_monitors(parts, run_dir, tree, config, first_step))
         open_selector(config, parts)
-        for text in (*damage, *parts.data.notices, *_describe(config, parts)):
+        for text in (*damage, *parts.data.notices, *_describe(config, parts), *_doubts(config, parts)):
             parts.say(text)
 
         trainer = assemble(config, parts, run_dir, store, first_step, cleanup)
@@ -114,10 +119,18 @@ def build_parts(config: RunConfig) -> Parts:
     # Whatever else watches the run, its own record comes first.
     monitors = {"jsonl": monitors.pop("jsonl", None) or JsonlMonitor(), **monitors}
     model_path = find_model(config.model)
+    num_parameters = count_parameters(model_path)
     data = load_data(cheap["task"], ModelTokenizer(model_path), config)
     # These import torch.
     engines = {key: build_part(key, getattr(config, key)) for key in ("rollout", "learner")}
-    return Parts(**cheap, **engines, monitors=list(monitors.values()), model_path=model_path, data=data)
+    return Parts(
+        **cheap,
+        **engines,
+        monitors=list(monitors.values()),
+        model_path=model_path,
+        num_parameters=num_parameters,
+        data=data,
+    )
 
 
 def open_selector(config: RunConfig, parts: Parts) -> None:
@@ -171,6 +184,8 @@ def assemble(
         }
         store.save(progress.step, writers, accuracy=accuracy)
 
+    watch = Watch(parts.say, num_problems=len(parts.data.problems))
+    watch.open(run_dir.path, config={}, num_steps=config.trainer.num_steps, first_step=first_step)
     sampling = evaluation_sampling(config.evaluation, max_tokens=completion_tokens(config), seed=config.seed)
     return Trainer(
         settings=_trainer_settings(config),
@@ -181,7 +196,7 @@ def assemble(
         algorithm=parts.algorithm,
         learner=parts.learner,
         evaluator=Evaluator(problems=parts.data.problems, sampling=sampling),
-        monitors=parts.monitors,
+        monitors=[*parts.monitors, watch],
         selection_log=SelectionLogs(*logs),
         save_checkpoint=save_checkpoint,
     )
@@ -265,6 +280,25 @@ def _describe(config: RunConfig, parts: Parts) -> list[str]:
             "informative fraction to rise then"
         )
     return lines
+
+
+def _doubts(config: RunConfig, parts: Parts) -> list[str]:
+    """Settings that are legal but hardly meant, a sentence each."""
+    import torch
+
+    settings: dict[str, Any] = config.learner
+    row_tokens = int(median(len(prompt.token_ids) for prompt in parts.data.pool)) + config.trainer.max_completion_tokens
+    found = []
+    # A learner of the user's own need not have these.
+    if "lr" in settings:
+        found.append(unusual_learning_rate(settings["lr"], num_parameters=parts.num_parameters))
+    if "tokens_per_micro_batch" in settings:
+        found.append(small_micro_batches(settings["tokens_per_micro_batch"], row_tokens=row_tokens))
+    if "num_ranks" in settings:
+        num_cores = len(os.sched_getaffinity(0))
+        num_gpus = torch.cuda.device_count()
+        found.append(too_many_ranks(settings["num_ranks"], num_gpus=num_gpus, num_cores=num_cores))
+    return [text for text in found if text is not None]
 
 
 def _selector_name(config: RunConfig) -> str:

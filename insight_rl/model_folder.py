@@ -1,0 +1,53 @@
+"""Looks into a model's folder before anything loads it: are the weights there and whole, and how many are they?"""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+
+from insight_rl.errors import UsageError
+
+INDEX = "model.safetensors.index.json"
+
+
+def count_parameters(folder: Path) -> int:
+    """Parameters of the model, from the headers of its safetensors files; the weights themselves are not read.
+
+    Raises ``UsageError`` naming the file where there are no weights, a part of them is missing, or a file is cut short
+    or no safetensors. The format has no checksum: a bit flipped within a weight is not seen.
+    """
+    return sum(_count_in_file(file) for file in _weight_files(folder))
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    index = folder / INDEX
+    if not index.is_file():
+        files = sorted(folder.glob("*.safetensors"))
+        if not files:
+            raise UsageError(
+                f"model.path={str(folder)!r}: it has no weights (*.safetensors); copy them there, or write them with "
+                "save_pretrained(...) of transformers. Pickled weights (*.bin, *.pt) are not read: they can run code"
+            )
+        return files
+    try:
+        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+        files = [folder / Path(name).name for name in names]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UsageError(f"{index}: cannot be read ({error}); copy the model again from its source") from error
+    for file in files:
+        if not file.is_file():
+            raise UsageError(f"{file}: is missing, though {INDEX} names it; copy the model again from its source")
+    return files
+
+
+def _count_in_file(file: Path) -> int:
+    try:
+        with safe_open(file, framework="numpy") as weights:
+            return sum(math.prod(weights.get_slice(name).get_shape()) for name in weights.keys())  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise UsageError(
+            f"{file}: not a whole safetensors file ({error}); copy the model again from its source"
+        ) from error
