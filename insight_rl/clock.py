@@ -1,4 +1,4 @@
-"""Measures where the time of a step goes. The only place that reads the clock; decides nothing."""
+"""Measures how long each phase of a step takes, in seconds."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 STEP_PHASES = ("select", "rollout", "reward", "learn", "sync")
-"""The phases of a step; their sum and what lies between them is ``time/step_s``."""
+"""The phases of a step. ``time/step_s`` is their sum plus the time between them."""
 
 
 class PhaseClock:
@@ -30,10 +30,11 @@ class PhaseClock:
         self._seconds[name] = self._seconds.get(name, 0.0) + seconds
 
     def lap(self, metrics: Metrics | None = None) -> Metrics:
-        """``time/*`` since the last lap, then start anew: seconds of everything measured, and of a training step its
-        length, shares and the throughput that the token counts in its ``metrics`` give.
+        """Return ``time/*`` since the last lap and start again from zero.
 
-        What comes between two steps (evaluation, a checkpoint) is measured but is not part of ``time/step_s``.
+        Without ``metrics``: the seconds of every phase measured. With the ``metrics`` of a training step also the
+        length of the step, each phase's share of it, and tokens per second. Evaluations and checkpoints are measured
+        but are not part of ``time/step_s``.
         """
         between = sum(seconds for name, seconds in self._seconds.items() if name not in STEP_PHASES)
         step_s = time.perf_counter() - self._started - between

@@ -1,4 +1,4 @@
-"""Where the files that ship with the package lie. Knows nothing of their content."""
+"""Finds the folders that ship with the package: ``conf`` and ``data``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The metrics of a step that follow from its groups alone. Pure functions; docs/metrics.md explains each key."""
+"""The metrics of a step that are computed from its groups. docs/metrics.md explains each key."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def reward_metrics(groups: Sequence[Group]) -> Metrics:
 
 
 def rollout_metrics(groups: Sequence[Group]) -> Metrics:
-    """``rollout/*``: lengths, truncation and a few samples; the first group and the last are always among them."""
+    """``rollout/*``: lengths, truncation and :data:`NUM_SAMPLES` sample completions, evenly spread over the groups."""
     completions = [completion for group in groups for completion in group.completions_G]
     if not completions:
         return {}
@@ -52,7 +52,7 @@ def rollout_metrics(groups: Sequence[Group]) -> Metrics:
 
 
 def gate_metrics(groups: Sequence[Group], kept: Sequence[Group], num_rounds: int) -> Metrics:
-    """``gate/*``: what the step cost and what the learner got of it."""
+    """``gate/*``: how much was rolled out, and how much of it the gate admitted."""
     return {
         "gate/num_rounds": num_rounds,
         "gate/num_groups": len(groups),

@@ -2,7 +2,7 @@
 
     Prompt -> Completion (x G) -> Reward (x G) -> Group -> Metrics
 
-Owns nothing but the shapes; standard library only, so that every other module can import it for free.
+Only the standard library is imported here, so that every other module can import this one at no cost.
 Suffixes on plural containers: P prompts, G rollouts of one prompt, T tokens of one completion.
 """
 
@@ -73,8 +73,13 @@ class Completion:
 class Reward:
     """The verdict on one completion.
 
-    ``success`` is the verifier's verdict and feeds the belief; ``value`` is what the policy is trained on. They are
+    ``success`` is the verifier's verdict and updates the belief; ``value`` is what the policy is trained on. They are
     two things: 0.1 for a well-formed wrong answer is not a tenth of a success.
+
+    Example::
+
+        Reward(value=0.1, success=False, status="wrong")
+        Reward(value=0.0, success=None, status="timeout", reason="no verdict within judge.deadline_s=5")
     """
 
     value: float
@@ -98,7 +103,11 @@ class Reward:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Group:
-    """The G rollouts of one prompt and their rewards: the unit of GRPO and of one belief update."""
+    """The G rollouts of one prompt and their rewards: the unit of GRPO and of one belief update.
+
+    Example: ``Group(prompt=prompt, completions_G=(c0, c1), rewards_G=(right, wrong))`` has ``num_judged == 2``,
+    ``num_successes == 1`` and is informative.
+    """
 
     prompt: Prompt
     completions_G: tuple[Completion, ...]

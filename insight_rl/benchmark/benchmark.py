@@ -1,4 +1,4 @@
-"""What a benchmark is: held-out problems, the reward that judges them, and what to split its figures by."""
+"""A benchmark: held-out problems, the reward that judges them, and the field that its figures are split by."""
 
 from __future__ import annotations
 
@@ -19,5 +19,5 @@ class Benchmark:
         self.group_by = group_by
 
     def group_of(self, prompt: Prompt) -> str:
-        """Problems of one group get figures of their own; without ``group_by`` those of one task (a mixture's)."""
+        """The group that ``prompt`` is counted in: the value of ``group_by``, or else the prompt's task."""
         return prompt.task if self.group_by is None else str(prompt.metadata.get(self.group_by, "none"))

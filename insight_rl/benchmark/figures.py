@@ -1,8 +1,8 @@
-"""From outcomes to figures: avg@k, unbiased pass@k and bootstrap intervals. Pure functions; knows no files.
+"""From outcomes to figures: avg@k, unbiased pass@k and bootstrap intervals.
 
-Intervals are percentile bootstraps over problems: a benchmark is a sample of the problems that could have been asked,
-and the samples of one problem are far from independent. A mean over n problems drawn with replacement depends only on
-how often each distinct value was drawn, so one multinomial draw replaces n.
+Intervals are percentile bootstraps over problems, not over samples: the problems are a sample of those that could have
+been asked, while the samples of one problem depend on each other. A mean over n problems drawn with replacement depends
+only on how often each distinct value was drawn, so one multinomial draw replaces n.
 """
 
 from __future__ import annotations

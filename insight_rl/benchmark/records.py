@@ -1,7 +1,7 @@
-"""What an evaluation leaves on disk: every sample with its verdict, in chunks that are whole or not there.
+"""The files of an evaluation: every sample with its verdict, in chunks. A chunk is complete or does not exist.
 
 ``<folder>/<benchmark>/manifest.json`` says what the chunks were made with, so that a continued evaluation never joins
-samples of different models or settings. Knows nothing of engines and figures.
+samples of different models or settings.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def to_outcome(record: Record) -> Outcome:
 
 
 class MemoryStore:
-    """Chunks of an evaluation that is not to be continued."""
+    """Keeps the chunks in memory, for an evaluation that cannot be continued."""
 
     def __init__(self) -> None:
         self._chunks: dict[int, list[Record]] = {}
@@ -76,7 +76,7 @@ class DiskStore:
     def __init__(self, folder: Path, manifest: Mapping[str, Any]) -> None:
         self.folder = folder
         file = folder / "manifest.json"
-        # What a JSON file gives back, so that the two compare.
+        # As a JSON file gives it back, so that the two can be compared.
         wanted = json.loads(json.dumps(manifest))
         if not file.exists():
             try:
@@ -91,9 +91,9 @@ class DiskStore:
             raise UsageError(f"{file}: not valid JSON ({error}); remove the folder {folder}") from error
         different = [key for key in {**found, **wanted} if found.get(key) != wanted.get(key)]
         if different:
-            told = "; ".join(f"{key} was {_short(found.get(key))}, now {_short(wanted.get(key))}" for key in different)
+            diff = "; ".join(f"{key} was {_short(found.get(key))}, now {_short(wanted.get(key))}" for key in different)
             raise UsageError(
-                f"--output-dir={folder.parent}: {folder.name} was evaluated otherwise ({told}); take another"
+                f"--output-dir={folder.parent}: {folder.name} was evaluated otherwise ({diff}); take another"
             )
 
     def has(self, number: int) -> bool:

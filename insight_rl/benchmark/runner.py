@@ -1,4 +1,4 @@
-"""Runs one benchmark after the other through one engine, chunk by chunk. Owns the order and what may be skipped."""
+"""Runs a benchmark through an engine, chunk by chunk, and skips the chunks that exist already."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Store(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class BenchmarkRun:
-    """A benchmark's problems, and how and in what chunks they are sampled."""
+    """A benchmark's problems, how they are sampled, and the size of the chunks."""
 
     name: str
     benchmark: Benchmark
@@ -45,11 +45,11 @@ class BenchmarkRun:
         return [number for number in range(self.num_chunks) if not self.store.has(number)]
 
     def records(self) -> list[Record]:
-        """Of every problem, in order; all chunks must be there."""
+        """The records of all problems, in order. Every chunk must exist."""
         return [record for number in range(self.num_chunks) for record in self.store.read(number)]
 
     def run(self, engine: RolloutEngine, judge: Judge, on_chunk: Callable[[int, Sequence[Record]], None]) -> None:
-        """Make the missing chunks. A chunk's samples do not depend on which chunks were there before."""
+        """Make the missing chunks. The samples of a chunk do not depend on which other chunks exist."""
         for number in self.missing_chunks():
             problems = self.problems[number * self.chunk_size : (number + 1) * self.chunk_size]
             seed = self.sampling.seed if self.num_chunks == 1 else derive_seed(self.sampling.seed, "chunk", number)

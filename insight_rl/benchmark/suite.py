@@ -1,4 +1,4 @@
-"""From the configuration to benchmarks, and what identifies an evaluation. Loads no model and no data."""
+"""Builds the benchmarks of a configuration, and the manifest that identifies an evaluation. Loads no model."""
 
 from __future__ import annotations
 
@@ -68,9 +68,10 @@ def _with_local_files(nodes: dict[str, Any], data_dir: Path) -> dict[str, Any]:
 
 
 def model_fingerprint(folder: Path) -> str:
-    """Of the model's configuration, tokenizer and weights; of large files the beginning, middle and end are read.
+    """A hash of the model's configuration, tokenizer and weights.
 
-    Training changes every tensor, so two checkpoints of one run differ in any of these pieces.
+    Of large files only the beginning, the middle and the end are read. Training
+    changes every tensor, so two checkpoints of one run differ in any of these pieces.
     """
     digest = hashlib.blake2b(digest_size=8)
     for file in sorted(folder.iterdir()):

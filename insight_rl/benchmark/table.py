@@ -1,4 +1,4 @@
-"""Shows the figures of a suite: in the terminal, as Markdown and as JSON. Computes nothing."""
+"""The figures of a suite as a terminal table, as Markdown and as JSON."""
 
 from __future__ import annotations
 
