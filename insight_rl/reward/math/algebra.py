@@ -13,7 +13,7 @@ from typing import Any
 
 from math_verify import LatexExtractionConfig, parse, verify
 
-from insight_rl.reward.math.latex import AlgebraError
+from insight_rl.reward.math.errors import AlgebraError
 
 MAX_CHARS = 800
 _CONFIG = (LatexExtractionConfig(boxed_match_priority=0),)

@@ -18,7 +18,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 
-from insight_rl.reward.math.latex import OutOfBounds
+from insight_rl.reward.math.errors import OutOfBounds
 from insight_rl.reward.math.nodes import (
     SCALARS,
     Apply,
@@ -47,7 +47,7 @@ Verdict = bool | None
 
 
 def same(gold: Node, answer: Node, *, tolerance: float = 0.0) -> Verdict:
-    """Whether ``answer`` is ``gold`` by the rules at the top. Raises :class:`NotMath` beyond all bounds."""
+    """Whether ``answer`` is ``gold`` by the rules at the top. Raises :class:`OutOfBounds` for values too large."""
     return _Comparison(tolerance).same(gold, answer)
 
 

@@ -17,7 +17,7 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from insight_rl.reward.extract import Span, boxed, unclosed_box
-from insight_rl.reward.math.latex import FUNCTIONS, SHORT_WORDS, is_unit, words
+from insight_rl.reward.math.vocabulary import FUNCTIONS, SHORT_WORDS, is_unit, words
 
 MAX_DISTINCT_BOXES = 8
 _MAX_WHOLE = 400

@@ -7,11 +7,12 @@ from collections.abc import Sequence
 from functools import lru_cache
 
 from insight_rl.reward.math.compare import same
+from insight_rl.reward.math.cursor import read_decimal
+from insight_rl.reward.math.errors import NotMath, OutOfBounds
 from insight_rl.reward.math.extract import is_expression, last_boxed
-from insight_rl.reward.math.latex import NotMath, OutOfBounds, clean
+from insight_rl.reward.math.latex import clean
 from insight_rl.reward.math.nodes import Node, Number
 from insight_rl.reward.math.parser import parse
-from insight_rl.reward.math.scalars import read_decimal
 
 MAX_ANSWER_CHARS = 4_000
 _PLAIN_NUMBER = re.compile(r"-?\d{1,15}(?:\.\d{1,5})?")
@@ -113,8 +114,6 @@ def _readings(text: str) -> tuple[Node, ...]:
     for grouped_digits in (True, False) if _GROUPED.search(text) else (True,):
         try:
             nodes.append(parse(text, grouped_digits=grouped_digits))
-        except OutOfBounds:
-            raise
         except NotMath:
             continue
     if not nodes and (counted := _COUNTED.fullmatch(text.strip())) is not None:
@@ -134,8 +133,6 @@ def _decimal_comma(gold_readings: Sequence[Node], answer: str) -> tuple[Node, ..
 def _same(gold: Node, answer: Node, tolerance: float) -> bool | None:
     try:
         return same(gold, answer, tolerance=tolerance)
-    except OutOfBounds:
-        raise
     except NotMath:
         return None
 

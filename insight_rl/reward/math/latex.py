@@ -1,4 +1,4 @@
-"""From the text of an answer, LaTeX or plain, to tokens. Knows the notation; nothing of grammar or of values.
+"""From the text of an answer, LaTeX or plain, to tokens. The grammar is in ``parser.py``.
 
 Everything here is linear in the length of the text, which the caller has bounded.
 """
@@ -8,21 +8,13 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Sequence
 from typing import NamedTuple
 
+from insight_rl.reward.math.errors import NotMath, OutOfBounds
+from insight_rl.reward.math.vocabulary import FUNCTIONS, PERCENT, SHORT_WORDS, unit_of
+
 MAX_TOKENS = 1_500
-
-
-class NotMath(Exception):
-    """The text is not an expression that this package understands."""
-
-
-class OutOfBounds(NotMath):
-    """An expression beyond the limits of size that this package sets itself: nothing should try to evaluate it."""
-
-
-class AlgebraError(Exception):
-    """The computer algebra system failed on a comparison: there is no verdict."""
 
 
 class Token(NamedTuple):
@@ -31,11 +23,6 @@ class Token(NamedTuple):
     text: str
     is_spaced: bool
     """Whether white space stood before it."""
-
-
-def words(text: str) -> frozenset[str]:
-    """A vocabulary, written as one string."""
-    return frozenset(text.split())
 
 
 _SUPERSCRIPTS = "⁰¹²³⁴⁵⁶⁷⁸⁹"
@@ -175,10 +162,6 @@ _TOKEN = re.compile(
     re.DOTALL,
 )
 
-FUNCTIONS = words(
-    "sin cos tan cot sec csc arcsin arccos arctan sinh cosh tanh ln log lg exp sqrt cbrt gcd lcm max min "
-    "abs floor ceil asin acos atan"
-)
 _WORD_COMMANDS = {
     "pi": "\\pi",
     "inf": "\\infty",
@@ -193,18 +176,14 @@ _WORD_COMMANDS = {
     "frac": "\\frac",
     "cup": "\\cup",
 }
-# Two letters that are a word of English rather than a product.
-SHORT_WORDS = words(
-    "is to of in at no so be if an as by on it we do up he me my us am go hi ok any all the not yes and "
-    "for are was has one two per odd but its let see our out who why how now new old day way man men get "
-    "got put set"
-)
 _SEPARATORS = {"and": "and", "or": "or", "&": "and"}
-_PERCENT = frozenset(("percent", "pct", "percentage", "percents", "per cent"))
 
 
 def tokenize(cleaned: str) -> list[Token]:
-    """The tokens of a :func:`clean` text. Raises :class:`NotMath` for prose and for more than ``MAX_TOKENS``."""
+    """The tokens of a :func:`clean` text.
+
+    Raises :class:`NotMath` for prose and :class:`OutOfBounds` for more than ``MAX_TOKENS``.
+    """
     tokens: list[Token] = []
     is_spaced = False
     for match in _TOKEN.finditer(cleaned):
@@ -224,14 +203,51 @@ def tokenize(cleaned: str) -> list[Token]:
         is_spaced = False
         if len(tokens) > MAX_TOKENS:
             raise OutOfBounds("too long")
-    return tokens
+    return _split_arguments(tokens)
+
+
+def _split_arguments(tokens: list[Token]) -> list[Token]:
+    r"""An argument without braces is one digit: ``\frac12`` gets the numbers 1 and 2, ``\frac123`` 1, 2 and 3."""
+    places = [index for index, token in enumerate(tokens) if token.text in ("\\frac", "\\binom")]
+    if not places:
+        return tokens
+    closing = closing_braces(tokens)
+    num_split = [0] * len(tokens)
+    for place in places:
+        at = place + 1
+        for _ in range(2):
+            at = closing.get(at, at)
+            if at < len(tokens) and tokens[at].kind == "number" and tokens[at].text.isdigit():
+                num_split[at] += 1
+                if len(tokens[at].text) > num_split[at]:
+                    continue  # the next argument is the digit after it
+            at += 1
+    result: list[Token] = []
+    for token, num_digits in zip(tokens, num_split, strict=True):
+        digits = token.text[:num_digits]
+        result += [Token("number", digit, index == 0 and token.is_spaced) for index, digit in enumerate(digits)]
+        if rest := token.text[num_digits:]:
+            result.append(Token(token.kind, rest, num_digits == 0 and token.is_spaced))
+    return result
+
+
+def closing_braces(tokens: Sequence[Token]) -> dict[int, int]:
+    """The index of the closing brace of every opening one that is closed."""
+    closing: dict[int, int] = {}
+    open_braces: list[int] = []
+    for index, token in enumerate(tokens):
+        if token.text == "{":
+            open_braces.append(index)
+        elif token.text == "}" and open_braces:
+            closing[open_braces.pop()] = index
+    return closing
 
 
 def _text_token(text: str) -> Token:
     word = " ".join(text.split()).strip(" ,.;").lower()
     if word in _SEPARATORS:
         return Token("op", _SEPARATORS[word], True)
-    if word in _PERCENT or text.strip() == "%":
+    if word in PERCENT or text.strip() == "%":
         return Token("op", "%", True)
     return Token("text", text.strip(), True)
 
@@ -241,7 +257,7 @@ def _split_word(word: str, is_spaced: bool, before: list[Token]) -> list[Token]:
     lower = word.lower()
     if lower in _SEPARATORS:
         return [Token("op", _SEPARATORS[lower], is_spaced)]
-    if lower in _PERCENT:
+    if lower in PERCENT:
         return [Token("op", "%", is_spaced)]
     if lower in FUNCTIONS:
         return [Token("name", lower, is_spaced)]
@@ -259,54 +275,3 @@ def _split_word(word: str, is_spaced: bool, before: list[Token]) -> list[Token]:
     letters = [Token("letter", letter, False) for letter in word]
     letters[0] = letters[0]._replace(is_spaced=is_spaced)
     return letters
-
-
-_UNITS = {
-    "m": "m metre metres meter meters",
-    "cm": "cm centimetre centimetres centimeter centimeters",
-    "mm": "mm millimetre millimetres millimeter millimeters",
-    "km": "km kilometre kilometres kilometer kilometers",
-    "in": "inch inches",
-    "ft": "ft foot feet",
-    "yd": "yd yard yards",
-    "mi": "mi mile miles",
-    "g": "g gram grams",
-    "kg": "kg kilogram kilograms kgs",
-    "lb": "lb lbs pound pounds",
-    "oz": "oz ounce ounces",
-    "s": "s sec secs second seconds",
-    "min": "min mins minute minutes",
-    "h": "h hr hrs hour hours",
-    "day": "day days",
-    "week": "week weeks",
-    "month": "month months",
-    "year": "year years yr yrs",
-    "l": "l L litre litres liter liters",
-    "ml": "ml mL millilitre milliliter milliliters",
-    "mph": "mph",
-    "kmh": "kmh km/h kph kmph",
-    "m/s": "m/s",
-    "dollar": "dollar dollars usd USD bucks",
-    "cent": "cent cents",
-    "euro": "euro euros eur EUR",
-    "degree": "degree degrees deg",
-    "rad": "radian radians rad rads",
-    "unit": "unit units",
-    "N": "N newton newtons",
-    "J": "J joule joules",
-    "W": "W watt watts",
-    "V": "V volt volts",
-    "K": "K kelvin",
-    "Hz": "Hz hertz",
-}
-_UNIT_OF = {spelling: unit for unit, spellings in _UNITS.items() for spelling in spellings.split()}
-
-
-def unit_of(word: str) -> str | None:
-    """The unit a word spells, in one spelling, or ``None``."""
-    return _UNIT_OF.get(word) or _UNIT_OF.get(word.lower())
-
-
-def is_unit(word: str) -> bool:
-    """Whether a word spells a unit or a percent sign."""
-    return word.lower() in _PERCENT or unit_of(word) is not None

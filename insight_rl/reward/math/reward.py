@@ -15,9 +15,9 @@ from typing import Any
 from insight_rl.errors import UsageError, check
 from insight_rl.reward.base import BaseReward
 from insight_rl.reward.extract import final_text
+from insight_rl.reward.math.errors import AlgebraError
 from insight_rl.reward.math.extract import Extraction, Rungs, extract
 from insight_rl.reward.math.judge import judge_answer
-from insight_rl.reward.math.latex import AlgebraError
 from insight_rl.reward.shaping import Shaping, Verdict, shape
 from insight_rl.types import Completion, Prompt, Reward
 

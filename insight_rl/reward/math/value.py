@@ -18,7 +18,7 @@ from typing import Any
 
 import mpmath
 
-from insight_rl.reward.math.latex import NotMath, OutOfBounds
+from insight_rl.reward.math.errors import NotMath, OutOfBounds
 from insight_rl.reward.math.nodes import Apply, Constant, Number, Scalar, Symbol, symbols_of
 
 MAX_EXACT_BITS = 400_000
@@ -41,7 +41,7 @@ def same_value(gold: Scalar, answer: Scalar, *, tolerance: float = 0.0) -> bool 
     """Whether both have the same value for every value of their symbols; ``None`` where that cannot be decided.
 
     A decimal with six or more digits after its point may be a rounded value. ``tolerance`` is relative and applies to
-    constants. Raises :class:`NotMath` for values beyond all bounds.
+    constants. Raises :class:`NotMath` for an operation without values and :class:`OutOfBounds` where one is too large.
     """
     if gold == answer:
         return True

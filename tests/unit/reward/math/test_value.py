@@ -10,7 +10,7 @@ import sympy
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from insight_rl.reward.math.latex import NotMath, OutOfBounds
+from insight_rl.reward.math.errors import NotMath, OutOfBounds
 from insight_rl.reward.math.parser import parse
 from insight_rl.reward.math.value import exact_value, same_value
 
@@ -99,3 +99,16 @@ def test_huge_texts_are_out_of_bounds(text):
 def test_what_is_not_understood_is_not_guessed(text):
     with pytest.raises(NotMath):
         parse(text)
+
+
+@pytest.mark.parametrize("text", ["-" * 1_400 + "1", "x^" + "-" * 1_400 + "1", "\\frac" * 700, "\\pm" * 700 + "1"])
+def test_long_runs_of_signs_and_commands_do_not_exhaust_the_stack(text):
+    try:
+        parse(text)
+    except (NotMath, OutOfBounds):
+        return
+
+
+def test_the_kinds_of_failure_are_siblings():
+    assert not issubclass(OutOfBounds, NotMath)
+    assert not issubclass(NotMath, OutOfBounds)
