@@ -46,11 +46,15 @@ def build_judge(reward: RewardFn, config: JudgeConfig) -> Judge:
     if num_workers is None:
         num_workers = 0 if reward.bounded else 2
     if num_workers == 0:
-        return InProcessJudge(reward)
+        return InProcessJudge(reward, max_unjudged_fraction=config.max_unjudged_fraction)
     from insight_rl.reward.judge_processes import JudgeProcesses
 
     return JudgeProcesses(
-        reward, num_workers=num_workers, deadline_s=config.deadline_s, max_memory_mb=config.max_memory_mb
+        reward,
+        num_workers=num_workers,
+        deadline_s=config.deadline_s,
+        max_memory_mb=config.max_memory_mb,
+        max_unjudged_fraction=config.max_unjudged_fraction,
     )
 
 

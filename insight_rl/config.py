@@ -54,7 +54,6 @@ class TrainerConfig:
     max_completion_tokens: int = MISSING
     temperature: float = MISSING
     top_p: float = MISSING
-    max_unjudged_fraction: float = MISSING
     max_logprob_gap: float | None = MISSING
 
     def __post_init__(self) -> None:
@@ -85,12 +84,6 @@ class TrainerConfig:
             "trainer.top_p",
             self.top_p,
             "must be 1.0: cutting the distribution renormalises the rollout's log-probs only and biases the ratio",
-        )
-        check(
-            0 < self.max_unjudged_fraction <= 1,
-            "trainer.max_unjudged_fraction",
-            self.max_unjudged_fraction,
-            "must be above 0 and at most 1",
         )
         gap = self.max_logprob_gap
         check(gap is None or gap > 0, "trainer.max_logprob_gap", gap, "must be above 0, or null")
@@ -142,12 +135,15 @@ class JudgeConfig:
     num_workers: int | None = MISSING
     deadline_s: float = MISSING
     max_memory_mb: int = MISSING
+    max_unjudged_fraction: float = MISSING
 
     def __post_init__(self) -> None:
         workers = self.num_workers
         check(workers is None or workers >= 0, "judge.num_workers", workers, "must be at least 0, or null")
         check(self.deadline_s > 0, "judge.deadline_s", self.deadline_s, "must be above 0 seconds")
         check(self.max_memory_mb >= 256, "judge.max_memory_mb", self.max_memory_mb, "must be at least 256")
+        fraction = self.max_unjudged_fraction
+        check(0 < fraction <= 1, "judge.max_unjudged_fraction", fraction, "must be above 0 and at most 1")
 
 
 @dataclass(kw_only=True)

@@ -216,7 +216,6 @@ def _trainer_settings(config: RunConfig) -> TrainerSettings:
             top_p=config.trainer.top_p,
             seed=config.seed,
         ),
-        max_unjudged_fraction=config.trainer.max_unjudged_fraction,
         max_logprob_gap=gap if gap is not None else 0.01 if config.model.dtype == "float32" else 2.0,
         evaluate_every=config.evaluation.every,
         checkpoint_every=config.checkpoint.every,

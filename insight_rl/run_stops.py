@@ -2,21 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from insight_rl.errors import RunStopped
-from insight_rl.types import Group, Metrics
-
-
-def stop_if_unjudged(groups: Sequence[Group], *, max_fraction: float) -> None:
-    """Raise ``RunStopped`` when the verifier reached no verdict on more than ``max_fraction`` of the rollouts."""
-    num_rollouts = sum(len(group.rewards_G) for group in groups)
-    num_unjudged = num_rollouts - sum(group.num_judged for group in groups)
-    if num_unjudged > max_fraction * num_rollouts:
-        raise RunStopped(
-            f"{num_unjudged} of {num_rollouts} rollouts could not be judged (timeouts or errors of the verifier), more "
-            f"than trainer.max_unjudged_fraction={max_fraction}; test the verifier on its own with `insight-rl judge`"
-        )
+from insight_rl.types import Metrics
 
 
 def stop_if_logprobs_diverge(metrics: Metrics, *, max_gap: float) -> None:

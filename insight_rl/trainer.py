@@ -29,7 +29,7 @@ from insight_rl.monitor.base import Monitor
 from insight_rl.reward.base import Judge
 from insight_rl.rollout.base import RolloutEngine
 from insight_rl.rollout.groups import Finished, collect_groups, roll_out
-from insight_rl.run_stops import stop_if_logprobs_diverge, stop_if_unjudged
+from insight_rl.run_stops import stop_if_logprobs_diverge
 from insight_rl.seeding import derive_seed
 from insight_rl.selector.base import Selector
 from insight_rl.step_metrics import gate_metrics, reward_metrics, rollout_metrics
@@ -51,7 +51,6 @@ class TrainerSettings:
     prompts_per_step: int
     sampling: Sampling
     """K, length and temperature of the rollouts; each step replaces the seed."""
-    max_unjudged_fraction: float
     max_logprob_gap: float
     evaluate_every: int
     """0: never."""
@@ -161,9 +160,7 @@ class Trainer:
 
     @phase("reward")
     def reward(self, prompts: Sequence[Prompt], finished: Finished) -> list[Group]:
-        groups = collect_groups(self.judge, prompts, finished)
-        stop_if_unjudged(groups, max_fraction=self.settings.max_unjudged_fraction)
-        return groups
+        return collect_groups(self.judge, prompts, finished)
 
     @phase("learn")
     def learn(self, kept: Sequence[Group], advantages_P_G: Sequence[np.ndarray]) -> Metrics:

@@ -1,4 +1,4 @@
-"""What a verdict costs: our pool with two workers against math-verify called plainly, and Countdown in one process.
+"""What a verdict costs: two of our worker processes against math-verify called plainly, and Countdown in one process.
 
     python scripts/benchmark_rewards.py                             # generated responses, within two minutes
     python scripts/benchmark_rewards.py --answers answers.jsonl     # real: {"response", "answer", "expected"} a line
@@ -67,11 +67,11 @@ def math_figures(cases: list[Case], rounds: int) -> dict[str, float | int | None
     verdicts: dict[str, list[bool]] = {}
     math_verify_verdict(cases[0])
     for _ in range(rounds):
-        # A new pool each round: the verdicts that its workers remember would be a head start.
-        with JudgeProcesses(MathReward(), num_workers=NUM_WORKERS, deadline_s=DEADLINE_S, max_error_rate=1.0) as pool:
-            pool.start()
+        # New processes each round: the verdicts that they remember would be a head start.
+        with JudgeProcesses(MathReward(), num_workers=NUM_WORKERS, deadline_s=DEADLINE_S) as judges:
+            judges.start()
             started = time.perf_counter()
-            verdicts["ours"] = pool_verdicts(pool, cases)
+            verdicts["ours"] = our_verdicts(judges, cases)
             seconds["ours"].append(time.perf_counter() - started)
         started = time.perf_counter()
         verdicts["math_verify"] = [math_verify_verdict(case) for case in cases]
@@ -86,10 +86,10 @@ def math_figures(cases: list[Case], rounds: int) -> dict[str, float | int | None
     return figures
 
 
-def pool_verdicts(pool: JudgeProcesses, cases: list[Case]) -> list[bool]:
+def our_verdicts(judges: JudgeProcesses, cases: list[Case]) -> list[bool]:
     for case in cases:
-        pool.submit(make_prompt(case.answer), [make_completion(case.response)])
-    return [group[0].success is True for group in pool.collect()]
+        judges.submit(make_prompt(case.answer), [make_completion(case.response)])
+    return [group[0].success is True for group in judges.collect()]
 
 
 def math_verify_verdict(case: Case) -> bool:

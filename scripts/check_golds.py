@@ -26,7 +26,7 @@ from insight_rl.types import Completion, Prompt, Reward
 
 BENCHMARKS = ("aime24", "amc23", "math500", "minerva_math", "olympiadbench", "gsm8k", "mmlu", "gpqa")
 SAME_FORMAT = {"math_train": "math500", "math_test": "math500", "deepscaler": "math500"}
-JUDGE = JudgeConfig(num_workers=None, deadline_s=10.0, max_memory_mb=2048)
+JUDGE = JudgeConfig(num_workers=None, deadline_s=10.0, max_memory_mb=2048, max_unjudged_fraction=1.0)
 
 
 class PlainEncoder:

@@ -17,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from insight_rl.build import build_part
-from insight_rl.cli.judge import build_pool
+from insight_rl.cli.judge import build_judge_processes
 from insight_rl.config import compose_config
 from insight_rl.errors import UsageError, check
 from insight_rl.monitor.records import SAMPLES_FILE
@@ -86,8 +86,8 @@ def main(argv: Sequence[str]) -> int:
     else:
         tree, samples = compose_config(overrides, config_name="judge"), _of_file(Path(options["samples"]), {})
     samples = samples[-limit:]
-    with build_pool(tree) as pool:
-        judged = judge(pool, samples)
+    with build_judge_processes(tree) as judges:
+        judged = judge(judges, samples)
         opinions = _second_opinions(tree, samples)
     findings = list(compare(samples, judged, opinions, slow_s=slow_s))
     _print(samples, judged, findings)
@@ -166,14 +166,14 @@ def _sample(record: Mapping[str, Any], answer: Any) -> Sample:
 # -- verdicts
 
 
-def judge(pool: JudgeProcesses, samples: Sequence[Sample]) -> list[Judged]:
+def judge(judges: JudgeProcesses, samples: Sequence[Sample]) -> list[Judged]:
     for sample in samples:
-        pool.submit(sample.prompt, [sample.completion])
-    return [group[0] for group in pool.collect_judged()]
+        judges.submit(sample.prompt, [sample.completion])
+    return [group[0] for group in judges.collect_judged()]
 
 
 class PlainMathVerify(BaseReward):
-    """math-verify as it comes, on the whole response, as a reward function for the pool to bound."""
+    """math-verify as it comes, on the whole response, as a reward function whose time its process bounds."""
 
     worker_modules = ("insight_rl.reward.math.algebra",)
     """Imported first; it also keeps math-verify from announcing that its timeouts are off."""
@@ -193,7 +193,7 @@ def _second_opinions(tree: DictConfig, samples: Sequence[Sample]) -> list[Judged
     """math-verify's verdicts where the reward is about mathematics; empty otherwise."""
     if not str(tree.reward.get("_target_", "")).endswith(MathReward.__name__):
         return []
-    with JudgeProcesses(PlainMathVerify(), num_workers=2, max_error_rate=1.0) as other:
+    with JudgeProcesses(PlainMathVerify(), num_workers=2) as other:
         return judge(other, samples)
 
 

@@ -17,6 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 from insight_rl.build import build_part
 from insight_rl.config import JudgeConfig, compose_config
 from insight_rl.errors import UsageError
+from insight_rl.reward.base import check_reward
 from insight_rl.reward.judge_processes import JudgeProcesses
 from insight_rl.types import Completion, Prompt, Reward
 
@@ -49,15 +50,16 @@ def main(argv: Sequence[str]) -> int:
     if not any(override.startswith("reward=") for override in arguments.overrides):
         raise UsageError("reward has no value: say which, e.g. `insight-rl judge reward=math < in.jsonl`")
     tree = compose_config(arguments.overrides, config_name="judge", config_dir=arguments.config_dir)
-    with build_pool(tree) as pool:
-        counts = judge_lines(pool, sys.stdin.buffer, sys.stdout)
+    with build_judge_processes(tree) as judges:
+        counts = judge_lines(judges, sys.stdin.buffer, sys.stdout)
     print(", ".join(f"{count} {status}" for status, count in counts.most_common()) or "no lines", file=sys.stderr)
     return 0
 
 
-def build_pool(tree: DictConfig) -> JudgeProcesses:
-    """The pool of workers that ``reward`` and ``judge`` of a configuration describe; no error rate stops it."""
+def build_judge_processes(tree: DictConfig) -> JudgeProcesses:
+    """What ``reward`` and ``judge`` of a configuration describe; nothing stops it, however many are not judged."""
     reward = build_part("reward", OmegaConf.to_container(tree.reward))
+    check_reward("reward", reward)
     try:
         judge = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(JudgeConfig), tree.judge))
     except OmegaConfBaseException as error:
@@ -68,16 +70,15 @@ def build_pool(tree: DictConfig) -> JudgeProcesses:
         num_workers=2 if judge.num_workers is None else judge.num_workers,
         deadline_s=judge.deadline_s,
         max_memory_mb=judge.max_memory_mb,
-        max_error_rate=1.0,
     )
 
 
-def judge_lines(pool: JudgeProcesses, lines: BinaryIO, output: TextIO) -> Counter[str]:
+def judge_lines(judges: JudgeProcesses, lines: BinaryIO, output: TextIO) -> Counter[str]:
     """Judge every line; returns how often each status came up."""
     counts: Counter[str] = Counter()
     for window in _windows(lines):
-        verdicts = [_submit(pool, line) for line in window]
-        judged = iter(pool.collect())
+        verdicts = [_submit(judges, line) for line in window]
+        judged = iter(judges.collect())
         for verdict in verdicts:
             reward = next(judged)[0] if verdict is None else verdict
             counts[reward.status] += 1
@@ -95,13 +96,13 @@ def _windows(lines: BinaryIO) -> Iterator[list[bytes]]:
         size = min(4 * size, _WINDOW)
 
 
-def _submit(pool: JudgeProcesses, line: bytes) -> Reward | None:
-    """Hand the line to the pool, or say what is wrong with it."""
+def _submit(judges: JudgeProcesses, line: bytes) -> Reward | None:
+    """Hand the line over to be judged, or say what is wrong with it."""
     try:
         prompt, completion = read_line(line)
     except UsageError as error:
         return Reward(value=0.0, success=None, status="error", reason=str(error))
-    pool.submit(prompt, [completion])
+    judges.submit(prompt, [completion])
     return None
 
 

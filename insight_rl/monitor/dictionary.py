@@ -85,7 +85,7 @@ ENTRIES: tuple[MetricEntry, ...] = (
     _entry("reward/accuracy", "0 to 1", "near 0.5", "Share of the judged rollouts that succeed (verifier's verdict, no "
            "shaping). Near 0.5, most groups are informative."),
     _entry("reward/unjudged_fraction", "0 to 1", "0", "Share of rollouts without a verdict (timeout, error): neither "
-           "trained on nor counted as evidence. The run stops above `trainer.max_unjudged_fraction`."),
+           "trained on nor counted as evidence. The run stops above `judge.max_unjudged_fraction`."),
     _entry("reward/status_{status}", "0 to 1", "", "Share of all rollouts with this status: correct, wrong, "
            "unparsable, no_answer, timeout, error."),
     _entry("reward/part_{name}", "reward", "", "Mean contribution of one part of a composed reward."),

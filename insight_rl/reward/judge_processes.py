@@ -1,12 +1,12 @@
-"""Judges completions in worker processes that can be killed. Owns their lives and deadlines; knows no reward's rules.
+"""Judges completions in worker processes that can be killed: starts and ends them, and keeps their deadlines.
 
     submit(prompt, completions) -> jobs, judged while generation goes on -> collect() in the order of submission
 
 A thread of the parent hands out batches, reads one result per job and holds the clock. A worker that is silent for
 ``deadline_s`` is killed and replaced: its current job is a timeout, the rest of its batch goes back to the front of the
-queue. So do the jobs of a worker that dies, until one of them has used up its strikes. The only signal in use is
-SIGKILL, to workers, so the pool works from any thread and beside any framework; workers are plain child processes that
-never import the parent's ``__main__``.
+queue. So do the jobs of a worker that dies, unless the job it was at has failed too often. The only signal in use is
+SIGKILL, to workers, so it works from any thread and beside any framework; workers are plain child processes that never
+import the parent's ``__main__``.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
@@ -31,17 +31,16 @@ from typing import Any, NamedTuple, Self
 
 from insight_rl.errors import RunStopped, UsageError, check
 from insight_rl.reward.base import RewardFn
+from insight_rl.reward.judge import UnjudgedAlarm, unjudged
 from insight_rl.reward.judge_worker import CompletionStub, PromptStub, Setup
 from insight_rl.types import Completion, Prompt, Reward
 
 BATCH_SIZE = 32
-MAX_STRIKES = 10
-STRIKES_OF_A_CRASH = 5
-"""A job is given up after two deaths of its worker by its own doing, or ten by SIGKILL, which may come from outside."""
+MAX_FAILURES = 10
+FAILURES_OF_A_CRASH = 5
+"""A job is an error after its worker crashed twice, or was killed ten times by SIGKILL, which may come from outside."""
 MAX_FAILED_STARTS = 3
 STARTUP_DEADLINE_S = 120.0
-ERROR_WINDOW = 512
-MIN_FOR_ERROR_RATE = 64
 _SEND_TIMEOUT_S = 10
 _READ_SIZE = 1 << 18
 
@@ -57,7 +56,7 @@ class _Job:
     index: int
     prompt: PromptStub
     completion: CompletionStub
-    strikes: int = 0
+    num_failures: int = 0
 
 
 @dataclass(slots=True)
@@ -82,9 +81,8 @@ class _Worker:
 class JudgeProcesses:
     """A :class:`~insight_rl.reward.base.Judge` over ``num_workers`` processes, started with the first group.
 
-    ``deadline_s`` is for one completion; ``max_memory_mb`` for the address space of one worker. ``max_error_rate``: the
-    share of timeouts and errors among the last ``ERROR_WINDOW`` verdicts above which :meth:`collect` raises
-    :class:`~insight_rl.errors.RunStopped` with the reasons (1 switches it off).
+    ``deadline_s`` is for one completion; ``max_memory_mb`` for the address space of one worker;
+    ``max_unjudged_fraction``: see :class:`~insight_rl.reward.judge.UnjudgedAlarm`.
     """
 
     def __init__(
@@ -94,18 +92,17 @@ class JudgeProcesses:
         num_workers: int = 2,
         deadline_s: float = 5.0,
         max_memory_mb: int = 2048,
-        max_error_rate: float = 0.2,
+        max_unjudged_fraction: float = 1.0,
     ) -> None:
         check(num_workers >= 1, "judge.num_workers", num_workers, "must be at least 1")
         check(deadline_s > 0, "judge.deadline_s", deadline_s, "must be above 0 seconds")
         check(max_memory_mb >= 256, "judge.max_memory_mb", max_memory_mb, "must be at least 256")
-        check(0 < max_error_rate <= 1, "judge.max_error_rate", max_error_rate, "must be above 0 and at most 1")
         module = type(reward).__module__
         check(module != "__main__", "reward", type(reward).__qualname__, "must be defined in a module to be imported")
         self._setup = Setup(reward, max_memory_mb)
         self._num_workers = num_workers
         self._deadline_s = deadline_s
-        self._max_error_rate = max_error_rate
+        self._alarm = UnjudgedAlarm(max_unjudged_fraction)
 
         self._condition = threading.Condition()
         self._queue: deque[_Job] = deque()
@@ -122,8 +119,6 @@ class JudgeProcesses:
         self._wake_reader, self._wake_writer = os.pipe()
         os.set_blocking(self._wake_writer, False)
         self._num_failed_starts = 0
-        self._recent: deque[bool] = deque(maxlen=ERROR_WINDOW)
-        self._reasons: Counter[str] = Counter()
 
     # -- the side of the caller
 
@@ -141,7 +136,7 @@ class JudgeProcesses:
         self._run()
 
     def collect(self) -> list[tuple[Reward, ...]]:
-        """Wait for every group submitted since the last call. Raises ``RunStopped`` above ``max_error_rate``."""
+        """Wait for every group submitted since the last call. Raises ``RunStopped`` if the alarm rings."""
         return [tuple(judged.reward for judged in group) for group in self.collect_judged()]
 
     def collect_judged(self) -> list[tuple[Judged, ...]]:
@@ -162,10 +157,6 @@ class JudgeProcesses:
                 self._condition.wait(timeout=1.0)
             if self._failure is not None:
                 raise self._failure
-
-    def worker_pids(self) -> list[int]:
-        """The process ids of the workers that live now."""
-        return [worker.process.pid for worker in list(self._workers)]
 
     def close(self) -> None:
         """End every worker and the thread; groups that are not collected are dropped."""
@@ -189,9 +180,9 @@ class JudgeProcesses:
     def _run(self) -> None:
         with self._condition:
             if self._is_closing:
-                raise RuntimeError("the reward pool is closed")
+                raise RuntimeError("the judge is closed")
             if self._thread is None:
-                self._thread = threading.Thread(target=self._serve, name="reward-pool", daemon=True)
+                self._thread = threading.Thread(target=self._serve, name="judge-processes", daemon=True)
                 self._thread.start()
                 return
         self._wake()
@@ -234,7 +225,7 @@ class JudgeProcesses:
     def _start_missing(self) -> None:
         while len(self._workers) < self._num_workers:
             ours, theirs = socket.socketpair()
-            # A worker that was stopped must not stop the pool with it.
+            # A worker that was stopped must not stop this thread with it.
             ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", _SEND_TIMEOUT_S, 0))
             with theirs:
                 process = subprocess.Popen(
@@ -267,7 +258,7 @@ class JudgeProcesses:
         try:
             worker.connection.send(message)
         except OSError:
-            self._bury(worker)
+            self._remove_dead(worker)
 
     def _seconds_to_next_deadline(self) -> float:
         deadlines = [worker.deadline for worker in self._workers if worker.jobs or not worker.is_ready]
@@ -281,7 +272,7 @@ class JudgeProcesses:
         except OSError:
             data = b""
         if not data:
-            self._bury(worker)
+            self._remove_dead(worker)
             return
         *lines, worker.unread = (worker.unread + data).split(b"\n")
         worker.deadline = time.monotonic() + self._deadline_s
@@ -290,7 +281,7 @@ class JudgeProcesses:
 
     def _handle(self, worker: _Worker, message: dict[str, Any]) -> None:
         if "fatal" in message:
-            self._fail(UsageError(f"a reward worker cannot start: {message['fatal']}"))
+            self._fail(UsageError(f"a judging process cannot start: {message['fatal']}"))
             return
         if "ready" in message:
             worker.is_ready = True
@@ -312,15 +303,14 @@ class JudgeProcesses:
             if now < worker.deadline or (worker.is_ready and not worker.jobs):
                 continue
             if not worker.is_ready:
-                self._fail(RunStopped(f"a reward worker was not ready after {STARTUP_DEADLINE_S:.0f} s"))
+                self._fail(RunStopped(f"a judging process was not ready after {STARTUP_DEADLINE_S:.0f} s"))
                 return
             reason = f"no verdict within judge.deadline_s={self._deadline_s:g}"
-            timeout = Reward(value=0.0, success=None, status="timeout", reason=reason)
-            self._finish(worker.jobs.popleft(), Judged(timeout, self._deadline_s))
+            self._finish(worker.jobs.popleft(), Judged(unjudged("timeout", reason), self._deadline_s))
             self._requeue(worker)
             self._end(worker, kill=True)
 
-    def _bury(self, worker: _Worker) -> None:
+    def _remove_dead(self, worker: _Worker) -> None:
         """A worker died: blame the job it was at, and have the others judged by another worker."""
         if worker not in self._workers:
             return
@@ -330,14 +320,13 @@ class JudgeProcesses:
         if not worker.is_ready:
             self._num_failed_starts += 0 if is_killed else 1
             if self._num_failed_starts >= MAX_FAILED_STARTS:
-                self._fail(RunStopped(f"reward workers die while they start (exit code {returncode})"))
+                self._fail(RunStopped(f"judging processes die while they start (exit code {returncode})"))
         elif worker.jobs:
             job = worker.jobs[0]
-            job.strikes += 1 if is_killed else STRIKES_OF_A_CRASH
-            if job.strikes >= MAX_STRIKES:
+            job.num_failures += 1 if is_killed else FAILURES_OF_A_CRASH
+            if job.num_failures >= MAX_FAILURES:
                 reason = f"its worker died again and again (exit code {returncode})"
-                error = Reward(value=0.0, success=None, status="error", reason=reason)
-                self._finish(worker.jobs.popleft(), Judged(error, 0.0))
+                self._finish(worker.jobs.popleft(), Judged(unjudged("error", reason), 0.0))
         self._requeue(worker)
         self._end(worker, kill=True)
 
@@ -356,27 +345,15 @@ class JudgeProcesses:
         self._ended.append(worker.process)
 
     def _finish(self, job: _Job, judged: Judged) -> None:
-        self._watch_errors(judged.reward)
+        try:
+            self._alarm.watch(judged.reward)
+        except RunStopped as error:
+            self._fail(error)
         with self._condition:
             job.group.results_G[job.index] = judged
             job.group.num_missing -= 1
             if job.group.num_missing == 0:
                 self._condition.notify_all()
-
-    def _watch_errors(self, reward: Reward) -> None:
-        self._recent.append(not reward.is_judged)
-        if reward.is_judged:
-            return
-        self._reasons[f"{reward.status}: {reward.reason}"] += 1
-        rate = sum(self._recent) / len(self._recent)
-        if len(self._recent) >= MIN_FOR_ERROR_RATE and rate > self._max_error_rate:
-            reasons = "; ".join(f"{count} x {reason}" for reason, count in self._reasons.most_common(3))
-            self._fail(
-                RunStopped(
-                    f"the verifier reached no verdict on {rate:.0%} of the last {len(self._recent)} completions, more "
-                    f"than {self._max_error_rate:.0%}: {reasons}"
-                )
-            )
 
 
 def _worker_environment() -> dict[str, str]:

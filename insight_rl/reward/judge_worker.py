@@ -1,7 +1,8 @@
 """The process in which completions are judged: ``python -m insight_rl.reward.judge_worker FD``.
 
-Reads batches of jobs from the pool that started it and writes one line of JSON per job as soon as it is judged. Knows
-neither deadlines nor order: those are the pool's. It ends when the pool's end of the socket closes.
+Reads batches of jobs from the :class:`~insight_rl.reward.judge_processes.JudgeProcesses` that started it and writes one
+line of JSON per job as soon as it is judged. Deadlines and order are kept by the parent. The worker ends when the
+parent's end of the socket closes.
 """
 
 from __future__ import annotations
@@ -17,9 +18,9 @@ import time
 from multiprocessing.connection import Connection
 from typing import Any, NamedTuple
 
-from insight_rl.errors import UsageError
 from insight_rl.reward.base import RewardFn
-from insight_rl.types import Completion, Prompt, Reward
+from insight_rl.reward.judge import judge_one
+from insight_rl.types import Completion, Prompt
 
 MAX_JOBS = 50_000
 """After so many the worker asks to be replaced: the caches of symbolic algebra only grow."""
@@ -36,6 +37,9 @@ class PromptStub(NamedTuple):
     answer: Any
     metadata: dict[str, Any]
 
+    def as_prompt(self) -> Prompt:
+        return Prompt(token_ids=(), **self._asdict())
+
 
 class CompletionStub(NamedTuple):
     """What a reward may see of a completion: its tokens are only counted."""
@@ -44,6 +48,15 @@ class CompletionStub(NamedTuple):
     num_tokens: int
     finish_reason: str
     policy_version: int
+
+    def as_completion(self) -> Completion:
+        return Completion(
+            token_ids=(0,) * self.num_tokens,
+            logprobs=(),
+            text=self.text,
+            finish_reason=self.finish_reason,
+            policy_version=self.policy_version,
+        )
 
 
 class Setup(NamedTuple):
@@ -82,7 +95,7 @@ def _serve(connection: Connection, fd: int, reward: RewardFn) -> None:
             return
         for index, (prompt, completion) in enumerate(batch):
             start = time.perf_counter()
-            result, is_out_of_memory = _judge(reward, prompt, completion)
+            result, is_out_of_memory = judge_one(reward, prompt.as_prompt(), completion.as_completion())
             num_jobs += 1
             is_spent = num_jobs >= MAX_JOBS and index == len(batch) - 1
             _write(
@@ -101,42 +114,6 @@ def _serve(connection: Connection, fd: int, reward: RewardFn) -> None:
                 return
 
 
-def _judge(reward: RewardFn, prompt: PromptStub, completion: CompletionStub) -> tuple[Reward, bool]:
-    """The reward, and whether judging ran out of memory: the heap is then in pieces and the process has to go."""
-    try:
-        result = reward(
-            Prompt(
-                id=prompt.id,
-                task=prompt.task,
-                text=prompt.text,
-                token_ids=(),
-                answer=prompt.answer,
-                metadata=prompt.metadata,
-            ),
-            Completion(
-                token_ids=(0,) * completion.num_tokens,
-                logprobs=(),
-                text=completion.text,
-                finish_reason=completion.finish_reason,
-                policy_version=completion.policy_version,
-            ),
-        )
-    except MemoryError:
-        return _error("MemoryError: over the memory limit of a worker"), True
-    except UsageError as error:
-        return _error(str(error)), False
-    except Exception as error:
-        # Whatever a reward raises on untrusted text is counted as an error of the verifier and reported by name.
-        return _error(f"{type(error).__name__}: {error}"), False
-    if not isinstance(result, Reward):
-        return _error(f"the reward function returned {type(result).__name__}, not Reward"), False
-    return result, False
-
-
-def _error(reason: str) -> Reward:
-    return Reward(value=0.0, success=None, status="error", reason=reason)
-
-
 def _write(fd: int, message: dict[str, Any]) -> None:
     data = json.dumps(message).encode() + b"\n"
     while data:
@@ -144,7 +121,7 @@ def _write(fd: int, message: dict[str, Any]) -> None:
 
 
 def _die_with_parent() -> None:
-    """A worker that hangs in a computation would not notice that its pool is gone; the kernel does."""
+    """A worker that hangs in a computation would not notice that its parent is gone; the kernel does."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 

@@ -1,4 +1,4 @@
-"""Thousands of responses made to hang, crash, flood, run code or be taken for right, through the pool.
+"""Thousands of responses made to hang, crash, flood, run code or be taken for right, through judging processes.
 
 The corpus is a script's: every family below is a way in which an answer has fooled a verifier, repeated with random
 numbers, and mutations of ordinary answers. Each response carries a gold answer that it does *not* give.
@@ -307,6 +307,10 @@ def corpus(families: tuple[Any, ...], num: int, canary: Path) -> Iterator[Hostil
         yield families[index % len(families)](rng, canary)
 
 
+def worker_pids(judges: JudgeProcesses) -> list[int]:
+    return [worker.process.pid for worker in list(judges._workers)]
+
+
 def peak_memory_mb(pid: int) -> float:
     try:
         status = Path(f"/proc/{pid}/status").read_text()
@@ -324,26 +328,26 @@ def peak_memory_mb(pid: int) -> float:
     ],
     ids=["math", "multiple_choice", "countdown"],
 )
-def test_nothing_hangs_crashes_runs_or_passes(tmp_path, reward, families, num):
-    canary = tmp_path / "canary"
+def test_nothing_hangs_crashes_runs_or_passes(tmp_path, monkeypatch, reward, families, num):
+    # Workers start in this folder, so the responses need not name it: where the test runs is none of their text.
+    monkeypatch.chdir(tmp_path)
+    canary = Path("canary")
     hostiles = list(corpus(families, num, canary))
     peaks: dict[int, float] = {}
-    with JudgeProcesses(
-        reward, num_workers=2, deadline_s=DEADLINE_S, max_memory_mb=MAX_MEMORY_MB, max_error_rate=1.0
-    ) as pool:
-        pool.start()
+    with JudgeProcesses(reward, num_workers=2, deadline_s=DEADLINE_S, max_memory_mb=MAX_MEMORY_MB) as judges:
+        judges.start()
         for number, hostile in enumerate(hostiles):
-            pool.submit(make_prompt(hostile, number), [make_completion(hostile.response)])
+            judges.submit(make_prompt(hostile, number), [make_completion(hostile.response)])
         done = threading.Event()
 
         def watch() -> None:
             while not done.wait(0.02):
-                for pid in pool.worker_pids():
+                for pid in worker_pids(judges):
                     peaks[pid] = max(peaks.get(pid, 0.0), peak_memory_mb(pid))
 
         watcher = threading.Thread(target=watch)
         watcher.start()
-        judged = pool.collect_judged()
+        judged = judges.collect_judged()
         done.set()
         watcher.join()
 
@@ -372,14 +376,14 @@ def test_text_of_any_kind_gets_a_verdict_and_not_the_right_one(text, gold):
 def test_killing_workers_loses_and_reorders_nothing():
     rng = random.Random(3)
     groups = [(number, [number, number + 1, number, -1]) for number in range(400)]
-    with JudgeProcesses(MathReward(), num_workers=2, deadline_s=20.0) as pool:
+    with JudgeProcesses(MathReward(), num_workers=2, deadline_s=20.0) as judges:
         stop = threading.Event()
         num_killed = 0
 
         def kill() -> None:
             nonlocal num_killed
             while num_killed < 10 and not stop.wait(rng.uniform(0.05, 0.6)):
-                for pid in rng.sample(pids := pool.worker_pids(), k=min(1, len(pids))):
+                for pid in rng.sample(pids := worker_pids(judges), k=min(1, len(pids))):
                     os.kill(pid, 9)
                     num_killed += 1
 
@@ -388,9 +392,9 @@ def test_killing_workers_loses_and_reorders_nothing():
         started = time.monotonic()
         for number, answers in groups:
             prompt = make_prompt(Hostile("", f"\\sqrt{{{number}}} + {number}x"), number)
-            pool.submit(prompt, [make_completion(f"\\boxed{{{a}x + \\sqrt{{{a}}}}}") for a in answers])
+            judges.submit(prompt, [make_completion(f"\\boxed{{{a}x + \\sqrt{{{a}}}}}") for a in answers])
             time.sleep(0.005)
-        rewards = pool.collect()
+        rewards = judges.collect()
         stop.set()
         killer.join()
         assert time.monotonic() - started < 60

@@ -92,7 +92,7 @@ def reward(prompt, completion):
     return Reward(value=float(success), success=success, status="correct" if success else "wrong")
 
 
-def make_trainer(*, gate=None, gap=0.0, num_steps=2, judge=reward, max_unjudged=0.9):
+def make_trainer(*, gate=None, gap=0.0, num_steps=2, judge=reward, max_unjudged=1.0):
     events, recorder = [], Recorder()
     selector = ObservingSelector()
     selector.events = events
@@ -103,7 +103,6 @@ def make_trainer(*, gate=None, gap=0.0, num_steps=2, judge=reward, max_unjudged=
             num_steps=num_steps,
             prompts_per_step=8,
             sampling=sampling,
-            max_unjudged_fraction=max_unjudged,
             max_logprob_gap=0.01,
             evaluate_every=2,
             checkpoint_every=2,
@@ -112,7 +111,7 @@ def make_trainer(*, gate=None, gap=0.0, num_steps=2, judge=reward, max_unjudged=
         selector=selector,
         gate=gate or AdmitAll(),
         rollout=ScriptedEngine(events),
-        judge=InProcessJudge(judge),
+        judge=InProcessJudge(judge, max_unjudged_fraction=max_unjudged),
         algorithm=Algorithm(variant="grpo", advantage="group_std", clip_low=0.2, clip_high=0.2),
         learner=ScriptedLearner(events, gap),
         evaluator=Evaluator(problems=POOL[1:3], sampling=sampling),
@@ -181,9 +180,13 @@ def test_lost_log_prob_parity_stops_the_run():
 
 
 def test_too_many_unjudged_rollouts_stop_the_run():
-    trainer, _, _ = make_trainer(judge=lambda prompt, completion: Reward(value=0, success=None))
-    with pytest.raises(RunStopped, match="32 of 32 rollouts could not be judged"):
+    unjudged = Reward(value=0, success=None, status="error", reason="no grammar")
+    trainer, events, _ = make_trainer(judge=lambda prompt, completion: unjudged, max_unjudged=0.4)
+    with pytest.raises(
+        RunStopped, match=r"26 of the last 26 completions .*judge.max_unjudged_fraction=0.4.*no grammar"
+    ):
         trainer.train()
+    assert "learn" not in events
 
 
 def test_a_requested_stop_ends_after_the_step_with_a_checkpoint():

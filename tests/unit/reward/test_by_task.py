@@ -27,7 +27,7 @@ def test_each_prompt_is_judged_by_its_own_task():
         assert judge(reward, task, answer, wrong).success is False
 
 
-def test_it_needs_a_pool_if_one_of_the_rewards_in_use_does():
+def test_it_needs_processes_if_one_of_the_rewards_in_use_does():
     class Bounded(BaseReward):
         bounded = True
 
