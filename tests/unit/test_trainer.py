@@ -182,9 +182,7 @@ def test_lost_log_prob_parity_stops_the_run():
 def test_too_many_unjudged_rollouts_stop_the_run():
     unjudged = Reward(value=0, success=None, status="error", reason="no grammar")
     trainer, events, _ = make_trainer(judge=lambda prompt, completion: unjudged, max_unjudged=0.4)
-    with pytest.raises(
-        RunStopped, match=r"26 of the last 26 completions .*judge.max_unjudged_fraction=0.4.*no grammar"
-    ):
+    with pytest.raises(RunStopped, match=r"26 of the last 26 .*judge\.max_unjudged_fraction=0\.4.*no grammar"):
         trainer.train()
     assert "learn" not in events
 
