@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Sets up all that the tests need, vLLM and DeepSpeed included, and runs them, the fast ones first. What follows the
-# command goes to pytest:
+# All that has to pass before a change lands: sets up what the tests need, vLLM and DeepSpeed included, then runs ruff,
+# mypy and the tests, the fast ones first. What follows the command goes to pytest:
 #   bash scripts/test.sh -m "not slow"
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/install_lib.sh"
@@ -14,5 +14,10 @@ export TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1 WANDB_MODE=offline
 # The scripts that tests start by name are those of this environment.
 export PATH="$VENV/bin:$PATH"
 cd "$ROOT"
+
+say "ruff and mypy"
+ruff check .
+ruff format --check .
+mypy
 # Two at a time; tests that share an engine stay together.
-exec "$VENV/bin/python" -m pytest --numprocesses 2 --dist loadgroup "$@"
+exec python -m pytest --numprocesses 2 --dist loadgroup "$@"

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 import pytest
-from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
+from insight_rl.build import build_part
 from insight_rl.config import compose_config
+from insight_rl.errors import UsageError
 from insight_rl.types import Completion, Group, Histogram, Prompt, Reward
 
 CONF = Path(__file__).parents[2] / "conf" / "selector"
@@ -18,7 +20,7 @@ OPTIONS = sorted(path.stem for path in CONF.glob("*.yaml"))
 K = 8
 
 
-@pytest.fixture(scope="module", autouse=True)
+@pytest.fixture(scope="module")
 def service(start_service, tmp_path_factory):
     """For ``remote``: what it hosts is insight."""
     _, url = start_service(tmp_path_factory.mktemp("service"))
@@ -27,12 +29,25 @@ def service(start_service, tmp_path_factory):
         yield
 
 
+@pytest.fixture(params=OPTIONS)
+def option(request):
+    if request.param == "remote":
+        request.getfixturevalue("service")
+    return request.param
+
+
+@cache
+def composed(option):
+    return OmegaConf.to_container(compose_config([f"selector={option}"]).selector, resolve=True)
+
+
 def make(option, *, pool=None, seed=3, **settings):
-    config = OmegaConf.load(CONF / f"{option}.yaml")
-    config.pop("defaults", None)
+    """Built as a run builds it: composed from the whole tree, checked against the signature."""
     if option == "remote":
-        settings = {"selector": {"settings": settings}}
-    selector = instantiate(OmegaConf.merge(config, settings))
+        node = composed(option) | {"selector": {"name": "insight", "settings": settings}}
+    else:
+        node = composed(option) | settings
+    selector = build_part("selector", node)
     selector.open(make_pool() if pool is None else pool, num_rollouts=K, seed=seed)
     return selector
 
@@ -84,7 +99,6 @@ def test_the_six_selectors_of_the_paper_are_there():
     assert paper <= set(OPTIONS)
 
 
-@pytest.mark.parametrize("option", OPTIONS)
 def test_select_returns_distinct_prompts_with_a_score_each(option):
     selector = make(option)
     prompts = selector.select(32)
@@ -92,7 +106,6 @@ def test_select_returns_distinct_prompts_with_a_score_each(option):
     assert len(selector.last_scores()) == 32
 
 
-@pytest.mark.parametrize("option", OPTIONS)
 def test_pending_prompts_are_not_selected_again_until_observed(option):
     selector = make(option)
     first, second = selector.select(90), selector.select(90)
@@ -103,25 +116,21 @@ def test_pending_prompts_are_not_selected_again_until_observed(option):
     assert {prompt.id for prompt in selector.select(200)} == {prompt.id for prompt in second}
 
 
-@pytest.mark.parametrize("option", OPTIONS)
 def test_more_than_the_pool_holds_gives_the_pool(option):
     assert {prompt.id for prompt in make(option).select(1000)} == {prompt.id for prompt in make_pool()}
 
 
-@pytest.mark.parametrize("option", OPTIONS)
 def test_a_seed_fixes_the_run_and_another_seed_another_run(option):
     assert run(make(option), 6) == run(make(option), 6)
     assert run(make(option), 6) != run(make(option, seed=4), 6)
 
 
-@pytest.mark.parametrize("option", OPTIONS)
 def test_ties_do_not_favour_the_front_of_the_pool(option):
     """At step 0 every belief is equal: the mean position of the picks over seeds must be the middle of the pool."""
     positions = [prompt.token_ids[0] for seed in range(40) for prompt in make(option, seed=seed).select(10)]
     assert abs(np.mean(positions) - 99.5) < 5 * 57.7 / np.sqrt(len(positions))
 
 
-@pytest.mark.parametrize("option", OPTIONS)
 def test_a_state_saved_in_mid_step_continues_identically(option):
     selector = make(option)
     run(selector, 5)
@@ -136,7 +145,6 @@ def test_a_state_saved_in_mid_step_continues_identically(option):
     assert run(resumed, 5, first=6) == run(selector, 5, first=6)
 
 
-@pytest.mark.parametrize("option", OPTIONS)
 def test_a_state_of_another_pool_or_with_a_part_missing_is_refused(option):
     selector = make(option)
     state = selector.state_dict()
@@ -147,7 +155,6 @@ def test_a_state_of_another_pool_or_with_a_part_missing_is_refused(option):
             selector.load_state_dict({name: value for name, value in state.items() if name != part})
 
 
-@pytest.mark.parametrize("option", OPTIONS)
 def test_beliefs_count_judged_rollouts_only(option):
     selector = make(option, prior_alpha=2.0, prior_beta=3.0)
     a, b, c = selector.select(3)
@@ -159,7 +166,6 @@ def test_beliefs_count_judged_rollouts_only(option):
     assert b.id in {prompt.id for prompt in selector.select(200)}  # though unjudged, it is free again
 
 
-@pytest.mark.parametrize("option", OPTIONS)
 def test_forgetting_decays_towards_the_prior(option):
     selector = make(option, prior_alpha=2.0, prior_beta=3.0, forgetting=0.5)
     prompt = selector.select(1)[0]
@@ -169,7 +175,6 @@ def test_forgetting_decays_towards_the_prior(option):
     assert selector.belief(prompt.id) == (5.0, 12.0)
 
 
-@pytest.mark.parametrize("option", OPTIONS)
 def test_metrics_are_keyed_and_complete(option):
     selector = make(option)
     run(selector, 20)  # past the first visits: before, every forecast is the same and has no rank
@@ -182,12 +187,17 @@ def test_metrics_are_keyed_and_complete(option):
         assert sum(metrics[f"selector/{name}"].counts) == 200
 
 
-@pytest.mark.parametrize("option", OPTIONS)
 @pytest.mark.parametrize(
-    ("setting", "value"), [("prior_alpha", 0.0), ("prior_beta", "x"), ("forgetting", 1.5), ("no_such_setting", 1)]
+    ("setting", "value", "remedy"),
+    [
+        ("prior_alpha", 0.0, "above 0"),
+        ("prior_beta", "x", "must be a number"),
+        ("forgetting", 1.5, r"in \[0, 1\]"),
+        ("no_such_setting", 1, "no such setting"),
+    ],
 )
-def test_bad_settings_are_named(option, setting, value):
-    with pytest.raises(Exception, match=setting):
+def test_bad_settings_are_named_with_their_value_and_a_remedy(option, setting, value, remedy):
+    with pytest.raises(UsageError, match=rf"selector\.{setting}={value!r}: .*{remedy}"):
         make(option, **{setting: value})
 
 

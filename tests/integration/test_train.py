@@ -130,16 +130,29 @@ def start_process(folder, *overrides):
     return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
 
 
-def wait_for_step(folder, step):
+def wait_for_step(process, folder, step):
+    """Until the run has recorded ``step``; fails at once if the process ends before, with what it said."""
+    deadline = time.monotonic() + 120
     while not (folder / "metrics.jsonl").exists() or len((folder / "metrics.jsonl").read_text().splitlines()) <= step:
+        if process.poll() is not None:
+            pytest.fail(f"the run ended with code {process.returncode} before step {step}: {process.stderr.read()}")
+        if time.monotonic() > deadline:
+            process.kill()
+            pytest.fail(f"the run has not come to step {step} in two minutes: {process.communicate()[1]}")
         time.sleep(0.05)
+
+
+def test_waiting_for_a_run_that_dies_ends_with_its_message(tmp_path):
+    process = start_process(tmp_path / "run", "selector.mu=3")
+    with pytest.raises(pytest.fail.Exception, match=r"code 2 before step 1: .*selector\.mu=3"):
+        wait_for_step(process, tmp_path / "run", 1)
 
 
 @pytest.mark.slow
 def test_ctrl_c_finishes_the_step_and_the_run_goes_on_from_there(tmp_path):
     run(tmp_path / "whole", "trainer.num_steps=30")
     process = start_process(tmp_path / "cut", "trainer.num_steps=30")
-    wait_for_step(tmp_path / "cut", 1)
+    wait_for_step(process, tmp_path / "cut", 1)
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 130
@@ -156,7 +169,7 @@ def test_ctrl_c_finishes_the_step_and_the_run_goes_on_from_there(tmp_path):
 def test_kill_9_and_resume_is_as_if_nothing_had_happened(tmp_path):
     run(tmp_path / "whole", "trainer.num_steps=12")
     process = start_process(tmp_path / "cut", "trainer.num_steps=12")
-    wait_for_step(tmp_path / "cut", 5)
+    wait_for_step(process, tmp_path / "cut", 5)
     process.kill()
     process.communicate()
     run(tmp_path / "cut", "trainer.num_steps=12")
@@ -169,7 +182,7 @@ def test_kill_9_and_resume_is_as_if_nothing_had_happened(tmp_path):
 def test_two_runs_cannot_share_a_folder(tmp_path):
     process = start_process(tmp_path / "run", "trainer.num_steps=200")
     try:
-        wait_for_step(tmp_path / "run", 0)
+        wait_for_step(process, tmp_path / "run", 0)
         second = start_process(tmp_path / "run", "trainer.num_steps=200")
         _, errors = second.communicate(timeout=120)
         assert second.returncode == 2
