@@ -45,9 +45,16 @@ class SyntheticLearner:
         self._shares = (easy, learnable, hopeless)
         self._logits = (easy_logit, learnable_logit, hopeless_logit)
         for kind, share, logit in zip(KINDS, self._shares, self._logits, strict=True):
-            check(is_number(share) and 0 <= share <= 1, f"synthetic_learner.{kind}", share, "must be a share of the pool, 0 to 1")
+            check(
+                is_number(share) and 0 <= share <= 1,
+                f"synthetic_learner.{kind}",
+                share,
+                "must be a share of the pool, 0 to 1",
+            )
             is_pair = len(logit) == 2 and all(map(is_number, logit)) and logit[1] >= 0
-            check(is_pair, f"synthetic_learner.{kind}_logit", logit, "must be [mean, spread] with a spread of at least 0")
+            check(
+                is_pair, f"synthetic_learner.{kind}_logit", logit, "must be [mean, spread] with a spread of at least 0"
+            )
         shares = f"{easy} + {learnable} + {hopeless}"
         check(
             abs(sum(self._shares) - 1.0) < 1e-6,
