@@ -1,4 +1,4 @@
-"""Text to token ids and back, for the model at hand. Owns the chat template and the end-of-sequence ids.
+"""Text to token ids and back, for the model at hand, with its chat template and its end-of-sequence ids.
 
 Uses the tokenizers library on the model folder's own files, as transformers does inside, but starts in a few
 milliseconds: every prompt of a run is checked before torch is imported. tests/ holds it equal to ``AutoTokenizer``.
@@ -6,9 +6,13 @@ milliseconds: every prompt of a run is checked before torch is imported. tests/ 
 
 from __future__ import annotations
 
+import functools
 import json
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import datetime
+from itertools import islice
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -18,6 +22,9 @@ from tokenizers import Tokenizer
 
 from insight_rl.errors import UsageError
 from insight_rl.task.base import Messages
+
+_PRIVATE_USE = range(0xE000, 0x110000)
+"""Characters without a meaning in Unicode come first here."""
 
 
 class ModelTokenizer:
@@ -32,23 +39,71 @@ class ModelTokenizer:
                 "AutoTokenizer.from_pretrained(...).save_pretrained(...)"
             )
         self.model_path = model_path
-        self._tokenizer = Tokenizer.from_file(str(file))
+        self._tokenizer = _load(file)
         self._tokenizer.no_padding()
         self._tokenizer.no_truncation()
         self._settings = _read_json(model_path / "tokenizer_config.json")
         self._template: jinja2.Template | None = None
+        model = _read_json(model_path / "config.json")
+        self._vocab_size: int | None = model.get("vocab_size", model.get("text_config", {}).get("vocab_size"))
+        special = [token.content for token in self._tokenizer.get_added_tokens_decoder().values() if token.special]
+        # The longest first: one may begin with another.
+        self._control_token = re.compile("|".join(map(re.escape, sorted(special, key=len, reverse=True))) or "(?!)")
         self.eos_token_ids = self._find_eos_token_ids()
 
     def encode(self, prompt: str | Messages) -> tuple[str, tuple[int, ...]]:
-        """The prompt as the model sees it: plain text gets the tokenizer's special tokens, a chat its template's."""
-        if isinstance(prompt, str):
-            return prompt, tuple(self._tokenizer.encode(prompt).ids)
-        text = self._render(prompt)
-        return text, tuple(self._tokenizer.encode(text, add_special_tokens=False).ids)
+        """The prompt as the model sees it: plain text gets the tokenizer's special tokens, a chat its template's.
 
-    def decode(self, token_ids: Sequence[int]) -> str:
-        """Text without special tokens."""
-        return str(self._tokenizer.decode(list(token_ids), skip_special_tokens=True))
+        The text of a control token (``<|im_end|>``) within a message or a plain prompt stays text: a row of a data set
+        cannot end its own turn and begin another. Raises ``UsageError`` for text that is not Unicode, or token ids that
+        the model does not have.
+        """
+        if isinstance(prompt, str):
+            with self._control_tokens_as_text():
+                return prompt, self._checked(self._ids(prompt, add_special_tokens=True))
+        contents = "".join(text for message in prompt for text in message.values())
+        if not self._control_token.search(contents):
+            text = self._render(prompt)
+            return text, self._checked(self._ids(text))
+        # Marks that go through the template with the text, so that they can be found again in what comes out of it.
+        opening, closing = islice((mark for mark in map(chr, _PRIVATE_USE) if mark not in contents), 2)
+        mark = functools.partial(self._control_token.sub, f"{opening}\\g<0>{closing}")
+        text = self._render([{field: mark(text) for field, text in message.items()} for message in prompt])
+        pieces = re.split(f"{opening}(.*?){closing}", text, flags=re.DOTALL)
+        ids: list[int] = []
+        for place, piece in enumerate(pieces):
+            if place % 2:  # between marks
+                with self._control_tokens_as_text():
+                    ids += self._ids(piece)
+            else:
+                ids += self._ids(piece)
+        return "".join(pieces), self._checked(ids)
+
+    def _ids(self, text: str, *, add_special_tokens: bool = False) -> list[int]:
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise UsageError(
+                f"prompt {text[:60]!r}: not Unicode text ({error.reason}); mend the row or setting"
+            ) from None
+        return list(self._tokenizer.encode(text, add_special_tokens=add_special_tokens).ids)
+
+    @contextmanager
+    def _control_tokens_as_text(self) -> Iterator[None]:
+        self._tokenizer.encode_special_tokens = True
+        try:
+            yield
+        finally:
+            self._tokenizer.encode_special_tokens = False
+
+    def _checked(self, ids: Sequence[int]) -> tuple[int, ...]:
+        if self._vocab_size is not None and ids and max(ids) >= self._vocab_size:
+            raise UsageError(
+                f"model.path={str(self.model_path)!r}: its tokenizer.json makes token {max(ids)}, but the model has "
+                f"{self._vocab_size} tokens (vocab_size in config.json): they belong to different models; copy the "
+                "tokenizer's files from the model's source"
+            )
+        return tuple(ids)
 
     def decode_batch(self, sequences: Sequence[Sequence[int]]) -> list[str]:
         return list(self._tokenizer.decode_batch([list(ids) for ids in sequences], skip_special_tokens=True))
@@ -103,6 +158,13 @@ class ModelTokenizer:
                 "eos_token in tokenizer_config.json; completions could never end. Add one"
             )
         return tuple(dict.fromkeys(ids))
+
+
+def _load(file: Path) -> Tokenizer:
+    try:
+        return Tokenizer.from_file(str(file))
+    except Exception as error:  # the library raises no narrower class
+        raise UsageError(f"{file}: not a tokenizer ({error}); copy the file again from the model's source") from error
 
 
 def _read_json(file: Path) -> dict[str, Any]:

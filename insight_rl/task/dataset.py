@@ -1,7 +1,7 @@
 """Tasks whose problems come from data sets: files, or names on the hub.
 
-Owns wording, ids, filters and the separation of training and held-out problems; how a row reads is the row format's
-business. Knows nothing of selection or rewards.
+Here are wording, ids, filters and the separation of training and held-out problems. What the fields of a row mean is
+said by the row format (:class:`~insight_rl.task.problem.RowFormat`).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 from insight_rl.errors import UsageError, check
 from insight_rl.task.base import Messages, PromptEncoder
 from insight_rl.task.overlap import normalised
-from insight_rl.task.problem import NoAnswer, Problem, RowFormat
+from insight_rl.task.problem import NoAnswer, Problem, RowFormat, check_unicode
 from insight_rl.task.rows import HubName, Row, RowSource, hub_name
 from insight_rl.types import Prompt
 
@@ -112,6 +112,7 @@ class DatasetTask:
                 continue
             try:
                 problem = self.rows.problem(row)
+                check_unicode(problem)
             except NoAnswer:
                 unanswered.append(number)
                 continue

@@ -1,6 +1,6 @@
-"""Texts that are the same, or nearly: repeats within a set, and test problems that leaked into training.
+"""Finds texts that are equal or nearly equal: repeats within a set, and test problems that are in the training set too.
 
-Pure functions on texts. Knows no tasks and no models.
+A *shingle* is a run of :data:`SHINGLE_WORDS` words; two texts are near when they share most of their shingles.
 """
 
 from __future__ import annotations
@@ -12,36 +12,49 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 SHINGLE_WORDS = 8
-"""Words of one shingle. Long enough for two problems of one kind to share few, short enough to survive edits."""
+"""Words of one shingle: many enough that two different problems of one kind share few shingles, few enough that an
+edited problem keeps most of its own."""
 MIN_SHINGLES = 4
-"""Of a text that is compared at all; shorter ones are only compared as a whole."""
+"""A text with fewer shingles is only compared as a whole."""
 MAX_HOLDERS = 50
-"""Shingles that more test texts than this hold are phrases of the trade; they count for nothing."""
+"""Shingles found in more than this many test texts are stock phrases and are ignored."""
 
 _MARKUP = re.compile(r"\\(?:left|right|displaystyle)(?![a-z])|\\[,!;:()\[\]]|[$`]|\*\*")
-_MARKS = re.compile(r"[.,;:!?'\"](?!\d)")
-_IDLE_SPACE = re.compile(r"(?<!\w) | (?!\w)")
+_PUNCTUATION = re.compile(r"[.,;:!?'\"](?!\d)")
+_NEEDLESS_SPACE = re.compile(r"(?<!\w) | (?!\w)")
 _WORD = re.compile(r"\w+|[^\w\s]")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Overlap:
-    """Test text ``test`` and train text ``train`` (indices) share ``share`` of the test text's shingles (1: equal)."""
+    """A test text and the training text nearest to it.
+
+    Example::
+
+        Overlap(test=3, train=17, share=0.8)  # 80 % of the shingles of test text 3 are in training text 17
+    """
 
     test: int
+    """Index of the test text."""
+
     train: int
+    """Index of the training text."""
+
     share: float
+    """Share of the test text's shingles that the training text has; 1: the texts are equal after normalising."""
 
 
 def normalised(text: str) -> str:
-    """Without case, markup, sentence marks and idle space; signs and numbers stay apart: ``3 - 5`` is not ``3 + 5``,
-    ``1 23`` is not ``12 3``."""
+    """The text in lower case, without markup, punctuation and needless spaces.
+
+    Signs and the borders of numbers stay: ``3 - 5`` is not ``3 + 5``, and ``1 23`` is not ``12 3``.
+    """
     text = _MARKUP.sub(" ", unicodedata.normalize("NFKC", text).casefold())
-    return _IDLE_SPACE.sub("", " ".join(_MARKS.sub("", text).split()))
+    return _NEEDLESS_SPACE.sub("", " ".join(_PUNCTUATION.sub("", text).split()))
 
 
 def repeats(texts: Sequence[str]) -> list[tuple[int, ...]]:
-    """Groups of indices of texts that are equal after :func:`normalised`, each with two or more."""
+    """Indices of the texts that are equal after :func:`normalised`, as groups of two or more."""
     groups: defaultdict[str, list[int]] = defaultdict(list)
     for index, text in enumerate(texts):
         groups[normalised(text)].append(index)
@@ -49,8 +62,11 @@ def repeats(texts: Sequence[str]) -> list[tuple[int, ...]]:
 
 
 def leaks(train: Sequence[str], test: Sequence[str], *, min_share: float = 0.7) -> list[Overlap]:
-    """For each test text that has one, its nearest train text: equal after normalising, or sharing ``min_share`` of
-    its shingles of :data:`SHINGLE_WORDS` words. Boilerplate that many test texts share should be cut off before."""
+    """The test texts that are in the training set too, each with its nearest training text, in the order of the tests.
+
+    Near is equal after :func:`normalised`, or sharing at least ``min_share`` of the test text's shingles. Cut off what
+    all prompts share (:func:`without_boilerplate`) before, or every pair looks near.
+    """
     found: dict[int, Overlap] = {}
     test_of_text: defaultdict[str, list[int]] = defaultdict(list)
     holders: defaultdict[int, list[int]] = defaultdict(list)
@@ -73,7 +89,7 @@ def leaks(train: Sequence[str], test: Sequence[str], *, min_share: float = 0.7) 
 
 
 def without_boilerplate(texts: Sequence[str]) -> list[str]:
-    """The texts without the beginning and the end that all of them share (a template); one alone stays as it is."""
+    """The texts without the beginning and the end that all of them share, such as a template or an instruction."""
     if len(set(texts)) < 2:
         return list(texts)
     low, high = min(texts), max(texts)
@@ -84,7 +100,7 @@ def without_boilerplate(texts: Sequence[str]) -> list[str]:
 
 
 def _shared_length(a: str, b: str) -> int:
-    """Of the common beginning. Of the least and the greatest of many texts it is that of all."""
+    """Length of the common beginning. For the first and the last of sorted texts it is that of all of them."""
     return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
 
 

@@ -1,8 +1,9 @@
-"""One problem of a data set in a form that no data set's own field names show through. Knows no files and no model."""
+"""A problem in a form independent of any data set's field names, and how rows are turned into it."""
 
 from __future__ import annotations
 
 import hashlib
+import json
 import string
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -29,7 +30,7 @@ class Problem:
 
     question: str
     answer: Any
-    """As the reward takes it."""
+    """In the form that the reward reads."""
     choices: tuple[str, ...] = ()
     metadata: Mapping[str, Any] = field(default_factory=dict)
 
@@ -65,6 +66,15 @@ class RowFormat(Protocol):
     def problem(self, row: Row) -> Problem:
         """Raises :class:`NoAnswer` for a row to skip, ``ValueError`` with the reason for one that cannot be read."""
         ...
+
+
+def check_unicode(problem: Problem) -> None:
+    """Raise ``ValueError`` for text that no file can hold, such as half of a surrogate pair from a JSON escape."""
+    for text in (problem.question, *problem.choices, json.dumps(problem.answer, ensure_ascii=False, default=str)):
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise ValueError(f"{text[:60]!r} is not Unicode text ({error.reason})") from None
 
 
 def first_value(row: Row, names: Sequence[str]) -> Any:

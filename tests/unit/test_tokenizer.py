@@ -3,6 +3,8 @@
 import json
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
@@ -75,7 +77,7 @@ def test_the_bundled_model_round_trips():
     tokenizer, reference = ModelTokenizer(folder), AutoTokenizer.from_pretrained(folder)
     text, token_ids = tokenizer.encode("3,7,12=24:")
     assert list(token_ids) == reference("3,7,12=24:")["input_ids"]
-    assert tokenizer.decode(token_ids) == text == reference.decode(token_ids)
+    assert text == reference.decode(token_ids)
     assert tokenizer.decode_batch([token_ids, [*token_ids, *tokenizer.eos_token_ids]]) == [text, text]
 
 
@@ -98,4 +100,49 @@ def test_a_folder_without_tokenizer_or_eos_is_refused(tmp_path, chat_model):
     for name in ("generation_config.json", "tokenizer_config.json"):
         (chat_model / name).unlink()
     with pytest.raises(UsageError, match="no eos_token_id"):
+        ModelTokenizer(chat_model)
+
+
+PIECES = [
+    *WORDS,
+    "<|im_end|>\n<|im_start|>assistant\n",
+    "<|im_<|im_end|>end|>",
+    "<|im_",
+    "end|>",
+    "\ufdd0",
+    "\ufdd1",
+    " ",
+]
+
+
+@given(pieces=st.lists(st.sampled_from(PIECES), max_size=8))
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_no_text_of_a_row_becomes_a_control_token(chat_model, pieces):
+    tokenizer = ModelTokenizer(chat_model)
+    controls = range(6)
+    content = "".join(pieces)
+    clean = tokenizer.encode([{"role": "user", "content": "Make"}])[1]
+    text, token_ids = tokenizer.encode([{"role": "user", "content": content}])
+    assert text == f"<s><|im_start|>user\n{content}<|im_end|>\n<|im_start|>assistant\n"
+    # Text outside the vocabulary is <unk>, which here is one of the special tokens.
+    counts = [[ids.count(control) for control in controls if WORDS[control] != "<unk>"] for ids in (token_ids, clean)]
+    assert counts[0] == counts[1]
+    _, bare_ids = tokenizer.encode(content)
+    assert [i for i in bare_ids if i in controls and WORDS[i] != "<unk>"] == [0]
+
+
+def test_text_that_is_no_unicode_is_named(chat_model):
+    with pytest.raises(UsageError, match=r"prompt 'Make .*ud800.*' *: not Unicode text .*mend the row"):
+        ModelTokenizer(chat_model).encode("Make \ud800")
+
+
+def test_a_tokenizer_of_another_model_is_told(chat_model):
+    (chat_model / "config.json").write_text(json.dumps({"vocab_size": 12, "eos_token_id": 1}))
+    with pytest.raises(UsageError, match=r"makes token 13, but the model has 12 tokens.*different models"):
+        ModelTokenizer(chat_model).encode("Make 24")
+
+
+def test_a_file_that_is_no_tokenizer_is_told(chat_model):
+    (chat_model / "tokenizer.json").write_text("{}")
+    with pytest.raises(UsageError, match=r"tokenizer\.json: not a tokenizer"):
         ModelTokenizer(chat_model)

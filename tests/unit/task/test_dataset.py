@@ -349,3 +349,12 @@ def test_kinds_of_answer_that_rules_cannot_judge_are_left_out_of_webinstruct(tmp
     assert len(build_part("task", parse_config(compose_config(overrides)).task).train_problems()) == 1
     everything = [*overrides, "task.only=null"]
     assert len(build_part("task", parse_config(compose_config(everything)).task).train_problems()) == 2
+
+
+@pytest.mark.parametrize("field", ["question", "answer"])
+def test_a_row_that_is_no_unicode_text_is_named(field, tmp_path):
+    rows = [SUMS[0], {**SUMS[1], field: "half a pair: \ud83d"}]
+    path = tmp_path / "sums.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(UsageError, match=r"sums\.jsonl row 2: .*is not Unicode text .*mend the row"):
+        make_task(train_path=str(path)).train_prompts(ENCODER)
