@@ -160,6 +160,7 @@ class RunConfig:
     selector: Any = MISSING
     gate: Any = MISSING
     rollout: Any = MISSING
+    weight_sync: Any = MISSING
     reward: Any = MISSING
     algorithm: Any = MISSING
     learner: Any = MISSING

@@ -44,6 +44,7 @@ from insight_rl.state_codec import load_state, save_state
 from insight_rl.task.base import Task
 from insight_rl.tokenizer import ModelTokenizer
 from insight_rl.types import Metrics, Sampling
+from insight_rl.weight_sync.base import WeightChannel
 
 if TYPE_CHECKING:
     from insight_rl.algorithm.algorithm import Algorithm
@@ -61,6 +62,7 @@ class Parts:
     reward: RewardFn
     algorithm: Algorithm
     rollout: RolloutEngine
+    weight_channel: WeightChannel
     learner: Learner
     monitors: Sequence[Monitor]
     model_path: Path
@@ -123,9 +125,11 @@ def build_parts(config: RunConfig) -> Parts:
     data = load_data(cheap["task"], ModelTokenizer(model_path), config)
     # These import torch.
     engines = {key: build_part(key, getattr(config, key)) for key in ("rollout", "learner")}
+    weight_channel = build_part("weight_sync", config.weight_sync)
     return Parts(
         **cheap,
         **engines,
+        weight_channel=weight_channel,
         monitors=list(monitors.values()),
         model_path=model_path,
         num_parameters=num_parameters,
@@ -153,6 +157,7 @@ def assemble(
         dtype=config.model.dtype,
         max_length=config.model.max_length,
         seed=derive_seed(config.seed, "rollout"),
+        weight_channel=parts.weight_channel,
     )
     cleanup.callback(parts.rollout.close)
     parts.learner.start(

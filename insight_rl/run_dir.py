@@ -30,6 +30,9 @@ _FREE_KEYS = (
     "evaluation.",
     "monitor.",
     "judge.",
+    "learner.deadline_s",
+    "rollout.deadline_s",
+    "weight_sync.",
 )
 """Settings that may differ when a run is resumed: they change how far it goes or what is seen of it, not what it is."""
 

@@ -33,6 +33,7 @@ class AccelerateLearner(MultiRankLearner):
         gradient_checkpointing: bool = False,
         share_prompts: bool = True,
         num_ranks: int = 1,
+        deadline_s: float = 7200.0,
     ) -> None:
         settings = LearnerSettings(
             lr=lr,
@@ -46,6 +47,7 @@ class AccelerateLearner(MultiRankLearner):
             gradient_checkpointing=gradient_checkpointing,
             share_prompts=share_prompts,
             num_ranks=num_ranks,
+            deadline_s=deadline_s,
         )
         super().__init__(settings, make_worker=functools.partial(_make_worker, settings), in_process=True)
 

@@ -79,6 +79,7 @@ class DeepSpeedLearner(MultiRankLearner):
         gradient_checkpointing: bool = False,
         share_prompts: bool = True,
         num_ranks: int = 1,
+        deadline_s: float = 7200.0,
         zero_stage: int = 2,
         offload: Offload = "none",
         deepspeed: Mapping[str, Any] | None = None,
@@ -95,6 +96,7 @@ class DeepSpeedLearner(MultiRankLearner):
             gradient_checkpointing=gradient_checkpointing,
             share_prompts=share_prompts,
             num_ranks=num_ranks,
+            deadline_s=deadline_s,
         )
         zero = ZeroSettings(stage=zero_stage, offload=offload, config=dict(deepspeed or {}))
         super().__init__(settings, make_worker=functools.partial(_make_worker, settings, zero), in_process=False)

@@ -72,7 +72,9 @@ class MultiRankLearner:
         if self._in_process:
             self._worker = self._make_worker()
         elif self._processes is None:
-            self._processes = RankProcesses(self._make_worker, self.settings.num_ranks)
+            self._processes = RankProcesses(
+                self._make_worker, self.settings.num_ranks, deadline_s=self.settings.deadline_s
+            )
         facts = self._everywhere("start", spec)
         self._num_steps_done = 0
         self._num_steps = num_steps

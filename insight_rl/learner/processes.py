@@ -1,41 +1,44 @@
-"""Processes of the learner's ranks: started afresh, spoken to over pipes, never left behind. Knows nothing of training.
+"""Processes of the learner's ranks: started afresh, called like functions, never left behind.
 
-Spawned rather than forked, so that no CUDA or engine state of the trainer's process is inherited. A rank ends by itself
-when the trainer's end of its pipe closes, however that came about.
+Each rank is a new Python process and no fork, so that it inherits no CUDA or engine state of the trainer's process.
 """
 
 from __future__ import annotations
 
 import os
-import signal
 import socket
 import traceback
 from collections.abc import Callable, Sequence
-from multiprocessing import get_context
-from multiprocessing.connection import Connection, wait
-from typing import Any, NoReturn
+from typing import Any
 
+from insight_rl.child_process import GRACE_S, Channel, Child, Patience, end_children, import_path
 from insight_rl.errors import RunStopped, UsageError
+from insight_rl.leftovers import remove_at_the_end, remove_now
 
 MakeWorker = Callable[[], Any]
 """Builds the object whose methods are called, in the rank's own process; must be picklable."""
 
 
 class RankFailed(RuntimeError):
-    """A rank raised or died; the message carries its traceback. The other ranks have been ended too."""
+    """A rank raised; the message carries its traceback. The other ranks have been ended too."""
 
 
 class RankProcesses:
-    """``num_ranks`` processes with a rendezvous for ``torch.distributed`` on the loopback interface."""
+    """``num_ranks`` processes with a rendezvous for ``torch.distributed`` on the loopback interface.
 
-    def __init__(self, make_worker: MakeWorker, num_ranks: int) -> None:
-        context = get_context("spawn")
+    ``deadline_s`` (``learner.deadline_s``) bounds each call.
+    """
+
+    def __init__(self, make_worker: MakeWorker, num_ranks: int, *, deadline_s: float) -> None:
         port = _free_port()
         threads = max(1, len(os.sched_getaffinity(0)) // num_ranks)
-        self._pipes: list[Connection] = []
-        self._processes: list[Any] = []
+        # DeepSpeed's collectives on CPU leave their buffers there, even at an orderly end.
+        self._buffers = f"/dev/shm/deepspeed_allreduce_buffer_*_{port}_*"
+        remove_at_the_end(self._buffers)
+        self._ranks: list[Child] = []
         for rank in range(num_ranks):
             env = {
+                "PYTHONPATH": import_path(),
                 "MASTER_ADDR": "127.0.0.1",
                 "MASTER_PORT": str(port),
                 "RANK": str(rank),
@@ -44,83 +47,78 @@ class RankProcesses:
                 "LOCAL_WORLD_SIZE": str(num_ranks),
                 "OMP_NUM_THREADS": str(threads),
             }
-            pipe, other_end = context.Pipe()
-            process = context.Process(target=_serve, args=(other_end, make_worker, env), name=f"learner-{rank}")
-            process.daemon = True
-            process.start()
-            other_end.close()
-            self._pipes.append(pipe)
-            self._processes.append(process)
+            child = Child(
+                f"learner rank {rank}",
+                "insight_rl.learner.processes:serve",
+                key="learner.deadline_s",
+                deadline_s=deadline_s,
+                env={**os.environ, **env},
+                log=False,
+            )
+            self._ranks.append(child)
+        try:
+            for child in self._ranks:
+                child.send(make_worker, doing="start")
+        except BaseException:
+            self.close()
+            raise
 
     def call(self, method: str, arguments_R: Sequence[tuple[Any, ...]]) -> list[Any]:
         """Call ``method`` on every rank with its own arguments; returns every rank's result, in order of rank.
 
-        Raises what a rank raised if a user can mend it, else :class:`RankFailed` with the rank's traceback.
+        Raises what a rank raised if a user can mend it, :class:`RankFailed` with the rank's traceback if not, and
+        :class:`~insight_rl.child_process.ChildLost` if a rank died or did not answer in time.
         """
-        for rank, arguments in enumerate(arguments_R):
-            try:
-                self._pipes[rank].send((method, arguments))
-            except OSError as error:
-                self._fail(rank, method, error)
-        results: dict[int, Any] = {}
-        while len(results) < len(self._pipes):
-            pending = {pipe: rank for rank, pipe in enumerate(self._pipes) if rank not in results}
-            for pipe in wait(list(pending)):
-                rank = pending[pipe]  # type: ignore[index]
-                results[rank] = self._receive(rank, method)
-        return [results[rank] for rank in range(len(self._pipes))]
-
-    def _receive(self, rank: int, method: str) -> Any:
         try:
-            is_ok, result, trace = self._pipes[rank].recv()
-        except (EOFError, OSError) as error:
-            self._fail(rank, method, error)
+            for child, arguments in zip(self._ranks, arguments_R, strict=True):
+                child.send((method, arguments), doing=method)
+            results: dict[Child, Any] = {}
+            patience = Patience()
+            while pending := [child for child in self._ranks if child not in results]:
+                for child in Child.ready(pending):
+                    results[child] = self._result(child, method)
+                for child in pending:
+                    if child not in results:
+                        child.look(patience, doing=method)
+            return [results[child] for child in self._ranks]
+        except Exception:
+            # The others may wait in a collective for a rank that will not come.
+            self.close(grace_s=0)
+            raise
+
+    @staticmethod
+    def _result(child: Child, method: str) -> Any:
+        is_ok, result, trace = child.receive(doing=method)
         if is_ok:
+            child.answered()
             return result
-        self.close(grace_s=0)
         if isinstance(result, (UsageError, RunStopped)):
             raise result
-        raise RankFailed(f"learner rank {rank} failed in {method}:\n{trace}")
+        raise RankFailed(f"{child.name} failed in {method}:\n{trace}")
 
-    def _fail(self, rank: int, method: str, cause: BaseException) -> NoReturn:
-        self._processes[rank].join(timeout=5)
-        code = self._processes[rank].exitcode
-        self.close(grace_s=0)
-        raise RankFailed(
-            f"learner rank {rank} died in {method} (exit code {code}); the run can be resumed from its last checkpoint"
-        ) from cause
-
-    def close(self, *, grace_s: float = 30.0) -> None:
-        """End every rank: each has ``grace_s`` to finish (one inside a collective never will) and is then killed."""
-        for pipe in self._pipes:
-            pipe.close()
-        for process in self._processes:
-            process.join(timeout=grace_s)
-            if process.exitcode is None:
-                process.kill()
-                process.join()
+    def close(self, *, grace_s: float = GRACE_S) -> None:
+        """End every rank; one in the middle of a call is not waited for."""
+        end_children(self._ranks, grace_s=grace_s)
+        remove_now(self._buffers)
 
 
-def _serve(pipe: Connection, make_worker: MakeWorker, env: dict[str, str]) -> None:
-    # Ctrl-C reaches the whole terminal; the trainer decides when its ranks end.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    os.environ.update(env)
+def serve(file_descriptor: int) -> None:
+    """The rank's own process: build the worker, then answer calls until the trainer closes the channel."""
+    channel = Channel.from_fd(file_descriptor)
     worker: Any = None
-    while True:
-        try:
-            method, arguments = pipe.recv()
-        except EOFError:
-            break
-        try:
-            worker = make_worker() if worker is None else worker
-            reply = (True, getattr(worker, method)(*arguments), "")
-        except Exception as error:  # the trainer's process raises it again
-            mendable = error if isinstance(error, (UsageError, RunStopped)) else None
-            reply = (False, mendable, traceback.format_exc())
-        try:
-            pipe.send(reply)
-        except OSError:
-            break
+    try:
+        make_worker = channel.receive()
+        while True:
+            method, arguments = channel.receive()
+            try:
+                worker = make_worker() if worker is None else worker
+                reply = (True, getattr(worker, method)(*arguments), "")
+            except Exception as error:  # the trainer's process raises it again
+                mendable = error if isinstance(error, (UsageError, RunStopped)) else None
+                reply = (False, mendable, traceback.format_exc())
+            channel.send(reply)
+    except (EOFError, BrokenPipeError, ConnectionResetError):
+        pass  # the trainer has ended, or ends the ranks
     if worker is not None:
         worker.close()
 

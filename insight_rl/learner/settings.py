@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from insight_rl.algorithm.loss_settings import PolicyLoss
+from insight_rl.child_process import check_deadline
 from insight_rl.errors import check
 
 Schedule = Literal["constant", "linear", "cosine"]
@@ -28,6 +29,7 @@ class LearnerSettings:
     gradient_checkpointing: bool
     share_prompts: bool
     num_ranks: int
+    deadline_s: float
 
     def __post_init__(self) -> None:
         check(self.lr > 0 and math.isfinite(self.lr), "learner.lr", self.lr, "must be above 0")
@@ -53,6 +55,7 @@ class LearnerSettings:
             "must be at least 1",
         )
         check(self.num_ranks >= 1, "learner.num_ranks", self.num_ranks, "must be at least 1")
+        check_deadline("learner.deadline_s", self.deadline_s)
 
     def lr_at(self, step: int, num_steps: int) -> float:
         """Learning rate of the trainer's ``step`` (from 1) of ``num_steps``: linear warm-up, then the schedule."""

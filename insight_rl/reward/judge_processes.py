@@ -19,16 +19,15 @@ import signal
 import socket
 import struct
 import subprocess
-import sys
 import threading
 import time
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
-from pathlib import Path
 from typing import Any, NamedTuple, Self
 
+from insight_rl.child_process import import_path, start_child
 from insight_rl.errors import RunStopped, UsageError, check
 from insight_rl.reward.base import RewardFn
 from insight_rl.reward.judge import UnjudgedAlarm, unjudged
@@ -228,14 +227,12 @@ class JudgeProcesses:
             # A worker that was stopped must not stop this thread with it.
             ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", _SEND_TIMEOUT_S, 0))
             with theirs:
-                process = subprocess.Popen(
-                    [sys.executable, "-m", "insight_rl.reward.judge_worker", str(theirs.fileno())],
-                    pass_fds=[theirs.fileno()],
-                    stdin=subprocess.DEVNULL,
+                process = start_child(
+                    "insight_rl.reward.judge_worker:serve",
+                    theirs.fileno(),
+                    # One thread for every worker: there are several.
+                    env={**os.environ, "PYTHONPATH": import_path(), "OMP_NUM_THREADS": "1"},
                     stdout=subprocess.DEVNULL,
-                    env=_worker_environment(),
-                    # Out of the terminal's process group: Ctrl-C is for the parent to handle.
-                    start_new_session=True,
                 )
             connection = Connection(os.dup(ours.fileno()), readable=False)
             worker = _Worker(process, ours, connection, time.monotonic() + STARTUP_DEADLINE_S)
@@ -354,10 +351,3 @@ class JudgeProcesses:
             job.group.num_missing -= 1
             if job.group.num_missing == 0:
                 self._condition.notify_all()
-
-
-def _worker_environment() -> dict[str, str]:
-    """The parent's, with its import path and without threads for every worker."""
-    package_root = str(Path(__file__).resolve().parents[2])
-    paths = dict.fromkeys([package_root, *(path for path in sys.path if path)])
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"}

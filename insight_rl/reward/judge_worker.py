@@ -1,4 +1,4 @@
-"""The process in which completions are judged: ``python -m insight_rl.reward.judge_worker FD``.
+"""The process in which completions are judged. :mod:`insight_rl.child_process` starts it with :func:`serve`.
 
 Reads batches of jobs from the :class:`~insight_rl.reward.judge_processes.JudgeProcesses` that started it and writes one
 line of JSON per job as soon as it is judged. Deadlines and order are kept by the parent. The worker ends when the
@@ -7,13 +7,10 @@ parent's end of the socket closes.
 
 from __future__ import annotations
 
-import ctypes
 import importlib
 import json
 import os
 import resource
-import signal
-import sys
 import time
 from multiprocessing.connection import Connection
 from typing import Any, NamedTuple
@@ -25,7 +22,6 @@ from insight_rl.types import Completion, Prompt
 MAX_JOBS = 50_000
 """After so many the worker asks to be replaced: the caches of symbolic algebra only grow."""
 _MAX_REASON = 300
-_PR_SET_PDEATHSIG = 1
 
 
 class PromptStub(NamedTuple):
@@ -66,10 +62,8 @@ class Setup(NamedTuple):
     max_memory_mb: int
 
 
-def main() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    _die_with_parent()
-    fd = int(sys.argv[1])
+def serve(fd: int) -> None:
+    """Judge what comes in over the socket ``fd`` until the other end is closed."""
     connection = Connection(fd)
     try:
         setup = connection.recv()
@@ -83,10 +77,10 @@ def main() -> None:
         _write(fd, {"fatal": f"{type(error).__name__}: {error}"[:_MAX_REASON]})
         return
     _write(fd, {"ready": True})
-    _serve(connection, fd, setup.reward)
+    _judge_batches(connection, fd, setup.reward)
 
 
-def _serve(connection: Connection, fd: int, reward: RewardFn) -> None:
+def _judge_batches(connection: Connection, fd: int, reward: RewardFn) -> None:
     num_jobs = 0
     while True:
         try:
@@ -118,13 +112,3 @@ def _write(fd: int, message: dict[str, Any]) -> None:
     data = json.dumps(message).encode() + b"\n"
     while data:
         data = data[os.write(fd, data) :]
-
-
-def _die_with_parent() -> None:
-    """A worker that hangs in a computation would not notice that its parent is gone; the kernel does."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,4 +1,4 @@
-"""From prompts to scored groups: the path that training and evaluation share."""
+"""From prompts to scored groups, for training and evaluation."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def roll_out(engine: RolloutEngine, judge: Judge, prompts: Sequence[Prompt], sam
 
 
 def collect_groups(judge: Judge, prompts: Sequence[Prompt], finished: Finished) -> list[Group]:
-    """The scored groups in the order of ``prompts``: what finished first is not learnt from first."""
+    """The scored groups in the order of ``prompts``: the order in which the engine finished does not matter."""
     groups = {
         prompt.id: Group(prompt=prompt, completions_G=completions_G, rewards_G=rewards_G)
         for (prompt, completions_G), rewards_G in zip(finished, judge.collect(), strict=True)

@@ -1,7 +1,7 @@
-"""The embedded rollout engine: a transformers model in the trainer's own process.
+"""The rollout engine without another process: a copy of the policy in transformers, decoded here.
 
-Owns a copy of the policy and the decoding loop. Each prompt is encoded once and its keys and values are shared out to
-its G rollouts; rollouts that have ended leave the batch. Knows nothing of rewards, selection or the optimizer.
+Each prompt is encoded once, and its keys and values are copied for its G rollouts. Rollouts that have ended leave the
+batch.
 """
 
 from __future__ import annotations
@@ -12,20 +12,25 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from insight_rl.errors import UsageError, check
+from insight_rl.errors import check
+from insight_rl.rollout.base import check_lengths
 from insight_rl.seeding import derive_seed
 from insight_rl.tokenizer import ModelTokenizer
 from insight_rl.types import Completion, Prompt, Sampling
-from insight_rl.weight_sync.base import WeightSource
+from insight_rl.weight_sync.auto import AutoChannel
+from insight_rl.weight_sync.base import WeightChannel, WeightSource
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
 class TransformersEngine:
-    """Samples with KV-cached batched decoding on the device at hand. See :class:`~insight_rl.rollout.RolloutEngine`."""
+    """Samples in batches with a KV cache, on the GPU if there is one.
 
-    # Leaving the batch copies the cache of those that stay, so it waits until it saves this share of the rows.
+    See :class:`~insight_rl.rollout.base.RolloutEngine`.
+    """
+
+    # Removing finished rows copies the cache of the others, so it is done only once so few of the rows are left.
     _COMPACT_BELOW = 0.75
 
     def __init__(self, *, max_batch_size: int = 2048) -> None:
@@ -33,7 +38,22 @@ class TransformersEngine:
         self.max_batch_size = max_batch_size
         self._policy_version = 0
 
-    def start(self, *, model_path: Path, dtype: str, max_length: int, seed: int) -> None:
+    def start(
+        self,
+        *,
+        model_path: Path,
+        dtype: str,
+        max_length: int,
+        seed: int,
+        weight_channel: WeightChannel | None = None,
+    ) -> None:
+        """Raises ``UsageError`` for a ``weight_channel``: there is no other process that weights could go to."""
+        check(
+            weight_channel is None or isinstance(weight_channel, AutoChannel),
+            "weight_sync",
+            type(weight_channel).__name__,
+            "rollout=transformers samples in the trainer's own process and copies the weights; take weight_sync=auto",
+        )
         from transformers import AutoModelForCausalLM
 
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -47,12 +67,12 @@ class TransformersEngine:
     def generate(
         self, prompts: Sequence[Prompt], *, sampling: Sampling
     ) -> Iterator[tuple[Prompt, tuple[Completion, ...]]]:
-        for prompt in prompts:
-            if len(prompt.token_ids) + sampling.max_tokens > self._max_length:
-                raise UsageError(
-                    f"prompt {prompt.id}: {len(prompt.token_ids)} tokens and a completion of {sampling.max_tokens} do "
-                    f"not fit in model.max_length={self._max_length}; raise it or lower the completion's length"
-                )
+        check_lengths(prompts, sampling, max_length=self._max_length)
+        return self._generate(prompts, sampling)
+
+    def _generate(
+        self, prompts: Sequence[Prompt], sampling: Sampling
+    ) -> Iterator[tuple[Prompt, tuple[Completion, ...]]]:
         prompts_per_batch = max(1, self.max_batch_size // sampling.num_rollouts)
         by_length = sorted(prompts, key=lambda prompt: len(prompt.token_ids))
         for number, start in enumerate(range(0, len(by_length), prompts_per_batch)):
@@ -64,7 +84,7 @@ class TransformersEngine:
     def _decode(
         self, prompts: Sequence[Prompt], sampling: Sampling, generator: torch.Generator
     ) -> list[tuple[Completion, ...]]:
-        """Shapes: P prompts, G rollouts of each, B = P * G rows prompt by prompt, A <= B rows still going."""
+        """Shapes: P prompts, G rollouts of each, B = P * G rows (prompt by prompt), A <= B rows that have not ended."""
         num_rollouts, num_rows = sampling.num_rollouts, len(prompts) * sampling.num_rollouts
         tokens_BT = torch.zeros(num_rows, sampling.max_tokens, dtype=torch.long, device=self._device)
         logprobs_BT = torch.zeros(num_rows, sampling.max_tokens, device=self._device)

@@ -1,20 +1,22 @@
 """What runs inside the rollout process: vLLM itself, driven by messages from :mod:`insight_rl.rollout.vllm`.
 
-Owns the ``vllm.LLM`` object and everything that touches its workers. Must not know of prompts' answers, rewards or the
-learner. vLLM lives in a process of its own because it sets global state wherever it runs (default process group,
-random seeds, thread settings, logging), which the learner must not share; and because ending that process is the one
-sure way to get all of its memory back. Functions sent to vLLM's own worker processes have to be importable from a
-module, so they are here as well and this file is never run as ``__main__``.
+vLLM has a process of its own for two reasons. It sets global state wherever it runs (default process group, random
+seeds, thread settings, logging), which the learner must not share. And ending the process is the one sure way to get
+all of its memory back. Functions that are sent to vLLM's own worker processes must be importable, so they are in this
+module too.
 """
 
 from __future__ import annotations
 
 import os
+import sys
+import time
 import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass
-from multiprocessing.connection import Connection
 from typing import Any
+
+from insight_rl.child_process import Channel
 
 _CPU_KV_CACHE_BYTES = 1 << 30
 # The learner lives on the same GPU; vLLM would take nine tenths of it.
@@ -45,39 +47,50 @@ class Sample:
     finish_reason: str
 
 
+ALIVE = object()
+"""Yielded by a method of the worker now and then during long work: nothing to report yet, but it is going on."""
+_ALIVE_EVERY_S = 2.0
+
+
 class RefusedError(ValueError):
     """vLLM did not accept the settings; the message is vLLM's."""
 
 
 def serve(file_descriptor: int) -> None:
-    """Answer the requests that come in over the pipe until it is closed (the trainer has ended, however it did).
+    """Answer the requests that come in over the socket until it is closed: the trainer has ended, or wants no more.
 
-    Each message is ``(method, arguments)``. Answers: any number of ``("item", value)``, then ``("done", value)``, or
-    one of ``("refused", text)`` and ``("failed", traceback)``.
+    Each message is ``(method, arguments)``. Answers: any number of ``("item", value)`` and ``("alive", None)``, then
+    one of ``("done", None)``, ``("refused", text)`` and ``("failed", traceback)``.
     """
-    connection = Connection(file_descriptor)
+    channel = Channel.from_fd(file_descriptor)
     worker = _Worker()
+    exit_code = 1
     try:
         while True:
-            method, arguments = connection.recv()
-            if method == "close":
-                break
-            try:
-                for item in getattr(worker, method)(**arguments):
-                    connection.send(("item", item))
-                connection.send(("done", None))
-            except RefusedError as error:
-                connection.send(("refused", str(error)))
-            except OSError:
-                raise
-            except Exception:  # whatever vLLM raises belongs to the trainer, which decides what to do about it
-                connection.send(("failed", traceback.format_exc()))
+            method, arguments = channel.receive()
+            for answer in _answers(worker, method, arguments):
+                channel.send(answer)
     except (EOFError, BrokenPipeError, ConnectionResetError):
-        pass
+        exit_code = 0
+    except BaseException:
+        traceback.print_exc()
     finally:
         worker.shut_down()
+        sys.stderr.flush()
         # Without the interpreter's teardown, which takes seconds with vLLM loaded and frees nothing that matters.
-        os._exit(0)
+        os._exit(exit_code)
+
+
+def _answers(worker: _Worker, method: str, arguments: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+    """What :func:`serve` answers to one message. Errors of the socket are not caught here: they are raised outside."""
+    try:
+        for item in getattr(worker, method)(**arguments):
+            yield ("alive", None) if item is ALIVE else ("item", item)
+        yield "done", None
+    except RefusedError as error:
+        yield "refused", str(error)
+    except Exception:  # whatever vLLM raises is for the trainer to report
+        yield "failed", traceback.format_exc()
 
 
 class _Worker:
@@ -141,15 +154,15 @@ class _Worker:
     @staticmethod
     def _prepare_cpu(*, eager: bool) -> None:
         # One process is enough here and starts in a third of the time; vLLM would make two more.
-        os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
+        os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
         if eager:
-            # The sampler compiles two small functions even then: over 10 s and a C++ compiler for microseconds.
+            # Even in eager mode the sampler compiles two functions: 10 s and a C++ compiler to save microseconds.
             import torch._dynamo
 
             torch._dynamo.config.disable = True
 
-    def generate(self, *, requests: list[Request]) -> Iterator[tuple[int, tuple[Sample, ...]]]:
-        """Yield the index of each request with its samples, in the order in which they finish."""
+    def generate(self, *, requests: list[Request]) -> Iterator[Any]:
+        """Yield ``(index of the request, its samples)`` in the order in which they finish, and :data:`ALIVE`."""
         from vllm.inputs import TokensPrompt
 
         self._wake("weights", "kv_cache")
@@ -160,7 +173,11 @@ class _Worker:
                 engine.add_request(
                     request_id, TokensPrompt(prompt_token_ids=request.token_ids), _sampling_params(request)
                 )
+            last_sign = time.monotonic()
             while engine.has_unfinished_requests():
+                if time.monotonic() - last_sign > _ALIVE_EVERY_S:
+                    last_sign = time.monotonic()
+                    yield ALIVE
                 for output in engine.step():
                     if output.finished:
                         request = unfinished.pop(output.request_id)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import dataclasses
 import os
 import signal
+from types import SimpleNamespace
 
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
+from insight_rl.child_process import ChildLost
 from insight_rl.errors import UsageError
 from insight_rl.rollout.vllm import VllmEngine
 from insight_rl.types import Prompt, Sampling
@@ -90,8 +92,8 @@ def test_untied_weights_arrive_and_the_death_of_the_process_is_an_error_and_no_h
         engine.start(model_path=untied_model, dtype="float32", max_length=64, seed=0)
         assert largest_gap(engine, model) <= 1e-4, "the weights it has started with"
         check_syncs(engine, model)
-        os.kill(engine._process._process.pid, signal.SIGKILL)
-        with pytest.raises(RuntimeError, match="the vLLM process ended during generate"):
+        os.kill(engine._process.pid, signal.SIGKILL)
+        with pytest.raises(ChildLost, match=r"the vLLM process died in generate \(killed by SIGKILL\)"):
             list(engine.generate(PROMPTS, sampling=SAMPLING))
     finally:
         engine.close()
@@ -121,7 +123,7 @@ def test_qwen3_arrives_and_nothing_is_left_after_close(tied_model, tmp_path):
     engine = VllmEngine(num_threads=1)
     try:
         engine.start(model_path=tmp_path, dtype="float32", max_length=64, seed=0)
-        group = engine._process._process.pid
+        group = engine._process.pid
         check_syncs(engine, model)
     finally:
         engine.close()
@@ -170,7 +172,7 @@ def test_the_adapters_speak_vllms_transfer_interfaces(untied_model):
     """The GPU channels' halves that need no GPU: what vLLM's trainer-side engines will ask of them."""
     from vllm.distributed.weight_transfer.base import VLLMWeightSyncClient
 
-    from insight_rl.weight_sync.vllm_transfer import PipeClient, as_vllm_source
+    from insight_rl.weight_sync.vllm_transfer import ProcessClient, as_vllm_source
 
     model = load(untied_model)
     source = as_vllm_source(ModelWeights(model))
@@ -180,7 +182,8 @@ def test_the_adapters_speak_vllms_transfer_interfaces(untied_model):
         assert [(name, tensor.dtype, tuple(tensor.shape)) for name, tensor in source] == metadata
 
     calls = []
-    client = PipeClient(lambda name, /, **arguments: calls.append((name, arguments)))
+    process = SimpleNamespace(device="cuda", call=lambda name, /, **arguments: calls.append((name, arguments)))
+    client = ProcessClient(process)
     assert isinstance(client, VLLMWeightSyncClient)
     client.init_weight_transfer_engine({"packed": True})
     client.start_weight_update()

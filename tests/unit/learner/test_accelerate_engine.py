@@ -19,6 +19,7 @@ SETTINGS = LearnerSettings(
     gradient_checkpointing=False,
     share_prompts=True,
     num_ranks=1,
+    deadline_s=7200.0,
 )
 
 

@@ -14,8 +14,11 @@ from types import SimpleNamespace
 
 import pytest
 
+from insight_rl.child_process import ChildLost, keep_stacks_in
 from insight_rl.errors import UsageError, check
 from insight_rl.learner.processes import RankFailed, RankProcesses
+
+RankProcesses = functools.partial(RankProcesses, deadline_s=120.0)
 
 make_worker = functools.partial(
     SimpleNamespace,
@@ -61,7 +64,7 @@ def test_a_rank_that_dies_in_a_call_is_named_and_the_others_are_not_waited_for()
     other, dying = ranks.call("pid", [(), ()])
     os.kill(dying, signal.SIGSTOP)  # so that the call is under way when it dies
     subprocess.Popen([sys.executable, "-c", f"import time, os; time.sleep(0.5); os.kill({dying}, 9)"])
-    with pytest.raises(RankFailed, match=r"rank 1 died in divide \(exit code -9\)"):
+    with pytest.raises(ChildLost, match=r"learner rank 1 died in divide \(killed by SIGKILL\); the run can be resumed"):
         ranks.call("divide", [(1, 1), (1, 1)])
     assert not is_alive(other)
 
@@ -70,7 +73,7 @@ def test_a_rank_that_is_gone_before_the_call_is_named() -> None:
     ranks = RankProcesses(make_worker, 1)
     (pid,) = ranks.call("pid", [()])
     os.kill(pid, signal.SIGKILL)
-    with pytest.raises(RankFailed, match="rank 0 died in pid"):
+    with pytest.raises(ChildLost, match="learner rank 0 died in pid"):
         ranks.call("pid", [()])
 
 
@@ -79,19 +82,120 @@ def test_ranks_end_when_the_trainer_is_killed() -> None:
         "import functools, gc, os, time, types\n"
         "from insight_rl.learner.processes import RankProcesses\n"
         "make = functools.partial(types.SimpleNamespace, pid=os.getpid, close=gc.collect)\n"
-        "print(*RankProcesses(make, 2).call('pid', [(), ()]), flush=True)\n"
+        "ranks = RankProcesses(make, 2, deadline_s=60)\n"
+        "print(*ranks.call('pid', [(), ()]), flush=True)\n"
         "time.sleep(600)\n"
     )
     trainer = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
     assert trainer.stdout is not None
     pids = [int(pid) for pid in trainer.stdout.readline().split()]
     assert len(pids) == 2
+    os.kill(pids[0], signal.SIGSTOP)  # one that cannot notice anything by itself
     trainer.kill()
     trainer.wait()
     deadline = time.monotonic() + 60
     while any(is_alive(pid) for pid in pids) and time.monotonic() < deadline:
         time.sleep(0.1)
     assert not any(is_alive(pid) for pid in pids)
+
+
+def test_a_rank_that_hangs_ends_the_run_with_one_sentence_and_the_stacks_of_all(tmp_path: Path) -> None:
+    keep_stacks_in(tmp_path)
+    ranks = RankProcesses(make_worker, 2, deadline_s=1.5)
+    pids = ranks.call("pid", [(), ()])
+    with pytest.raises(ChildLost) as caught:
+        ranks.call("sleep", [(0,), (600,)])
+    assert str(caught.value).startswith("learner rank 1 gave no sign of life for ")
+    assert "in sleep; the stacks" in str(caught.value) and "raise learner.deadline_s=1.5" in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert not any(is_alive(pid) for pid in pids)
+    (file,) = tmp_path.glob("stacks-*.txt")
+    text = file.read_text()
+    assert str(file) in str(caught.value)
+    assert "the trainer" in text and "test_a_rank_that_hangs" in text
+    assert all(f"learner rank {rank}, process {pid}" in text for rank, pid in enumerate(pids))
+    assert text.count("in serve") == 2, "the stack of each rank"
+
+
+def test_a_stopped_rank_is_named_as_stopped_and_its_stack_is_had_all_the_same(tmp_path: Path) -> None:
+    keep_stacks_in(tmp_path)
+    ranks = RankProcesses(make_worker, 1, deadline_s=1.5)
+    (pid,) = ranks.call("pid", [()])
+    os.kill(pid, signal.SIGSTOP)
+    with pytest.raises(ChildLost, match=r"it is stopped, e\.g\. by SIGSTOP"):
+        ranks.call("pid", [()])
+    (file,) = tmp_path.glob("stacks-*.txt")
+    assert "state T" in file.read_text() and "in serve" in file.read_text()
+    assert not is_alive(pid)
+
+
+def test_a_stopped_rank_that_does_not_even_read_what_it_is_sent_is_noticed() -> None:
+    ranks = RankProcesses(make_worker, 1, deadline_s=1.5)
+    (pid,) = ranks.call("pid", [()])
+    os.kill(pid, signal.SIGSTOP)
+    with pytest.raises(ChildLost, match="no sign of life"):
+        ranks.call("divide", [(bytes(10**7), 1)])
+
+
+def test_a_slow_start_is_not_held_to_the_deadline_of_a_call() -> None:
+    ranks = RankProcesses(functools.partial(SimpleNamespace, start=time.sleep, close=gc.collect), 1, deadline_s=0.1)
+    ranks.call("start", [(1.0,)])
+    ranks.close()
+
+
+def test_the_time_in_which_the_trainer_itself_was_stopped_does_not_count() -> None:
+    code = (
+        "import functools, gc, time, types\n"
+        "from insight_rl.learner.processes import RankProcesses\n"
+        "make = functools.partial(types.SimpleNamespace, start=gc.collect, sleep=time.sleep, close=gc.collect)\n"
+        "ranks = RankProcesses(make, 1, deadline_s=4)\n"
+        "ranks.call('start', [()])\n"
+        "print('ready', flush=True)\n"
+        "ranks.call('sleep', [(2.5,)])\n"
+        "ranks.call('sleep', [(0,)])\n"
+    )
+    trainer = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    assert trainer.stdout is not None and trainer.stdout.readline() == "ready\n"
+    time.sleep(0.5)
+    rank = children_of(trainer.pid)[-1]
+    for pid in (rank, trainer.pid):
+        os.kill(pid, signal.SIGSTOP)
+    time.sleep(5)
+    for pid in (trainer.pid, rank):
+        os.kill(pid, signal.SIGCONT)
+    assert trainer.wait(timeout=60) == 0
+
+
+def test_signals_to_a_rank_are_no_end_of_it() -> None:
+    ranks = RankProcesses(make_worker, 1)
+    (pid,) = ranks.call("pid", [()])
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        os.kill(pid, number)
+    assert ranks.call("pid", [()]) == [pid]
+    ranks.close()
+
+
+def test_a_rank_in_the_middle_of_a_call_is_not_waited_for_at_the_end() -> None:
+    """So that a second Ctrl-C ends the run at once, also where a rank hangs."""
+    ranks = RankProcesses(make_worker, 2)
+    pids = ranks.call("pid", [(), ()])
+    for child in ranks._ranks:
+        child.send(("sleep", (600,)), doing="sleep")
+    ranks.close(grace_s=10**6)
+    assert not any(is_alive(pid) for pid in pids)
+
+
+def test_buffers_of_deepspeed_are_not_left_in_shared_memory() -> None:
+    ranks = RankProcesses(make_worker, 1)
+    (port,) = ranks.call("env", [("MASTER_PORT",)])
+    buffer = Path(f"/dev/shm/deepspeed_allreduce_buffer_0_127.0.0.1_{port}_0")
+    buffer.write_bytes(b"x")
+    ranks.close()
+    assert not buffer.exists()
+
+
+def children_of(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
 def is_alive(pid: int) -> bool:

@@ -18,9 +18,10 @@ def test_importing_the_engine_imports_neither_vllm_nor_torch():
     assert done.stdout.strip() == "[]"
 
 
-def test_a_wrong_setting_is_named():
-    with pytest.raises(UsageError, match=r"rollout\.num_threads=0"):
-        VllmEngine(num_threads=0)
+@pytest.mark.parametrize(("key", "value"), [("num_threads", 0), ("deadline_s", 0), ("deadline_s", float("inf"))])
+def test_a_wrong_setting_is_named(key, value):
+    with pytest.raises(UsageError, match=rf"rollout\.{key}={value}"):
+        VllmEngine(**{key: value})
 
 
 def test_without_vllm_the_remedy_is_told(monkeypatch, tmp_path):

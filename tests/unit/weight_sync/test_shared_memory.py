@@ -5,11 +5,13 @@ from __future__ import annotations
 import pytest
 
 from insight_rl.errors import UsageError
+from insight_rl.weight_sync import memory_folder
+from insight_rl.weight_sync.auto import AutoChannel
 from insight_rl.weight_sync.shared_memory import SharedMemoryChannel
 
 
 def test_a_folder_that_is_not_there_is_named():
-    with pytest.raises(UsageError, match=r"weight_channel\.folder='/no/such/folder'"):
+    with pytest.raises(UsageError, match=r"weight_sync\.folder='/no/such/folder'"):
         SharedMemoryChannel(folder="/no/such/folder")
 
 
@@ -28,26 +30,25 @@ class Weights:
         (folder / "model.safetensors").write_bytes(bytes(len(self.tensor)))
 
 
-def test_weights_lie_in_shared_memory_only_while_they_are_loaded(tmp_path, monkeypatch):
-    weights, calls = Weights(1000), []
+class Process:
+    """A rollout process that looks at what it is given."""
 
-    def call(method, **arguments):
-        calls.append((method, arguments))
-        assert (weights.saved_in / "model.safetensors").stat().st_size == 1000
+    def __init__(self, weights):
+        self.device = "cpu"
+        self._weights = weights
+        self.calls = []
 
-    monkeypatch.setattr("insight_rl.weight_sync.shared_memory._MEMORY_FOLDER", tmp_path)
-    SharedMemoryChannel().send(weights, call)
-    assert calls == [("reload", {"folder": str(weights.saved_in)})]
+    def call(self, method, /, **arguments):
+        self.calls.append((method, arguments))
+        assert (self._weights.saved_in / "model.safetensors").stat().st_size == len(self._weights.tensor)
+
+
+@pytest.mark.parametrize("channel", [SharedMemoryChannel, AutoChannel])
+def test_weights_lie_in_shared_memory_only_while_they_are_loaded(channel, tmp_path, monkeypatch):
+    weights = Weights(1000)
+    process = Process(weights)
+    monkeypatch.setattr(memory_folder, "_SHARED_MEMORY", tmp_path)
+    channel().send(weights, process)
+    assert process.calls == [("reload", {"folder": str(weights.saved_in)})]
     assert weights.saved_in.parent == tmp_path
     assert list(tmp_path.iterdir()) == []
-
-
-def test_weights_go_to_the_temporary_folder_where_shared_memory_is_small(tmp_path, monkeypatch):
-    class Usage:
-        free = 1999
-
-    monkeypatch.setattr("insight_rl.weight_sync.shared_memory.shutil.disk_usage", lambda _: Usage)
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    weights = Weights(1000)
-    SharedMemoryChannel().send(weights, lambda method, **arguments: None)
-    assert weights.saved_in.parent == tmp_path

@@ -1,0 +1,429 @@
+"""Child processes of the trainer: started, spoken to, watched and ended in one way, for ranks, rollout and judges.
+
+    child = Child("the vLLM process", "insight_rl.rollout.vllm_worker:serve", key="rollout.deadline_s", deadline_s=1800)
+    child.send(("start", {...}), doing="start")
+    answer = child.receive(doing="start")
+    child.end()
+
+What holds for every child:
+
+- Signals for the whole group (Ctrl-C, SIGTERM from a scheduler, SIGHUP of a terminal) do not end it. Only the trainer
+  decides, so that it can finish its step and write its checkpoint.
+- It ends when the trainer ends, however that happens, and so do the processes that it has started.
+- Every wait for it is bounded by a deadline from the configuration and notices its death. Both end in one sentence, and
+  a deadline that has passed also in a file with the Python stacks of all processes (:func:`write_stacks`).
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import os
+import pickle
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import tempfile
+import time
+import weakref
+from collections.abc import Callable, Collection, Mapping, Sequence
+from datetime import datetime
+from multiprocessing.connection import wait
+from multiprocessing.reduction import ForkingPickler
+from pathlib import Path
+from typing import IO, Any, NoReturn
+
+from insight_rl.child_main import STACKS_VARIABLE
+from insight_rl.errors import RunStopped, check
+
+START_DEADLINE_S = 1800.0
+"""A child has at least this long to load its model, also where the configured deadline is shorter."""
+GRACE_S = 10.0
+"""Children that are asked to end have this long before they are killed."""
+_HELD_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+# How often a wait looks whether the other process still lives; its end usually shows at once, by the closed socket.
+_SLICE_S = 0.5
+_STACKS_WAIT_S = 3.0
+_LOG_TAIL_BYTES = 3000
+_HEADER = struct.Struct("!Q")
+
+
+class ChildLost(RunStopped):
+    """A child process died or did not answer in time; the message is one sentence, then the end of its log, if any."""
+
+
+# -- starting
+
+
+def start_process(
+    command: Sequence[str], *, env: Mapping[str, str] | None = None, pass_fds: Sequence[int] = (), **options: Any
+) -> subprocess.Popen[bytes]:
+    """``subprocess.Popen`` in a session of its own and with SIGINT, SIGTERM and SIGHUP blocked, from its first moment.
+
+    A blocked signal stays blocked in every thread and every process that the child starts, whatever handlers the
+    libraries in it install. SIGKILL is the way to end it.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _HELD_SIGNALS)
+    try:
+        return subprocess.Popen(command, env=env, pass_fds=pass_fds, start_new_session=True, **options)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def start_child(target: str, fd: int, *, env: Mapping[str, str], **options: Any) -> subprocess.Popen[bytes]:
+    """A Python process that runs ``target`` (``module:function``) with the file descriptor ``fd`` as its argument.
+
+    Not ``multiprocessing``'s spawn: that would run the user's script again if it lacks an ``if __name__`` guard.
+    """
+    # -P: a folder in the user's working directory that is called like a package does not hide it.
+    command = [sys.executable, "-P", "-m", "insight_rl.child_main", str(os.getpid()), str(fd), target]
+    return start_process(command, env=env, pass_fds=[fd], stdin=subprocess.DEVNULL, **options)
+
+
+def package_folder() -> str:
+    """The folder that holds this package: first in a child's import path, also when it is used from a checkout."""
+    return str(Path(__file__).resolve().parents[1])
+
+
+def import_path() -> str:
+    """A ``PYTHONPATH`` with which a child imports what this process can."""
+    paths = [package_folder(), *(path or os.getcwd() for path in sys.path)]
+    return os.pathsep.join(dict.fromkeys(paths))
+
+
+# -- talking
+
+
+class Channel:
+    """Pickled messages, both ways, over a socket. The child's side: it waits without a limit, for it ends with us."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._socket = connection
+
+    @classmethod
+    def from_fd(cls, fd: int) -> Channel:
+        return cls(socket.socket(fileno=fd))
+
+    def send(self, message: Any) -> None:
+        """Raises ``OSError`` if the other side is gone."""
+        self._write(ForkingPickler.dumps(message), lambda: None)
+
+    def receive(self) -> Any:
+        """The next message; raises ``EOFError`` or ``OSError`` if the other side is gone."""
+        return self._read(lambda: None)
+
+    def _write(self, data: Any, on_wait: Callable[[], None]) -> None:
+        for part in (_HEADER.pack(len(data)), data):
+            view = memoryview(part)
+            while view:
+                try:
+                    view = view[self._socket.send(view) :]
+                except TimeoutError:
+                    on_wait()
+
+    def _read(self, on_wait: Callable[[], None]) -> Any:
+        (size,) = _HEADER.unpack(self._read_exactly(_HEADER.size, on_wait))
+        return pickle.loads(self._read_exactly(size, on_wait))
+
+    def _read_exactly(self, size: int, on_wait: Callable[[], None]) -> bytearray:
+        data = bytearray(size)
+        view = memoryview(data)
+        while view:
+            try:
+                count = self._socket.recv_into(view)
+            except TimeoutError:
+                on_wait()
+                continue
+            if count == 0:
+                raise EOFError("the other side has closed the socket")
+            view = view[count:]
+        return data
+
+    def fileno(self) -> int:
+        return self._socket.fileno()
+
+    def close(self) -> None:
+        self._socket.close()
+
+
+class Patience:
+    """The clock of one wait: how long it has lasted, without the time in which this process itself was stopped.
+
+    Somebody who suspends the trainer (Ctrl-Z, a debugger) and lets it go on later must not find its deadlines passed.
+    """
+
+    def __init__(self) -> None:
+        self.waited_s = 0.0
+        self._last = time.monotonic()
+
+    def look(self) -> float:
+        """Seconds waited until now. Has to be called at least every ``2 * _SLICE_S`` seconds."""
+        now = time.monotonic()
+        self.waited_s += min(now - self._last, 2 * _SLICE_S)
+        self._last = now
+        return self.waited_s
+
+    def start_again(self) -> None:
+        self.waited_s, self._last = 0.0, time.monotonic()
+
+
+class Child:
+    """A running child process and the channel to it.
+
+    ``name`` is how messages call it (``learner rank 0``), ``key`` the setting that ``deadline_s`` comes from. ``log``:
+    keep what it prints for error messages instead of letting it write to the terminal.
+    """
+
+    def __init__(
+        self, name: str, target: str, *, key: str, deadline_s: float, env: Mapping[str, str], log: bool
+    ) -> None:
+        check_deadline(key, deadline_s)
+        self.name, self.key, self.deadline_s = name, key, deadline_s
+        self._log = tempfile.TemporaryFile() if log else None  # noqa: SIM115 (lives as long as the child)
+        self._stacks = tempfile.TemporaryFile()  # noqa: SIM115
+        ours, theirs = socket.socketpair()
+        ours.settimeout(_SLICE_S)
+        self.channel = Channel(ours)
+        stacks = f"/proc/{os.getpid()}/fd/{self._stacks.fileno()}"
+        env = {**env, STACKS_VARIABLE: stacks} if sys.platform == "linux" else env
+        with theirs:
+            self._process = start_child(target, theirs.fileno(), env=env, stdout=self._log, stderr=self._log)
+        self._waiting_for: str | None = None
+        _children.add(self)
+        self._finalizer = weakref.finalize(self, _end, self._process, self.channel, 0.0)
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
+    def is_dead(self) -> bool:
+        return self._process.poll() is not None
+
+    def send(self, message: Any, *, doing: str) -> None:
+        """Raises :class:`ChildLost` if the child is dead, or does not read the message within the deadline."""
+        self._waiting_for = doing
+        patience = Patience()
+        try:
+            self.channel._write(ForkingPickler.dumps(message), lambda: self.look(patience, doing=doing))
+        except OSError as error:
+            self.fail_as_dead(doing, error)
+
+    def receive(self, *, doing: str, patience: Patience | None = None) -> Any:
+        """The next message. Raises :class:`ChildLost` if there is none within the deadline, or the child died."""
+        patience = patience or Patience()
+        try:
+            message = self.channel._read(lambda: self.look(patience, doing=doing))
+        except (EOFError, OSError) as error:
+            self.fail_as_dead(doing, error)
+        return message
+
+    @staticmethod
+    def ready(children: Collection[Child]) -> list[Child]:
+        """Those of ``children`` that have something to be received (or have closed their socket); waits a moment."""
+        by_fd = {child.channel.fileno(): child for child in children}
+        return [by_fd[fd] for fd in wait(list(by_fd), timeout=_SLICE_S)]  # type: ignore[index]
+
+    def answered(self) -> None:
+        """The child has done what it was asked; nothing is lost if it is ended now."""
+        self._waiting_for = None
+
+    def look(self, patience: Patience, *, doing: str) -> None:
+        """Raise :class:`ChildLost` if the child is dead, or if the wait has lasted for its deadline.
+
+        To be called again and again during a wait. At a deadline the stacks of all processes are written first.
+        """
+        # A grandchild may hold a copy of the child's end of the socket, so that its death does not close it.
+        if self.is_dead and not _is_readable(self.channel):
+            self.fail_as_dead(doing, None)
+        limit = max(self.deadline_s, START_DEADLINE_S) if doing == "start" else self.deadline_s
+        if patience.look() < limit:
+            return
+        state = "it is stopped, e.g. by SIGSTOP; " if _state(self.pid) in ("T", "t") else ""
+        raise ChildLost(
+            f"{self.name} gave no sign of life for {patience.waited_s:.0f} s in {doing}; {state}{write_stacks()}; if "
+            f"it only needs more time, raise {self.key}={self.deadline_s:g}; the run can be resumed from its last "
+            f"checkpoint{self.log_tail()}"
+        )
+
+    def fail_as_dead(self, doing: str, cause: BaseException | None) -> NoReturn:
+        """Raise :class:`ChildLost` with the exit code of a child that is dead or has closed its socket."""
+        try:
+            code = describe_exit(self._process.wait(timeout=5))
+        except subprocess.TimeoutExpired:
+            code = "it closed its socket but still runs"
+        raise ChildLost(
+            f"{self.name} died in {doing} ({code}); the run can be resumed from its last checkpoint{self.log_tail()}"
+        ) from cause
+
+    def log_tail(self) -> str:
+        """The end of what it has printed, on lines of its own; empty if its log is not kept or is empty."""
+        if self._log is None:
+            return ""
+        text = _tail(self._log).strip()
+        return f"\nThe end of its log:\n{text}" if text else "\nIts log is empty."
+
+    def dump_stacks(self) -> str:
+        """The Python stacks of the child and of the processes it has started, as far as they can be had."""
+        parts = []
+        for pid in _group(self.pid):
+            head = f"---- {self.name}, process {pid}, state {_state(pid)} ----\n"
+            parts.append(head + self._dump_process(pid))
+        return "\n".join(parts) or f"---- {self.name} ----\n(it has ended)\n"
+
+    def _dump_process(self, pid: int) -> str:
+        if not _handles_usr1(pid):
+            return "(it shows no stack: not a Python process of ours, or it has not come that far)\n"
+        size = os.fstat(self._stacks.fileno()).st_size
+        os.kill(pid, signal.SIGUSR1)
+        # A stopped process handles the signal only once it goes on. It is ended in a moment anyway.
+        os.kill(pid, signal.SIGCONT)
+        end = time.monotonic() + _STACKS_WAIT_S
+        text = b""
+        while time.monotonic() < end:
+            time.sleep(0.05)
+            new = os.pread(self._stacks.fileno(), 1 << 20, size)
+            if new and new == text:
+                break
+            text = new
+        return text.decode(errors="replace") or "(no stack within 3 s: it is stuck inside the kernel)\n"
+
+    def end(self, *, grace_s: float = GRACE_S) -> None:
+        """As :func:`end_children`, for this one."""
+        end_children([self], grace_s=grace_s)
+
+    def _end(self, end_time: float) -> None:
+        if self._finalizer.detach() is None:
+            return
+        grace_s = 0.0 if self._waiting_for is not None else end_time - time.monotonic()
+        _end(self._process, self.channel, max(grace_s, 0.0))
+        _children.discard(self)
+        self._stacks.close()
+        if self._log is not None:
+            self._log.close()
+
+
+_children: weakref.WeakSet[Child] = weakref.WeakSet()
+_stacks_folder: Path | None = None
+
+
+def check_deadline(key: str, value: float) -> None:
+    """Raise ``UsageError`` for a deadline that no run could work with."""
+    check(0 < value < float("inf"), key, value, "must be a number of seconds above 0")
+
+
+def end_all_at_once() -> None:
+    """Kill every child, without any grace: for a user who has asked twice."""
+    for child in list(_children):
+        _kill_group(child.pid)
+
+
+def describe_exit(code: int) -> str:
+    return f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+
+
+# -- stacks
+
+
+def keep_stacks_in(folder: Path) -> None:
+    """Where :func:`write_stacks` puts its files from now on; before the first call, the folder for temporary files."""
+    global _stacks_folder
+    _stacks_folder = folder
+
+
+def write_stacks() -> str:
+    """Write the Python stacks of this process and of every child to a file; returns a clause that names it."""
+    own = tempfile.TemporaryFile()  # noqa: SIM115
+    with own:
+        faulthandler.dump_traceback(file=own, all_threads=True)
+        parts = [f"---- the trainer, process {os.getpid()} ----\n" + _tail(own, 1 << 20)]
+    parts += [child.dump_stacks() for child in sorted(_children, key=lambda child: child.pid)]
+    folder = _stacks_folder or Path(tempfile.gettempdir())
+    file = folder / f"stacks-{datetime.now():%Y%m%d-%H%M%S}.txt"
+    try:
+        file.write_text("\n".join(parts), encoding="utf-8")
+    except OSError as error:
+        return f"the stacks of the processes could not be written to {file} ({error.strerror})"
+    return f"the stacks of the processes are in {file}"
+
+
+# -- ending
+
+
+def end_children(children: Sequence[Child], *, grace_s: float = GRACE_S) -> None:
+    """Close their channels, which asks them to end, and make sure of it and of all processes they have started.
+
+    Together they are given ``grace_s`` seconds; one in the middle of something that nobody waits for any more, none.
+    """
+    for child in children:
+        child.channel.close()  # all at once: ranks may have to meet in order to end
+    end_time = time.monotonic() + grace_s
+    for child in children:
+        child._end(end_time)
+
+
+def _end(process: subprocess.Popen[bytes], channel: Channel, grace_s: float) -> None:
+    channel.close()
+    try:
+        process.wait(timeout=grace_s)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+    # Its own children end with it (child_main.prepare). What is left then are Python's resource trackers, which remove
+    # their processes' semaphores and shared memory and end by themselves.
+    end = time.monotonic() + 2
+    while _group(process.pid) and time.monotonic() < end:
+        time.sleep(0.02)
+    _kill_group(process.pid)
+
+
+def _kill_group(group: int) -> None:
+    try:
+        os.killpg(group, signal.SIGKILL)
+    except ProcessLookupError:
+        return  # all of them have ended
+
+
+def _group(leader: int) -> list[int]:
+    """The processes of the session that ``leader`` leads; zombies left out. Empty where there is no /proc."""
+    pids = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        fields = _stat(int(folder.name))
+        if fields and int(fields[3]) == leader and fields[0] != "Z":
+            pids.append(int(folder.name))
+    return sorted(pids)
+
+
+def _state(pid: int) -> str:
+    """The kernel's letter: R running, S sleeping, T stopped, D inside the kernel; ? unknown."""
+    fields = _stat(pid)
+    return fields[0] if fields else "?"
+
+
+def _stat(pid: int) -> list[str]:
+    """Fields of /proc/PID/stat from the state on: state, parent, group, session, ...; empty for no such process."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
+    except OSError:
+        return []
+
+
+def _handles_usr1(pid: int) -> bool:
+    """Whether SIGUSR1 has a handler there; it would end the process otherwise."""
+    try:
+        status = Path(f"/proc/{pid}/status").read_text(errors="replace")
+    except OSError:
+        return False
+    caught = next((line.split()[1] for line in status.splitlines() if line.startswith("SigCgt:")), "0")
+    return bool(int(caught, 16) >> (signal.SIGUSR1 - 1) & 1)
+
+
+def _is_readable(channel: Channel) -> bool:
+    return bool(wait([channel.fileno()], timeout=0))
+
+
+def _tail(file: IO[bytes], num_bytes: int = _LOG_TAIL_BYTES) -> str:
+    size = os.fstat(file.fileno()).st_size
+    # pread: the child may write through the same file offset.
+    return os.pread(file.fileno(), num_bytes, max(0, size - num_bytes)).decode(errors="replace")

@@ -1,0 +1,22 @@
+"""``weight_sync=auto``: the channel that fits the device of the rollout engine."""
+
+from __future__ import annotations
+
+from insight_rl.weight_sync.base import RolloutProcess, WeightChannel, WeightSource
+from insight_rl.weight_sync.shared_memory import SharedMemoryChannel
+from insight_rl.weight_sync.vllm_transfer import IpcChannel
+
+
+class AutoChannel:
+    """Shared memory where the engine runs on a CPU, CUDA IPC where it runs on a GPU."""
+
+    # vLLM ignores it on a CPU, and its device is not known before it has started.
+    vllm_backend = IpcChannel.vllm_backend
+
+    def __init__(self) -> None:
+        self._chosen: WeightChannel | None = None
+
+    def send(self, weights: WeightSource, process: RolloutProcess) -> None:
+        if self._chosen is None:
+            self._chosen = SharedMemoryChannel() if process.device == "cpu" else IpcChannel()
+        self._chosen.send(weights, process)
