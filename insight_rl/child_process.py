@@ -27,7 +27,8 @@ import sys
 import tempfile
 import time
 import weakref
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import datetime
 from multiprocessing.connection import wait
 from multiprocessing.reduction import ForkingPickler
@@ -326,10 +327,15 @@ def describe_exit(code: int) -> str:
 # -- stacks
 
 
-def keep_stacks_in(folder: Path) -> None:
-    """Where :func:`write_stacks` puts its files from now on; before the first call, the folder for temporary files."""
+@contextmanager
+def stacks_in(folder: Path) -> Iterator[None]:
+    """Where :func:`write_stacks` puts its files within the block; elsewhere it is the folder for temporary files."""
     global _stacks_folder
-    _stacks_folder = folder
+    before, _stacks_folder = _stacks_folder, folder
+    try:
+        yield
+    finally:
+        _stacks_folder = before
 
 
 def write_stacks() -> str:

@@ -11,6 +11,14 @@ class RunStopped(RuntimeError):
     """The run stopped itself for a reason it can name (log-prob parity lost, reward errors): code 1, no traceback."""
 
 
+class Interrupted(KeyboardInterrupt):
+    """The run was asked to stop by signal ``number``: code 128 + ``number``, no traceback."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+
+
 def check(condition: bool, key: str, value: object, remedy: str) -> None:
     """Raise a :class:`UsageError` that names ``key``, ``value`` and the ``remedy`` unless ``condition`` holds."""
     if not condition:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
@@ -24,8 +23,9 @@ from insight_rl.build import (
     quiet_libraries,
 )
 from insight_rl.checkpoint import CheckpointStore, part_folder
+from insight_rl.child_process import stacks_in
 from insight_rl.config import RunConfig, parse_config
-from insight_rl.errors import check
+from insight_rl.errors import Interrupted, check
 from insight_rl.evaluation import Evaluator
 from insight_rl.gate.base import Gate
 from insight_rl.model_folder import count_parameters
@@ -41,6 +41,7 @@ from insight_rl.selector.base import Selector
 from insight_rl.selector.belief_selector import BeliefSelector
 from insight_rl.selector.decision_log import DECISIONS_FOLDER, DecisionLog, RecordsDecisions
 from insight_rl.state_codec import load_state, save_state
+from insight_rl.stop_signals import stop_on_signals
 from insight_rl.task.base import Task
 from insight_rl.tokenizer import ModelTokenizer
 from insight_rl.types import Metrics, Sampling
@@ -77,16 +78,18 @@ class Parts:
 def train(tree: DictConfig) -> Summary:
     """Train as the composed configuration says, from the start or from the newest checkpoint in ``run_dir``.
 
-    Raises ``UsageError`` before any model loads, ``RunStopped`` when the run has to stop itself, ``KeyboardInterrupt``
-    once a run that was asked to stop has closed properly.
+    Raises ``UsageError`` before any model loads, ``RunStopped`` when the run has to stop itself, ``Interrupted`` once a
+    run that was asked to stop has closed properly.
     """
     quiet_libraries()
     config = parse_config(tree)
     parts = build_parts(config)
     with ExitStack() as cleanup:
+        stop = cleanup.enter_context(stop_on_signals())
         run_dir = RunDir(choose_run_dir(config, (parts.task.name, _selector_name(config))))
         cleanup.callback(run_dir.close)
         run_dir.begin(tree, resume=config.resume)
+        cleanup.enter_context(stacks_in(run_dir.path))
         store = CheckpointStore(run_dir.path / "checkpoints", keep_last=config.checkpoint.keep_last)
         checkpoint, damage = store.newest_sound()
         progress = _load_progress(checkpoint)
@@ -100,11 +103,11 @@ def train(tree: DictConfig) -> Summary:
         if checkpoint:
             _restore(trainer, progress, checkpoint)
             parts.say(_tell_resumption(progress.step, config.trainer.num_steps, checkpoint))
-        with _stop_after_step(trainer, parts.say):
-            trainer.train()
+        stop.finish_first(trainer.request_stop, parts.say)
+        trainer.train()
         summary = _finish(trainer, parts, run_dir)
-        if trainer.progress.step < config.trainer.num_steps:
-            raise KeyboardInterrupt
+        if stop.number is not None and trainer.progress.step < config.trainer.num_steps:
+            raise Interrupted(stop.number)
         return summary
 
 
@@ -325,21 +328,3 @@ def _open_monitors(
         for monitor in parts.monitors:
             monitor.close()
         raise
-
-
-@contextmanager
-def _stop_after_step(trainer: Trainer, say: Callable[[str], None]) -> Iterator[None]:
-    """The first Ctrl-C (or SIGTERM) ends the run after the present step, with a checkpoint; the second at once."""
-
-    def on_signal(number: int, _frame: object) -> None:
-        if trainer.stop_requested:
-            raise KeyboardInterrupt
-        trainer.stop_requested = True
-        say(f"{signal.Signals(number).name}: finishing this step and its checkpoint; once more to stop at once")
-
-    previous = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)

@@ -115,6 +115,10 @@ class Trainer:
             if self.is_due(step, self.settings.checkpoint_every) or self.stop_requested:
                 self.checkpoint(metrics)
 
+    def request_stop(self) -> None:
+        """Have :meth:`train` end after the present step and its checkpoint. May be called from a signal handler."""
+        self.stop_requested = True
+
     def train_step(self, step: int) -> Metrics:
         """One step of the algorithm; returns its metrics."""
         groups, kept, num_rounds = self.collect(step)

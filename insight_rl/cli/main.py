@@ -1,6 +1,7 @@
 """The ``insight-rl`` command: finds the sub-command and turns errors that a user can mend into one line and a code.
 
-Exit codes: 0 done, 1 the run stopped itself with a reason, 2 bad input, 130 interrupted. Imports nothing heavy: every
+Exit codes: 0 done, 1 the run stopped itself with a reason, 2 bad input, 128 + N stopped by signal N (129 SIGHUP,
+130 SIGINT, 143 SIGTERM), for a training run after its step and checkpoint. Imports nothing heavy: every
 sub-command's module is loaded when it is asked for.
 """
 
@@ -8,11 +9,12 @@ from __future__ import annotations
 
 import importlib
 import os
+import signal
 import sys
 from collections.abc import Sequence
 
 from insight_rl import __version__
-from insight_rl.errors import RunStopped, UsageError
+from insight_rl.errors import Interrupted, RunStopped, UsageError
 
 COMMANDS = {
     "train": ("insight_rl.cli.train", "train a model: insight-rl train selector=insight seed=1"),
@@ -58,9 +60,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except RunStopped as error:
         print(f"insight-rl {name}: stopped: {error}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
-        print(f"insight-rl {name}: interrupted", file=sys.stderr)
-        return 130
+    except KeyboardInterrupt as error:
+        number = error.number if isinstance(error, Interrupted) else signal.SIGINT
+        print(f"insight-rl {name}: interrupted by {signal.Signals(number).name}", file=sys.stderr)
+        return 128 + number
 
 
 def make_threads_wait() -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import re
-import subprocess
 import sys
 from collections.abc import Sequence
 from datetime import datetime
@@ -12,6 +11,7 @@ from pathlib import Path
 
 from insight_rl.config import compose_config, parse_config
 from insight_rl.errors import UsageError
+from insight_rl.stop_signals import STOP_SIGNALS, run_to_its_end
 
 _EPILOG = """
 examples:
@@ -52,7 +52,8 @@ def main(argv: Sequence[str]) -> int:
 def run_combinations(overrides: Sequence[str], config_dir: Path | None) -> int:
     """Run each combination in a process of its own, so that no GPU memory or engine state carries over.
 
-    All are checked before the first one starts. Returns the first code that is not 0; the rest still run.
+    All are checked before the first one starts. Returns the first code that is not 0; the rest still run,
+    except after a stop signal.
     """
     base, combinations = expand_combinations(overrides)
     options = ["--config-dir", str(config_dir)] if config_dir else []
@@ -63,9 +64,9 @@ def run_combinations(overrides: Sequence[str], config_dir: Path | None) -> int:
         run_dir = base / (label or "run")
         print(f"[{number}/{len(combinations)}] {label} -> {run_dir}", flush=True)
         command = [sys.executable, "-m", "insight_rl", "train", *options, *combination, f"run_dir={run_dir}"]
-        codes.append(subprocess.run(command, check=False).returncode)
-        if codes[-1] == 130:
-            return 130
+        codes.append(run_to_its_end(command))
+        if codes[-1] in {128 + number for number in STOP_SIGNALS}:
+            return codes[-1]
     print(f"compare them: insight-rl plot {base}/*")
     return next((code for code in codes if code), 0)
 

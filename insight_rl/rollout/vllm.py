@@ -27,6 +27,7 @@ from insight_rl.weight_sync.auto import AutoChannel
 from insight_rl.weight_sync.base import WeightChannel, WeightSource
 from insight_rl.weight_sync.memory_folder import check_shared_memory
 
+_TARGET = "insight_rl.rollout.vllm_worker:serve"
 _DEADLINE_KEY = "rollout.deadline_s"
 # Where the learner's ranks meet; vLLM would join them.
 _LEARNERS_OWN = frozenset({"RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"})
@@ -155,7 +156,7 @@ class _WorkerProcess:
     def __init__(self, *, num_threads: int | None, show_log: bool, deadline_s: float) -> None:
         self._child = Child(
             "the vLLM process",
-            "insight_rl.rollout.vllm_worker:serve",
+            _TARGET,
             key=_DEADLINE_KEY,
             deadline_s=deadline_s,
             env=_environment(num_threads),

@@ -14,7 +14,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from insight_rl.child_process import ChildLost, keep_stacks_in
+from insight_rl.child_process import ChildLost, stacks_in
 from insight_rl.errors import UsageError, check
 from insight_rl.learner.processes import RankFailed, RankProcesses
 
@@ -100,10 +100,9 @@ def test_ranks_end_when_the_trainer_is_killed() -> None:
 
 
 def test_a_rank_that_hangs_ends_the_run_with_one_sentence_and_the_stacks_of_all(tmp_path: Path) -> None:
-    keep_stacks_in(tmp_path)
     ranks = RankProcesses(make_worker, 2, deadline_s=1.5)
     pids = ranks.call("pid", [(), ()])
-    with pytest.raises(ChildLost) as caught:
+    with pytest.raises(ChildLost) as caught, stacks_in(tmp_path):
         ranks.call("sleep", [(0,), (600,)])
     assert str(caught.value).startswith("learner rank 1 gave no sign of life for ")
     assert "in sleep; the stacks" in str(caught.value) and "raise learner.deadline_s=1.5" in str(caught.value)
@@ -118,11 +117,10 @@ def test_a_rank_that_hangs_ends_the_run_with_one_sentence_and_the_stacks_of_all(
 
 
 def test_a_stopped_rank_is_named_as_stopped_and_its_stack_is_had_all_the_same(tmp_path: Path) -> None:
-    keep_stacks_in(tmp_path)
     ranks = RankProcesses(make_worker, 1, deadline_s=1.5)
     (pid,) = ranks.call("pid", [()])
     os.kill(pid, signal.SIGSTOP)
-    with pytest.raises(ChildLost, match=r"it is stopped, e\.g\. by SIGSTOP"):
+    with pytest.raises(ChildLost, match=r"it is stopped, e\.g\. by SIGSTOP"), stacks_in(tmp_path):
         ranks.call("pid", [()])
     (file,) = tmp_path.glob("stacks-*.txt")
     assert "state T" in file.read_text() and "in serve" in file.read_text()
