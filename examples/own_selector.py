@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from insight_rl.types import Group, Metrics, Prompt
+from insight_rl.types import Metrics, Outcome, Prompt
 
 
 class InOrder:
@@ -21,7 +21,7 @@ class InOrder:
     def last_scores(self) -> Sequence[float]:
         return [float("nan")] * self._num_last  # this rule has no scores
 
-    def observe(self, groups: Sequence[Group]) -> None:
+    def observe(self, outcomes: Sequence[Outcome]) -> None:
         pass
 
     def belief(self, prompt_id: str) -> tuple[float, float]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 
 class UsageError(ValueError):
     """Bad input: the message names the key or row, the value and the remedy. The command line ends with code 2."""
@@ -23,3 +25,8 @@ def check(condition: bool, key: str, value: object, remedy: str) -> None:
     """Raise a :class:`UsageError` that names ``key``, ``value`` and the ``remedy`` unless ``condition`` holds."""
     if not condition:
         raise UsageError(f"{key}={value!r}: {remedy}")
+
+
+def is_number(value: object) -> bool:
+    """Whether a setting is a finite int or float; ``True`` and NumPy arrays are not numbers."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= sys.float_info.max

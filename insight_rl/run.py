@@ -37,8 +37,7 @@ from insight_rl.reward.base import RewardFn
 from insight_rl.rollout.base import RolloutEngine
 from insight_rl.run_dir import RunDir, SelectionLog, SelectionLogs, choose_run_dir
 from insight_rl.seeding import derive_seed
-from insight_rl.selector.base import Selector
-from insight_rl.selector.belief_selector import BeliefSelector
+from insight_rl.selector.base import Selector, TellsItsOrder
 from insight_rl.selector.decision_log import DECISIONS_FOLDER, DecisionLog, RecordsDecisions
 from insight_rl.state_codec import load_state, save_state
 from insight_rl.stop_signals import stop_on_signals
@@ -279,7 +278,7 @@ def _describe(config: RunConfig, parts: Parts) -> list[str]:
         f"{trainer.max_completion_tokens} tokens; {updates} update{'s' if updates > 1 else ''} of {per_update} prompts"
     ]
     selector = parts.selector
-    if isinstance(selector, BeliefSelector) and selector.visits_unseen_first():
+    if isinstance(selector, TellsItsOrder) and selector.visits_unseen_first():
         last = -(-pool_size // trainer.prompts_per_step)
         lines.append(
             "this selector prefers prompts it has never seen and comes back to others once it has been through the "

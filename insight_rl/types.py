@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,6 +101,28 @@ class Reward:
         return self.success is not None
 
 
+class Outcome(Protocol):
+    """How the rollouts of one prompt came out: all that a selector learns from. A :class:`Group` is one."""
+
+    @property
+    def prompt_id(self) -> str: ...
+
+    @property
+    def num_judged(self) -> int:
+        """K of the belief update: rollouts that the verifier reached a verdict on."""
+        ...
+
+    @property
+    def num_successes(self) -> int:
+        """S of the belief update, from 0 to K."""
+        ...
+
+    @property
+    def is_informative(self) -> bool:
+        """Whether the verifier saw both outcomes: 0 < S < K."""
+        ...
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Group:
     """The G rollouts of one prompt and their rewards: the unit of GRPO and of one belief update.
@@ -121,6 +143,10 @@ class Group:
             )
 
     @property
+    def prompt_id(self) -> str:
+        return self.prompt.id
+
+    @property
     def num_judged(self) -> int:
         """K of the belief update: rollouts that the verifier reached a verdict on."""
         return sum(reward.is_judged for reward in self.rewards_G)
@@ -133,6 +159,24 @@ class Group:
     @property
     def is_informative(self) -> bool:
         """Whether the verifier saw both outcomes: only then does the group say which rollouts to prefer."""
+        return 0 < self.num_successes < self.num_judged
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Counts:
+    """An :class:`Outcome` of which only the counts are known: simulations, the selector service, TRL.
+
+    Example::
+
+        Counts(prompt_id="countdown/3f9c0a", num_judged=8, num_successes=3)
+    """
+
+    prompt_id: str
+    num_judged: int
+    num_successes: int
+
+    @property
+    def is_informative(self) -> bool:
         return 0 < self.num_successes < self.num_judged
 
 

@@ -14,18 +14,16 @@ import argparse
 import json
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from statistics import median
 
 import numpy as np
 from scipy.special import betaln, gammaln, psi
 
 from insight_rl.selector.acquisition import difficulty_weight, weighted_mutual_information
-from insight_rl.selector.belief_selector import top
+from insight_rl.selector.decision import top
 from insight_rl.selector.information import in_chunks
 
 NUM_ROLLOUTS = 8
@@ -140,15 +138,24 @@ from functools import partial
 from pathlib import Path
 from insight_rl.selector.acquisition import weighted_mutual_information
 from insight_rl.selector.belief_selector import BeliefSelector
-from insight_rl.selector.disk_pool import DiskPool
-from insight_rl.types import Completion, Group, Prompt, Reward
+from insight_rl.types import Counts, Prompt
 
 def memory_mb(field):
     status = Path("/proc/self/status").read_text()
     return int(status.partition(field + ":")[2].split()[0]) * 1024 / 1e6
 
-completion = Completion(token_ids=(1,), logprobs=(0.0,), text="", finish_reason="stop", policy_version=0)
-rewards = tuple(Reward(value=float(i < 3), success=i < 3) for i in range(8))
+class MadePool:  # an IndexedPool whose prompts are made when they are asked for
+    def __init__(self, size):
+        self.size, self.fingerprint = size, str(size)
+    def __len__(self):
+        return self.size
+    def __getitem__(self, i):
+        return Prompt(id=f"p{i}", task="toy", text="", token_ids=(i % 97, 2), answer=i)
+    def __iter__(self):
+        return map(self.__getitem__, range(self.size))
+    def index_of(self, prompt_id):
+        return int(prompt_id[1:])
+
 warm_up = BeliefSelector(score=partial(weighted_mutual_information, mu=0.3, eta=3.0))
 warm_up.open([Prompt(id=str(i), task="t", text="", token_ids=(), answer=None) for i in range(4096)],
              num_rollouts=8, seed=0)
@@ -156,7 +163,7 @@ warm_up.select(256)
 before = memory_mb("VmRSS")
 start = time.perf_counter()
 selector = BeliefSelector(score=partial(weighted_mutual_information, mu=0.3, eta=3.0))
-selector.open(DiskPool(Path(sys.argv[1])), num_rollouts=8, seed=0)
+selector.open(MadePool(int(sys.argv[1])), num_rollouts=8, seed=0)
 open_ms = 1e3 * (time.perf_counter() - start)
 select, select_cpu, observe = [], [], []
 for _ in range(int(sys.argv[2])):
@@ -164,9 +171,9 @@ for _ in range(int(sys.argv[2])):
     prompts = selector.select(256)
     select.append(time.perf_counter() - start)
     select_cpu.append(time.thread_time() - start_cpu)
-    groups = [Group(prompt=prompt, completions_G=(completion,) * 8, rewards_G=rewards) for prompt in prompts]
+    outcomes = [Counts(prompt_id=prompt.id, num_judged=8, num_successes=3) for prompt in prompts]
     start = time.perf_counter()
-    selector.observe(groups)
+    selector.observe(outcomes)
     selector.metrics()
     observe.append(time.perf_counter() - start)
 print(json.dumps({"open_ms": open_ms, "select_ms": 1e3 * statistics.median(select),
@@ -177,18 +184,10 @@ print(json.dumps({"open_ms": open_ms, "select_ms": 1e3 * statistics.median(selec
 
 
 def pool_figures(size: int, steps: int) -> dict[str, float]:
-    """Opening, selecting (256 of 4,096) and observing over a pool on disk."""
-    from insight_rl.selector.disk_pool import write_pool
-    from insight_rl.types import Prompt
-
-    with tempfile.TemporaryDirectory() as folder:
-        made = (
-            Prompt(id=f"p{i}", task="toy", text="", token_ids=(i % 97, 2), answer=i, metadata={}) for i in range(size)
-        )
-        write_pool(made, Path(folder))
-        run = subprocess.run(
-            [sys.executable, "-c", POOL_RUN, folder, str(steps)], capture_output=True, text=True, check=True
-        )
+    """Opening, selecting (256 of 4,096) and observing over a pool whose prompts are made on demand."""
+    run = subprocess.run(
+        [sys.executable, "-c", POOL_RUN, str(size), str(steps)], capture_output=True, text=True, check=True
+    )
     figures: dict[str, float] = json.loads(run.stdout.splitlines()[-1])
     return figures
 

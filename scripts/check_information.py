@@ -1,4 +1,4 @@
-"""Errors of information, variance reduction and entropy against mpmath at 50 digits: the table in docs/selectors.md.
+"""Errors of the information against mpmath at 50 digits: the table in docs/selectors.md.
 
     python scripts/check_information.py --points 100000 --processes 2
 
@@ -15,7 +15,7 @@ from concurrent.futures import ProcessPoolExecutor
 import mpmath
 import numpy as np
 
-from insight_rl.selector.information import beta_entropy, expected_variance_reduction, mutual_information
+from insight_rl.selector.information import mutual_information
 
 GRID = np.logspace(-3, 9, 25)
 GRID_ROLLOUTS = (1, 2, 8, 16, 64)
@@ -37,20 +37,6 @@ def exact_information(point: tuple[float, float, int]) -> mpmath.mpf:
         psi_n = mpmath.digamma(n + 1)
         noise = -(a * (mpmath.digamma(a + 1) - psi_n) + b * (mpmath.digamma(b + 1) - psi_n)) / n
         return entropy - num_rollouts * noise
-
-
-def exact_variance_reduction(a: float, b: float) -> mpmath.mpf:
-    with mpmath.workdps(50):
-        n = mpmath.mpf(a) + mpmath.mpf(b)
-        return mpmath.mpf(a) * mpmath.mpf(b) / (n * (n + 1)) ** 2
-
-
-def exact_entropy(a: float, b: float) -> mpmath.mpf:
-    with mpmath.workdps(50):
-        a, b = mpmath.mpf(a), mpmath.mpf(b)
-        log_beta = mpmath.loggamma(a) + mpmath.loggamma(b) - mpmath.loggamma(a + b)
-        psi = mpmath.digamma
-        return log_beta - (a - 1) * psi(a) - (b - 1) * psi(b) + (a + b - 2) * psi(a + b)
 
 
 def relative_error(found: float, exact: mpmath.mpf) -> float:
@@ -91,18 +77,6 @@ def main() -> None:
             report[f"information_{name}_points"] = len(points)
             report[f"information_{name}_worst"] = float(errors[worst])
             print(f"mutual_information  {name:6}  {len(points):7} points  worst {errors[worst]:.1e} at {points[worst]}")
-    pairs = [(float(a), float(b)) for a in GRID for b in GRID]
-    alpha, beta = (np.array(column) for column in zip(*pairs, strict=True))
-    exact = [exact_variance_reduction(a, b) for a, b in pairs]
-    errors = [relative_error(*each) for each in zip(expected_variance_reduction(alpha, beta), exact, strict=True)]
-    report["variance_reduction_worst"] = max(errors)
-    # The entropy passes through 0, where no relative error can be small: there the error is taken against 1.
-    exact = [exact_entropy(a, b) for a, b in pairs]
-    found = beta_entropy(alpha, beta)
-    errors = [float(abs(mpmath.mpf(each) - true) / max(abs(true), 1)) for each, true in zip(found, exact, strict=True)]
-    report["entropy_worst"] = max(errors)
-    print(f"variance_reduction  grid    {len(pairs):7} points  worst {report['variance_reduction_worst']:.1e}")
-    print(f"beta_entropy        grid    {len(pairs):7} points  worst {report['entropy_worst']:.1e}")
     print(json.dumps(report))
 
 

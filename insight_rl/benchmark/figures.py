@@ -22,7 +22,7 @@ CONFIDENCE = 0.95
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Outcome:
+class ProblemOutcome:
     """How the samples of one problem came out. A sample that could not be judged counts as wrong."""
 
     group: str
@@ -71,15 +71,15 @@ class SuiteFigures:
     """Mean accuracy of the benchmarks, a benchmark with groups counted by its groups; None for a single benchmark."""
 
 
-def suite_figures(outcomes: Mapping[str, Sequence[Outcome]], *, seed: int) -> SuiteFigures:
+def suite_figures(outcomes: Mapping[str, Sequence[ProblemOutcome]], *, seed: int) -> SuiteFigures:
     """The figures of every benchmark, in order, and of its groups where it has several; the same for the same seed."""
     rows: list[Figures] = []
     averaged: list[tuple[float, NDArray[np.float64]]] = []
     for name, outcomes_P in outcomes.items():
-        groups: defaultdict[str, list[Outcome]] = defaultdict(list)
+        groups: defaultdict[str, list[ProblemOutcome]] = defaultdict(list)
         for outcome in outcomes_P:
             groups[outcome.group].append(outcome)
-        parts: list[tuple[str | None, Sequence[Outcome]]] = [(None, outcomes_P)]
+        parts: list[tuple[str | None, Sequence[ProblemOutcome]]] = [(None, outcomes_P)]
         if len(groups) > 1:
             parts += sorted(groups.items())
         for group, members in parts:
@@ -95,7 +95,7 @@ def suite_figures(outcomes: Mapping[str, Sequence[Outcome]], *, seed: int) -> Su
 
 
 def _figures(
-    benchmark: str, group: str | None, outcomes_P: Sequence[Outcome], *, seed: int
+    benchmark: str, group: str | None, outcomes_P: Sequence[ProblemOutcome], *, seed: int
 ) -> tuple[Figures, NDArray[np.float64]]:
     """One row, and the bootstrap means of its accuracy."""
     num_samples = outcomes_P[0].num_samples

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from insight_rl.benchmark.benchmark import Benchmark
-from insight_rl.benchmark.figures import Outcome
+from insight_rl.benchmark.figures import ProblemOutcome
 from insight_rl.errors import UsageError
 from insight_rl.files import write_atomically
 from insight_rl.types import Group
@@ -42,9 +42,9 @@ def to_record(group: Group, benchmark: Benchmark) -> Record:
     }
 
 
-def to_outcome(record: Record) -> Outcome:
+def to_outcome(record: Record) -> ProblemOutcome:
     samples = record["samples"]
-    return Outcome(
+    return ProblemOutcome(
         group=record["group"],
         num_samples=len(samples),
         num_correct=sum(sample["success"] is True for sample in samples),

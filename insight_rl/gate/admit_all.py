@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from insight_rl.types import Group
+from insight_rl.types import Outcome
 
 
 class AdmitAll:
@@ -10,5 +10,5 @@ class AdmitAll:
 
     max_rounds = 1
 
-    def admit(self, group: Group) -> bool:
+    def admit(self, outcome: Outcome) -> bool:
         return True

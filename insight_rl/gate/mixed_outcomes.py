@@ -7,7 +7,7 @@ is ever duplicated to fill a batch.
 from __future__ import annotations
 
 from insight_rl.errors import check
-from insight_rl.types import Group
+from insight_rl.types import Outcome
 
 
 class MixedOutcomes:
@@ -17,5 +17,5 @@ class MixedOutcomes:
         check(max_rounds >= 1, "gate.max_rounds", max_rounds, "must be at least 1 (the first roll-out counts as one)")
         self.max_rounds = max_rounds
 
-    def admit(self, group: Group) -> bool:
-        return group.is_informative
+    def admit(self, outcome: Outcome) -> bool:
+        return outcome.is_informative

@@ -5,9 +5,8 @@
     trainer = GRPOTrainer(model=..., reward_funcs=..., args=..., train_dataset=..., selector="insight")
     trainer.train()
 
-Owns the exchange of prompts and outcomes between the two; everything else is TRL's. What TRL's sampler proposes is
-replaced in the moment completions are generated, not in the sampler: the data loader fetches a batch ahead, before the
-outcomes of the one under way are known.
+Only the choice of prompts differs from TRL. The prompts that TRL's sampler proposes are replaced when completions are
+generated, not in the sampler: the data loader fetches a batch ahead, before the outcomes of the present one are known.
 
 With several processes each has a selector of its own; fed with the gathered rewards, all of them decide alike.
 """
@@ -33,7 +32,7 @@ from insight_rl.errors import UsageError, check
 from insight_rl.seeding import derive_seed
 from insight_rl.selector.base import Selector
 from insight_rl.state_codec import load_state, save_state
-from insight_rl.types import Completion, Group, Prompt, Reward
+from insight_rl.types import Counts, Prompt
 
 SELECTOR_FOLDER = "insight_rl_selector"
 """Inside each of TRL's checkpoint folders."""
@@ -42,8 +41,6 @@ _NUMBERS = ("int8", "int16", "int32", "int64", "float32", "float64")
 
 Verdict = Callable[[Sequence[float]], "bool | None"]
 """From the values of all reward functions for one completion (NaN: not scored) to success, failure or not judged."""
-
-_NO_COMPLETION = Completion(token_ids=(), logprobs=(), text="", finish_reason="stop", policy_version=0)
 
 
 def first_reward_is_full(rewards: Sequence[float]) -> bool | None:
@@ -147,18 +144,19 @@ class SelectionMixin:
         size = trainer.num_generations
         assert len(rewards) == len(prompts) * size, "TRL scored other completions than were asked for"
         self.selector.observe(
-            [self._group(prompt, rewards[size * i : size * (i + 1)]) for i, prompt in enumerate(prompts)]
+            [self._outcome(prompt, rewards[size * i : size * (i + 1)]) for i, prompt in enumerate(prompts)]
         )
         for name, value in self.selector.metrics().items():
             if isinstance(value, (int, float)) and math.isfinite(value):
                 trainer._metrics["train"][name].append(float(value))
 
-    def _group(self, prompt: Prompt, rewards_G: Sequence[Sequence[float]]) -> Group:
-        rewards = tuple(
-            Reward(value=sum(value for value in values if not math.isnan(value)), success=self.verdict(values))
-            for values in rewards_G
+    def _outcome(self, prompt: Prompt, rewards_G: Sequence[Sequence[float]]) -> Counts:
+        verdicts = [self.verdict(values) for values in rewards_G]
+        return Counts(
+            prompt_id=prompt.id,
+            num_judged=sum(verdict is not None for verdict in verdicts),
+            num_successes=sum(verdict is True for verdict in verdicts),
         )
-        return Group(prompt=prompt, completions_G=(_NO_COMPLETION,) * len(rewards), rewards_G=rewards)
 
 
 class GRPOTrainer(SelectionMixin, TrlGRPOTrainer):

@@ -1,11 +1,11 @@
-"""The seam of data selection: which prompts to roll out next. Knows nothing of models, rewards or engines."""
+"""What the trainer calls a selector by: which prompts to roll out next, and what came of them."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
-from insight_rl.types import Group, Metrics, Prompt
+from insight_rl.types import Metrics, Outcome, Prompt
 
 
 class Selector(Protocol):
@@ -13,6 +13,8 @@ class Selector(Protocol):
 
     Constructed by the config with keyword-only settings (cheap, validated, no data yet), then given its pool once by
     :meth:`open`. A prompt that is selected and not yet observed is not selected again.
+    :class:`~insight_rl.selector.belief_selector.BeliefSelector` does all of this; a rule of your own that keeps a
+    belief of every prompt overrides its ``score_candidates`` or its ``pick`` and nothing else.
     """
 
     def open(self, pool: Sequence[Prompt], *, num_rollouts: int, seed: int) -> None:
@@ -27,8 +29,8 @@ class Selector(Protocol):
         """Scores of the prompts that the last :meth:`select` returned, in its order (NaN where a rule has none)."""
         ...
 
-    def observe(self, groups: Sequence[Group]) -> None:
-        """Learn from every scored group of a step, kept or gated out; uses each group's judged count as K."""
+    def observe(self, outcomes: Sequence[Outcome], /) -> None:
+        """Learn from every prompt rolled out in a step, kept or gated out; K is each outcome's own judged count."""
         ...
 
     def belief(self, prompt_id: str) -> tuple[float, float]:
@@ -46,3 +48,20 @@ class Selector(Protocol):
     def metrics(self) -> Metrics:
         """What the selector knows about itself and its pool now, keyed ``selector/name``."""
         ...
+
+
+# What a selector may offer besides; whoever wants it asks by ``isinstance``.
+
+
+@runtime_checkable
+class ReadsManyBeliefs(Protocol):
+    """A selector that gives the beliefs of a whole step at once, which is faster than one after another."""
+
+    def beliefs(self, prompt_ids: Sequence[str]) -> list[tuple[float, float]]: ...
+
+
+@runtime_checkable
+class TellsItsOrder(Protocol):
+    """A selector that can say whether it goes through the whole pool before it comes back to any prompt."""
+
+    def visits_unseen_first(self) -> bool: ...

@@ -29,10 +29,10 @@ def updated(
 
     A prompt without a judged rollout (K = 0) keeps its belief: nothing was learnt, so nothing is forgotten either.
     """
-    heard = judged > 0
+    has_verdict = judged > 0
     new_alpha = forgetting * alpha + (1.0 - forgetting) * prior_alpha + successes
     new_beta = forgetting * beta + (1.0 - forgetting) * prior_beta + (judged - successes)
-    return np.where(heard, new_alpha, alpha), np.where(heard, new_beta, beta)
+    return np.where(has_verdict, new_alpha, alpha), np.where(has_verdict, new_beta, beta)
 
 
 def predictive_mass(alpha: Floats, beta: Floats, num_rollouts: int) -> Floats:

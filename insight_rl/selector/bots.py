@@ -27,13 +27,12 @@ from typing import Any
 
 import numpy as np
 
-from insight_rl.errors import check
+from insight_rl.errors import check, is_number
 from insight_rl.selector.acquisition import mopps
 from insight_rl.selector.belief import Floats
 from insight_rl.selector.belief_selector import BeliefSelector
 from insight_rl.selector.pool import IndexedPool
-from insight_rl.selector.prior import is_number
-from insight_rl.types import Group, Prompt
+from insight_rl.types import Outcome, Prompt
 
 MOMENTUM = 0.9
 
@@ -62,13 +61,13 @@ class BotsSelector(BeliefSelector):
         if self._rho:
             self._weak, self._strong = (_pass_rates(pool, field) for field in self._fields)
 
-    def observe(self, groups: Sequence[Group]) -> None:
-        judged = np.array([group.num_judged for group in groups], np.float64)
-        heard = np.array([group.num_judged > 0 for group in groups], bool)
-        indices = np.array([self._pool.index_of(group.prompt.id) for group in groups], np.int64)
-        successes = np.array([group.num_successes for group in groups], np.float64)
-        self._age_unobserved(indices[heard], successes[heard] / judged[heard])
-        super().observe(groups)
+    def observe(self, outcomes: Sequence[Outcome], /) -> None:
+        judged = np.array([each.num_judged for each in outcomes], np.float64)
+        has_verdict = judged > 0
+        indices = np.array([self._pool.index_of(each.prompt_id) for each in outcomes], np.int64)
+        successes = np.array([each.num_successes for each in outcomes], np.float64)
+        self._age_unobserved(indices[has_verdict], successes[has_verdict] / judged[has_verdict])
+        super().observe(outcomes)
 
     def _age_unobserved(self, observed: np.ndarray, pass_rates: Floats) -> None:
         """Forgetting and implicit evidence for all but ``observed``, whose update follows in ``observe``."""

@@ -18,9 +18,9 @@ import pyarrow.parquet as pq
 
 from insight_rl.errors import UsageError
 from insight_rl.files import write_atomically
-from insight_rl.selector.belief_selector import Decision
+from insight_rl.selector.decision import Decision
 from insight_rl.selector.pool import IndexedPool
-from insight_rl.types import Group, Prompt
+from insight_rl.types import Outcome, Prompt
 
 DECISIONS_FOLDER = "decisions"
 _POOL_FILE = "pool.parquet"
@@ -101,16 +101,16 @@ class DecisionLog:
             texts = [prompt.text[:_MAX_TEXT_LENGTH] for prompt in pool]
             _write(pa.table({"prompt_id": [prompt.id for prompt in pool], "text": texts}), folder / _POOL_FILE)
 
-    def log(self, step: int, groups: Sequence[Group], scores: Sequence[float]) -> None:
-        """Record the decisions since the last call; ``groups`` are the outcomes of those they chose."""
-        outcomes = {group.prompt.id: (group.num_successes, group.num_judged) for group in groups}
+    def log(self, step: int, outcomes: Sequence[Outcome], scores: Sequence[float]) -> None:
+        """Record the decisions since the last call; ``outcomes`` are those of the prompts they chose."""
+        counts = {each.prompt_id: (each.num_successes, each.num_judged) for each in outcomes}
         tables = [
-            self._table(decision, outcomes, step=step, number=number)
+            self._table(decision, counts, step=step, number=number)
             for number, decision in enumerate(self._selector.take_decisions())
         ]
         _write(pa.concat_tables([SCHEMA.empty_table(), *tables]), self._folder / f"step_{step:06d}.parquet")
 
-    def _table(self, decision: Decision, outcomes: dict[str, tuple[int, int]], *, step: int, number: int) -> pa.Table:
+    def _table(self, decision: Decision, counts: dict[str, tuple[int, int]], *, step: int, number: int) -> pa.Table:
         size = len(decision.candidates)
         ids = self._selector.prompt_ids(decision.candidates)
         chosen = np.zeros(size, bool)
@@ -118,8 +118,8 @@ class DecisionLog:
         successes, judged = np.zeros(size, np.int32), np.zeros(size, np.int32)
         without_outcome = np.ones(size, bool)
         for row in decision.chosen.tolist():
-            if ids[row] in outcomes:
-                successes[row], judged[row] = outcomes[ids[row]]
+            if ids[row] in counts:
+                successes[row], judged[row] = counts[ids[row]]
                 without_outcome[row] = False
         columns = [
             np.full(size, step, np.int32),

@@ -43,10 +43,10 @@ def step_metrics(
     metrics = {"selector/informative_fraction": float(np.mean((successes > 0) & (successes < judged)))}
     if (ages >= 0).any():
         metrics["selector/belief_age"] = float(ages[ages >= 0].mean())
-    heard = judged > 0
-    if not heard.any():
+    has_verdict = judged > 0
+    if not has_verdict.any():
         return metrics
-    alpha, beta, successes, judged = alpha[heard], beta[heard], successes[heard], judged[heard]
+    alpha, beta, successes, judged = alpha[has_verdict], beta[has_verdict], successes[has_verdict], judged[has_verdict]
     mean = alpha / (alpha + beta)
     squared_errors = successes * (1.0 - mean) ** 2 + (judged - successes) * mean**2
     metrics["selector/brier"] = float(squared_errors.sum() / judged.sum())

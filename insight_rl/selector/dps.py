@@ -23,12 +23,12 @@ from typing import Any
 
 import numpy as np
 
-from insight_rl.errors import check
+from insight_rl.errors import check, is_number
 from insight_rl.selector.belief import Floats
-from insight_rl.selector.belief_selector import BeliefSelector, Decision
+from insight_rl.selector.belief_selector import BeliefSelector
+from insight_rl.selector.decision import Decision
 from insight_rl.selector.pool import IndexedPool
-from insight_rl.selector.prior import is_number
-from insight_rl.types import Group, Prompt
+from insight_rl.types import Outcome, Prompt
 
 UNIFORM = np.full(3, 1.0 / 3.0)
 
@@ -66,7 +66,7 @@ class DpsSelector(BeliefSelector):
         transitions = np.full((size, 3, 3), self._transition_prior)
         return transitions, np.tile(UNIFORM, (size, 1)), np.tile(UNIFORM, (size, 1))
 
-    def _score_candidates(self, candidates: np.ndarray, alpha: np.ndarray, beta: np.ndarray) -> np.ndarray:
+    def score_candidates(self, candidates: np.ndarray, alpha: np.ndarray, beta: np.ndarray) -> np.ndarray:
         visited = self._pool.visited
         scores = np.full(len(candidates), UNIFORM[1])
         if len(visited):
@@ -78,16 +78,16 @@ class DpsSelector(BeliefSelector):
     def propensity(self, decision: Decision) -> np.ndarray:
         return np.full(len(decision.candidates), np.nan)
 
-    def observe(self, groups: Sequence[Group]) -> None:
+    def observe(self, outcomes: Sequence[Outcome], /) -> None:
         before = self._pool.visited
-        super().observe(groups)
+        super().observe(outcomes)
         self._make_room(before)
-        judged = np.array([group.num_judged for group in groups], np.int64)
-        successes = np.array([group.num_successes for group in groups], np.int64)
-        indices = np.array([self._pool.index_of(group.prompt.id) for group in groups], np.int64)
-        heard = judged > 0
+        judged = np.array([each.num_judged for each in outcomes], np.int64)
+        successes = np.array([each.num_successes for each in outcomes], np.int64)
+        indices = np.array([self._pool.index_of(each.prompt_id) for each in outcomes], np.int64)
+        has_verdict = judged > 0
         state = np.where(successes == 0, 0, np.where(successes == judged, 2, 1))
-        self._advance(np.searchsorted(self._pool.visited, indices[heard]), state[heard])
+        self._advance(np.searchsorted(self._pool.visited, indices[has_verdict]), state[has_verdict])
 
     def _make_room(self, before: np.ndarray) -> None:
         """Rows for the prompts that this step visited first; all rows run along ``pool.visited``."""

@@ -12,8 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from insight_rl.errors import check
-from insight_rl.selector.prior import is_number
+from insight_rl.errors import check, is_number
 
 _log = logging.getLogger(__name__)
 

@@ -35,29 +35,6 @@ def mutual_information(alpha: ArrayLike, beta: ArrayLike, num_rollouts: int) -> 
     return in_chunks(partial(_chunk_information, num_rollouts=num_rollouts), alpha, beta)
 
 
-def expected_variance_reduction(alpha: ArrayLike, beta: ArrayLike, num_rollouts: int = 1) -> Floats:
-    """By how much K rollouts are expected to shrink the variance of the belief.
-
-    phi_bar (1 - phi_bar) K / ((n + 1) (n + K)); for K = 1 the closed form phi_bar (1 - phi_bar) / (n + 1)^2.
-    """
-    a, b = _counts(alpha, beta)
-    n = a + b
-    return (a / n) * (b / n) * (num_rollouts / ((n + 1.0) * (n + num_rollouts)))
-
-
-def beta_entropy(alpha: ArrayLike, beta: ArrayLike) -> Floats:
-    """Differential entropy of Beta(alpha, beta) in nats; negative for every belief but the uniform one.
-
-    ln B(a, b) - (a - 1) psi(a) - (b - 1) psi(b) + (n - 2) psi(n), with the parts of Stirling's formula that grow
-    (x ln x and x) cancelled on paper: they would cost every digit near n = 1e9.
-    """
-    a, b = _counts(alpha, beta)
-    n = a + b
-    logarithms = 0.5 * np.log(2.0 * np.pi * np.e * (a / n) * (b / n) / n)
-    entropy: Floats = logarithms + (_stirling_rest(a, 1) + _stirling_rest(b, 1) - _stirling_rest(n, 2))
-    return entropy
-
-
 def in_chunks(function: Callable[[Floats, Floats], Floats], alpha: ArrayLike, beta: ArrayLike) -> Floats:
     """``function`` of the broadcast counts, computed chunk by chunk, on all cores where there are many chunks.
 
@@ -111,24 +88,6 @@ def _counts(alpha: ArrayLike, beta: ArrayLike) -> tuple[Floats, Floats]:
             wrong = counts[~((counts > 0.0) & (counts < np.inf))].flat[0]
             raise ValueError(f"{name}={wrong}: the counts of a Beta belief must be positive and finite")
     return a, b
-
-
-def _stirling_rest(x: Floats, order: int) -> Floats:
-    """ln Gamma(x) - (x - order) psi(x), less (order - 1/2) ln x - x + (ln 2 pi + 1) / 2: small for large x."""
-    from scipy.special import gammaln, psi
-
-    small = x < 10.0
-    y = np.where(small, 10.0, x)
-    r = 1.0 / y
-    q = r * r
-    log_gamma = r * (1 / 12 - q * (1 / 360 - q * (1 / 1260 - q * (1 / 1680 - q * (1 / 1188 - q * (691 / 360360))))))
-    digamma = q * (1 / 12 - q * (1 / 120 - q * (1 / 252 - q * (1 / 240 - q * (1 / 132 - q * (691 / 32760))))))
-    rest: Floats = log_gamma - 0.5 * order * r + (y - order) * digamma
-    if small.any():
-        y = x[small]
-        growing = (order - 0.5) * np.log(y) - y + 0.5 * (np.log(2.0 * np.pi) + 1.0)
-        rest[small] = gammaln(y) - (y - order) * psi(y) - growing
-    return rest
 
 
 def _num_cores() -> int:

@@ -13,7 +13,8 @@ import numpy as np
 
 from insight_rl.errors import check
 from insight_rl.selector.acquisition import mixed_outcome_chance
-from insight_rl.selector.belief_selector import BeliefSelector, Decision
+from insight_rl.selector.belief_selector import BeliefSelector
+from insight_rl.selector.decision import Decision
 
 
 class MappSelector(BeliefSelector):
@@ -24,23 +25,23 @@ class MappSelector(BeliefSelector):
         super().__init__(score=mixed_outcome_chance, **settings)
         self._greedy = greedy
 
-    def _pick(self, scores: np.ndarray, num_prompts: int) -> np.ndarray:
-        """The M first of exponential clocks that ring at rate V: the same law as M draws in proportion to V."""
+    def pick(self, scores: np.ndarray, num_prompts: int) -> np.ndarray:
+        """The M smallest of exponential waiting times at rate V: distributed as M draws in proportion to V."""
         if self._greedy:
-            return super()._pick(scores, num_prompts)
+            return super().pick(scores, num_prompts)
         with np.errstate(divide="ignore"):
-            return super()._pick(-self._rng.exponential(size=len(scores)) / scores, num_prompts)
+            return super().pick(-self._rng.exponential(size=len(scores)) / scores, num_prompts)
 
     def visits_unseen_first(self) -> bool:
         return self._greedy and super().visits_unseen_first()
 
-    def _rule_chance(self, decision: Decision, num_picked: int) -> np.ndarray:
-        """The chance that each candidate, being one, had of being drawn; NaN where ``greedy`` leaves none.
+    def chance_of_pick(self, decision: Decision, num_picked: int) -> np.ndarray:
+        """Probability of being drawn, given that it was a candidate; NaN where ``greedy``.
 
-        1 - exp(-V t), where t is the time by which M clocks have rung on average: exact as M grows.
+        1 - exp(-V t), where t is the time at which the expected number of elapsed waiting times is M: exact as M grows.
         """
         if self._greedy:
-            return super()._rule_chance(decision, num_picked)
+            return super().chance_of_pick(decision, num_picked)
         if num_picked == len(decision.scores):
             return np.ones(len(decision.scores))
         low, high = 0.0, 1.0

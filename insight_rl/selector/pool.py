@@ -1,4 +1,4 @@
-"""What is known about each prompt of the pool: belief, visits and who is out for roll-out. Knows nothing of scores.
+"""What is known about each prompt of the pool: belief, visits, and whether it is waiting for its outcome.
 
 A belief takes 16 bytes a prompt (two float64), and only once it has been visited: the arrays hold the evidence beyond
 the prior, so they start as zero pages that the operating system provides on first write. Visits are kept for visited
@@ -8,6 +8,7 @@ prompts only. So a pool of 10^7 prompts costs what its visited prompts cost.
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
@@ -21,7 +22,7 @@ from insight_rl.types import Prompt
 
 @runtime_checkable
 class IndexedPool(Protocol):
-    """A pool too large for a dictionary of its ids: it looks them up itself and vouches for its own identity."""
+    """A pool too large for a dictionary of its ids: it looks them up itself and has a fingerprint of its own."""
 
     fingerprint: str
     """Changes when the prompts or their order change; a checkpoint of another pool is refused by it."""
@@ -35,6 +36,15 @@ class IndexedPool(Protocol):
     def index_of(self, prompt_id: str) -> int:
         """Raises ``KeyError`` for an id that is not in the pool."""
         ...
+
+
+def pool_fingerprint(prompts: Iterable[Prompt], fields: Sequence[str] = ()) -> str:
+    """Identity of a pool: a hash of id, task and these metadata ``fields`` of every prompt, in order."""
+    digest = hashlib.blake2b(json.dumps(sorted(fields)).encode(), digest_size=16)
+    for prompt in prompts:
+        numbers = [prompt.metadata.get(field) for field in sorted(fields)]
+        digest.update(f"{len(prompt.id)}:{prompt.id}{len(prompt.task)}:{prompt.task}{numbers}".encode())
+    return digest.hexdigest()
 
 
 class BeliefPool:
@@ -51,7 +61,7 @@ class BeliefPool:
             if len(self._index_by_id) < len(ids):
                 twice = next(prompt_id for index, prompt_id in enumerate(ids) if self._index_by_id[prompt_id] != index)
                 check(False, "task", twice, "this prompt id occurs twice in the pool; drop the duplicate prompts")
-            self.fingerprint = hashlib.blake2b("\n".join(ids).encode(), digest_size=16).hexdigest()
+            self.fingerprint = pool_fingerprint(prompts)
         self.prior = prior.of(prompts, len(prompts))
         self._success = np.zeros(len(prompts))
         self._failure = np.zeros(len(prompts))
@@ -60,7 +70,7 @@ class BeliefPool:
         self.visits = np.empty(0, np.int64)
         self.last_observed = np.empty(0, np.int64)
         self.pending: dict[str, int] = {}
-        """Prompts that are out for roll-out: id to position, in the order they were selected."""
+        """Prompts selected and not yet observed: id to position, in the order they were selected."""
 
     def __len__(self) -> int:
         return len(self.prompts)
@@ -140,7 +150,7 @@ class BeliefPool:
         """Positions of at most ``size`` prompts that are not pending: uniform, without replacement, in random order.
 
         Those at ``capped`` (ascending) are left out too. The cost follows ``size`` and the number left out, not the
-        pool. Because the order is random, whoever takes the first of several equals has broken the tie at random.
+        pool. Because the order is random, taking the first of several equal ones breaks the tie at random.
         """
         left_out = np.sort(np.fromiter(self.pending.values(), np.int64, len(self.pending)))
         if capped is not None:

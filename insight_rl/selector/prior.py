@@ -1,4 +1,4 @@
-"""What is believed of a prompt before it was ever rolled out, and what blind guessing explains. Knows no observations.
+"""The belief about a prompt that was never rolled out, and the part of its successes that blind guessing explains.
 
 Neither is in InSight's paper, which starts every prompt at Beta(1, 1); both are off by default.
 """
@@ -10,9 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from insight_rl.errors import check
+from insight_rl.errors import check, is_number
 from insight_rl.selector.belief import Floats
 from insight_rl.types import Prompt
+
+MIN_COUNT, MAX_COUNT = 1e-3, 1e6
+"""Of a prior's alpha and beta: scores are shown to be exact from here on, and a run's evidence can still move them."""
 
 
 class Prior:
@@ -27,12 +30,13 @@ class Prior:
         chance_levels: Mapping[str, float | str] | None = None,
     ) -> None:
         for name, value in (("prior_alpha", alpha), ("prior_beta", beta)):
-            check(is_number(value) and value > 0, f"selector.{name}", value, "must be a number above 0")
+            check(_is_count(value), f"selector.{name}", value, f"must be a number from {MIN_COUNT:g} to {MAX_COUNT:g}")
         self.alpha, self.beta = float(alpha), float(beta)
         self.by_task = dict(by_task or {})
         for task, counts in self.by_task.items():
-            valid = len(counts) == 2 and all(is_number(count) and count > 0 for count in counts)
-            check(valid, f"selector.task_priors.{task}", counts, "must be two numbers above 0: [alpha, beta]")
+            valid = isinstance(counts, Sequence) and len(counts) == 2 and all(map(_is_count, counts))
+            remedy = f"must be two numbers from {MIN_COUNT:g} to {MAX_COUNT:g}: [alpha, beta]"
+            check(valid, f"selector.task_priors.{task}", counts, remedy)
         self.chance_levels = dict(chance_levels or {})
         for task, level in self.chance_levels.items():
             check(
@@ -94,8 +98,8 @@ class PoolPrior:
         return corrected, np.where(chance > 0.0, evidence - corrected, beta)
 
 
-def is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and bool(np.isfinite(value))
+def _is_count(value: object) -> bool:
+    return is_number(value) and MIN_COUNT <= float(value) <= MAX_COUNT  # type: ignore[arg-type]
 
 
 def _chance(prompt: Prompt, level: float | str) -> float:

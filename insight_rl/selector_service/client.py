@@ -18,7 +18,8 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from insight_rl.errors import RunStopped, UsageError, check
-from insight_rl.types import Group, Histogram, Metrics, Prompt, Table
+from insight_rl.selector.pool import pool_fingerprint
+from insight_rl.types import Histogram, Metrics, Outcome, Prompt, Table
 
 if TYPE_CHECKING:
     import httpx
@@ -75,8 +76,6 @@ class RemoteSelector:
         """Take the pool and begin a run at the service, which gets the pool's ids unless it has them."""
         import httpx
 
-        from insight_rl.selector_service.schema import pool_fingerprint
-
         token = os.environ.get(self._token_env)
         headers = {"authorization": f"Bearer {token}"} if token else {}
         # Not through the environment's proxies: they do not reach this machine's own services.
@@ -112,16 +111,11 @@ class RemoteSelector:
     def last_scores(self) -> Sequence[float]:
         return list(self._last_scores)
 
-    def observe(self, groups: Sequence[Group]) -> None:
+    def observe(self, outcomes: Sequence[Outcome], /) -> None:
         """On the service's disk when this returns."""
         observations = [
-            {
-                "id": group.prompt.id,
-                "num_judged": group.num_judged,
-                "num_successes": group.num_successes,
-                "num_unjudged": len(group.rewards_G) - group.num_judged,
-            }
-            for group in groups
+            {"id": each.prompt_id, "num_judged": each.num_judged, "num_successes": each.num_successes}
+            for each in outcomes
         ]
         answer = self._operate("observe", {"step": self._step, "observations": observations})
         self._step, self._round = self._step + 1, 0

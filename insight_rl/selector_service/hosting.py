@@ -29,7 +29,7 @@ from insight_rl.selector_service import schema
 from insight_rl.selector_service.pools import HostedPool, PromptIds
 from insight_rl.selector_service.schema import Refused
 from insight_rl.selector_service.store import OutOfOrder, Store
-from insight_rl.selector_service.translation import beliefs_of, group_of, reliability_curve, state_digest, to_json
+from insight_rl.selector_service.translation import beliefs_of, counts_of, reliability_curve, state_digest, to_json
 from insight_rl.state_codec import encode_state
 
 KEPT_SNAPSHOTS = 2
@@ -164,12 +164,11 @@ class HostedRun:
         }
 
     def _observe(self, live: _Live, request: schema.ObserveRequest) -> dict[str, Any]:
-        pool = self._pool.prompts()
         ids = [observation.id for observation in request.observations]
-        prompts = [pool[position] for position in self._positions(pool, ids)]
+        self._positions(self._pool.prompts(), ids)  # refuses an id that is not in the pool
         for (alpha, beta), each in zip(beliefs_of(live.selector, ids), request.observations, strict=True):
             live.forecasts.append((alpha / (alpha + beta), each.num_successes, each.num_judged))
-        live.selector.observe([group_of(*pair) for pair in zip(prompts, request.observations, strict=True)])
+        live.selector.observe([counts_of(each) for each in request.observations])
         return {"beliefs": beliefs_of(live.selector, ids)}
 
     def _positions(self, pool: PromptIds, ids: Sequence[str]) -> list[int]:

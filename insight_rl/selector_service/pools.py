@@ -6,6 +6,7 @@ import json
 import threading
 from collections.abc import Iterator
 
+from insight_rl.selector.pool import pool_fingerprint
 from insight_rl.selector_service import schema
 from insight_rl.selector_service.schema import Refused
 from insight_rl.selector_service.store import Store
@@ -24,7 +25,7 @@ class PromptIds:
         if len(self._index_by_id) < len(ids):
             twice = next(each for index, each in enumerate(ids) if self._index_by_id[each] != index)
             raise Refused(409, f"prompt id {twice!r} occurs twice in the pool; delete the pool and send distinct ids")
-        self.fingerprint = schema.pool_fingerprint(self, list(numbers))
+        self.fingerprint = pool_fingerprint(self, list(numbers))
 
     def __len__(self) -> int:
         return len(self.ids)

@@ -1,18 +1,13 @@
 """What clients and the selector service say to each other, version 1: ids and counts, never text or weights.
 
-Owns names, types and limits of the HTTP interface. Knows nothing of storage or selection.
+Names, types and limits of the HTTP interface.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Iterable, Sequence
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
-
-from insight_rl.types import Prompt
 
 MAX_CHUNK = 100_000
 """Prompt ids of one pool chunk."""
@@ -29,15 +24,6 @@ TaskName = Annotated[str, Field(max_length=200)]
 Step = Annotated[int, Field(ge=0, lt=2**31)]
 Belief = Annotated[list[float], Field(min_length=2, max_length=2, description="alpha and beta")]
 Scalar = bool | int | float | str | None
-
-
-def pool_fingerprint(prompts: Iterable[Prompt], fields: Sequence[str] = ()) -> str:
-    """Identity of a pool: a hash of id, task and these metadata ``fields`` of every prompt, in order."""
-    digest = hashlib.blake2b(json.dumps(sorted(fields)).encode(), digest_size=16)
-    for prompt in prompts:
-        numbers = [prompt.metadata.get(field) for field in sorted(fields)]
-        digest.update(f"{len(prompt.id)}:{prompt.id}{len(prompt.task)}:{prompt.task}{numbers}".encode())
-    return digest.hexdigest()
 
 
 class Refused(Exception):

@@ -1,40 +1,27 @@
-"""Between what the interface speaks (counts, JSON) and what selectors speak (groups, metrics). Keeps nothing."""
+"""Pure functions between the messages of the interface (JSON) and the arguments and results of selectors."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
-from insight_rl.selector.base import Selector
+from insight_rl.selector.base import ReadsManyBeliefs, Selector
 from insight_rl.selector_service import schema
-from insight_rl.types import Completion, Group, Histogram, Metrics, Prompt, Reward, Table
+from insight_rl.types import Counts, Histogram, Metrics, Table
 
 
 def beliefs_of(selector: Selector, ids: Sequence[str]) -> list[tuple[float, float]]:
-    of_many = getattr(selector, "beliefs", None)  # not in the Protocol: a step's worth at once is only faster
-    return of_many(ids) if of_many else [selector.belief(prompt_id) for prompt_id in ids]
+    if isinstance(selector, ReadsManyBeliefs):
+        return selector.beliefs(ids)
+    return [selector.belief(prompt_id) for prompt_id in ids]
 
 
-@lru_cache(maxsize=4096)
-def _rollouts(num_successes: int, num_failures: int, num_unjudged: int) -> dict[str, Any]:
-    completion = Completion(token_ids=(), logprobs=(), text="", finish_reason="stop", policy_version=0)
-    rewards = (
-        *(Reward(value=1.0, success=True) for _ in range(num_successes)),
-        *(Reward(value=0.0, success=False) for _ in range(num_failures)),
-        *(Reward(value=0.0, success=None) for _ in range(num_unjudged)),
-    )
-    return {"completions_G": (completion,) * len(rewards), "rewards_G": rewards}
-
-
-def group_of(prompt: Prompt, seen: schema.Observation) -> Group:
-    """A group with these counts: all that a belief takes in."""
-    num_failures = seen.num_judged - seen.num_successes
-    return Group(prompt=prompt, **_rollouts(seen.num_successes, num_failures, seen.num_unjudged))
+def counts_of(observation: schema.Observation) -> Counts:
+    return Counts(prompt_id=observation.id, num_judged=observation.num_judged, num_successes=observation.num_successes)
 
 
 def reliability_curve(forecasts: Iterable[tuple[float, int, int]], num_bins: int = 10) -> list[schema.ReliabilityBin]:

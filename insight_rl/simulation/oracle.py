@@ -1,4 +1,4 @@
-"""What the best choice would have been: selection by someone who knows the true success rates."""
+"""The best choice of a step: selection by the true success rates, which only a synthetic learner can tell."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from insight_rl.selector.belief_selector import top
-from insight_rl.simulation.learner import SyntheticLearner
-from insight_rl.types import Group, Prompt
+from insight_rl.selector.decision import top
+from insight_rl.simulation.synthetic_learner import SyntheticLearner
+from insight_rl.types import Outcome, Prompt
 
 
 def mixed_chance(rates: np.ndarray, num_rollouts: int) -> np.ndarray:
@@ -21,16 +21,16 @@ def regret(chances: np.ndarray, chosen: np.ndarray) -> float:
     """Expected share of informative groups lost against the best choice of as many prompts; never negative.
 
     ``chances`` are the true :func:`mixed_chance` of the whole pool *now*, under the policy that this very selector has
-    made. So it is the regret of the step, not of the path that led there: a selector that learns fast leaves fewer
-    mixed prompts behind, to itself and to its oracle.
+    made. Regret is per step, at the policy this selector produced. A selector that teaches quickly leaves fewer mixed
+    prompts, which also lowers its oracle's score.
     """
     best = np.partition(chances, len(chances) - len(chosen))[len(chances) - len(chosen) :]
     return max(float(best.mean() - chances[chosen].mean()), 0.0)
 
 
 class OracleSelector:
-    """Takes the M prompts with the best true chance of a mixed group. As a rule of its own it is greedy, not optimal:
-    it asks what this step will show, not what the next ones will have learnt from it.
+    """Takes the M prompts with the best true chance of a mixed group. This is greedy, not optimal: it looks at this
+    step only, not at what later steps gain from it.
     """
 
     def __init__(self, learner: SyntheticLearner) -> None:
@@ -44,5 +44,5 @@ class OracleSelector:
         chances = mixed_chance(self._learner.success_rates()[order], self._num_rollouts)
         return [self._pool[index] for index in order[top(chances, min(num_prompts, len(order)))].tolist()]
 
-    def observe(self, groups: Sequence[Group]) -> None:
-        """It knows everything already."""
+    def observe(self, outcomes: Sequence[Outcome], /) -> None:
+        """Nothing to learn: it reads the true success rates."""

@@ -1,10 +1,10 @@
 """Replays a recorded run: which of the prompts that were rolled out would another selector have taken?
 
-Owns the replay and what may be concluded from it. The outcomes are the recorded ones: no model and no synthetic learner
-takes part, and nothing is invented for prompts that were not rolled out.
+The outcomes are the recorded ones: no model and no synthetic learner takes part, and nothing is assumed about prompts
+that were not rolled out.
 
-Each step, a selector chooses a share of the prompts *that the run rolled out in that step*; then it is told the
-outcomes of all of them, chosen or not, so that it goes into the next step with the evidence that the run had. Where the
+Each step, a selector chooses a share of the prompts *that the run rolled out in that step*; then it observes the
+outcomes of all of them, chosen or not, so that it enters the next step with the evidence that the run had. Where the
 run selected uniformly, this is an unbiased estimate of how the selector chooses among uniform candidates given that
 evidence, under the policy as it was in the run (the idea of Li et al., arXiv 1003.5956).
 """
@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
@@ -23,22 +23,22 @@ from insight_rl.errors import UsageError, check
 from insight_rl.report.runs import load_runs
 from insight_rl.seeding import derive_seed
 from insight_rl.selector.decision_log import StepDecisions, logged_steps, read_decisions
-from insight_rl.simulation.experiment import make_group
 from insight_rl.simulation.settings import Variant
-from insight_rl.types import Group, Prompt
+from insight_rl.types import Counts, Outcome, Prompt
 
 RECORDED = "all rolled out"
 HINDSIGHT = "best in hindsight"
 
 
+@runtime_checkable
 class ReplayedSelector(Protocol):
-    """The part of a selector that a replay calls."""
+    """The part of a selector that a replay calls: it is given the candidates."""
 
     def open(self, pool: Sequence[Prompt], *, num_rollouts: int, seed: int) -> None: ...
 
     def select_among(self, prompt_ids: Sequence[str], num_prompts: int) -> Sequence[Prompt]: ...
 
-    def observe(self, groups: Sequence[Group]) -> None: ...
+    def observe(self, outcomes: Sequence[Outcome], /) -> None: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,14 +88,13 @@ def load_recording(run_dir: Path) -> Recording:
 def replay(recording: Recording, variant: Variant, *, share: float, seeds: Sequence[int]) -> np.ndarray:
     """Share of informative groups in what the selector chose: ``(num_seeds, num_steps)``."""
     selector = build_part("selector", variant.selector)
-    if not hasattr(selector, "select_among"):
+    if not isinstance(selector, ReplayedSelector):
         raise UsageError(f"selectors={variant.label}: it cannot choose among given prompts, so it cannot be replayed")
     return np.stack([_replay_once(selector, recording, share, seed) for seed in seeds])
 
 
 def _replay_once(selector: ReplayedSelector, recording: Recording, share: float, seed: int) -> np.ndarray:
     selector.open(recording.pool, num_rollouts=recording.num_rollouts, seed=derive_seed(seed, "selector"))
-    prompts = {prompt.id: prompt for prompt in recording.pool}
     fractions = np.empty(len(recording.steps))
     for index, step in enumerate(recording.steps):
         rows = {prompt_id: row for row, prompt_id in enumerate(step.prompt_id.tolist())}
@@ -103,7 +102,7 @@ def _replay_once(selector: ReplayedSelector, recording: Recording, share: float,
         chosen = [rows[prompt.id] for prompt in picks]
         fractions[index] = np.mean(_is_informative(step)[chosen])
         counts = zip(step.prompt_id.tolist(), step.successes.tolist(), step.judged.tolist(), strict=True)
-        selector.observe([make_group(prompts[prompt_id], successes, judged) for prompt_id, successes, judged in counts])
+        selector.observe([Counts(prompt_id=each, num_successes=right, num_judged=all_) for each, right, all_ in counts])
     return fractions
 
 

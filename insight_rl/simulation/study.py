@@ -1,7 +1,4 @@
-"""Selectors side by side: every one of them on the same synthetic learners, over several seeds, in several processes.
-
-Owns the spreading of runs over processes and the statistics of what comes back.
-"""
+"""Selectors side by side: each of them on the same synthetic learners, over several seeds, in several processes."""
 
 from __future__ import annotations
 
@@ -20,17 +17,17 @@ from insight_rl.build import build_part
 from insight_rl.gate.admit_all import AdmitAll
 from insight_rl.seeding import derive_seed
 from insight_rl.simulation.experiment import CURVES, SimulatedSelector, Size, make_pool, run
-from insight_rl.simulation.learner import SyntheticLearner
 from insight_rl.simulation.oracle import OracleSelector
 from insight_rl.simulation.settings import SimulationConfig, Variant
+from insight_rl.simulation.synthetic_learner import SyntheticLearner
 from insight_rl.types import Prompt
 
 ORACLE = "oracle"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Estimate:
-    """A mean over seeds and half the width of its 95 % interval (Student's t)."""
+class MeanOverSeeds:
+    """A mean and half the width of its 95 % interval by Student's t, for few values: one a seed, or one a step."""
 
     mean: float
     half_width: float
@@ -82,14 +79,14 @@ class Study:
             "num_groups": total,
         }
 
-    def difference(self, label: str, other: str, figure: str = "mean_success_at_end") -> Estimate:
+    def difference(self, label: str, other: str, figure: str = "mean_success_at_end") -> MeanOverSeeds:
         """``label`` less ``other``, pool by pool: both met the same ones, so what the pools differ in drops out."""
         return estimate(self.figures(label)[figure] - self.figures(other)[figure])
 
 
-def estimate(values: np.ndarray) -> Estimate:
+def estimate(values: np.ndarray) -> MeanOverSeeds:
     """Mean and 95 % interval of one number a seed."""
-    return Estimate(mean=float(np.mean(values)), half_width=float(half_width(values)))
+    return MeanOverSeeds(mean=float(np.mean(values)), half_width=float(half_width(values)))
 
 
 def half_width(values: np.ndarray) -> np.ndarray:

@@ -11,7 +11,7 @@ import numpy as np
 from insight_rl.files import write_atomically
 from insight_rl.simulation.experiment import CURVES
 from insight_rl.simulation.settings import SimulationConfig
-from insight_rl.simulation.study import ORACLE, Estimate, Study, estimate, half_width
+from insight_rl.simulation.study import ORACLE, MeanOverSeeds, Study, estimate, half_width
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -60,7 +60,7 @@ def _cell(study: Study, label: str, name: str) -> str:
     return _percent(estimate(study.figures(label)[name]))
 
 
-def _percent(estimated: Estimate, sign: str = "") -> str:
+def _percent(estimated: MeanOverSeeds, sign: str = "") -> str:
     return f"{100 * estimated.mean:{sign}.2f}±{100 * estimated.half_width:.2f}"
 
 

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from insight_rl.benchmark.benchmark import Benchmark
-from insight_rl.benchmark.figures import Outcome, bootstrap_means, suite_figures
+from insight_rl.benchmark.figures import ProblemOutcome, bootstrap_means, suite_figures
 from insight_rl.benchmark.records import DiskStore, MemoryStore, to_outcome, to_record
 from insight_rl.benchmark.runner import BenchmarkRun
 from insight_rl.benchmark.suite import default_folder, load_suite, manifest, model_fingerprint
@@ -29,7 +29,7 @@ SAMPLING = Sampling(num_rollouts=4, max_tokens=8, temperature=0.6, top_p=0.95, s
 
 
 def outcome(num_correct, *, group="g", num_samples=4):
-    return Outcome(
+    return ProblemOutcome(
         group=group, num_samples=num_samples, num_correct=num_correct, num_unjudged=0, num_truncated=0, num_tokens=8
     )
 

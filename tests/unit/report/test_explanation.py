@@ -11,8 +11,12 @@ from insight_rl.config import compose_config
 from insight_rl.errors import UsageError
 from insight_rl.report.explanation import explain_prompt, explain_step, find_prompt, load_step
 from insight_rl.selector.decision_log import DecisionLog, read_decisions, read_history
-from insight_rl.simulation.experiment import make_group
-from insight_rl.types import Prompt
+from insight_rl.types import Counts, Prompt
+
+
+def counts(prompt, num_successes, num_judged):
+    return Counts(prompt_id=prompt.id, num_judged=num_judged, num_successes=num_successes)
+
 
 NUM_STEPS = 9
 
@@ -34,7 +38,7 @@ def record(run_dir, option, *, rounds=1, overrides=()):
     for step in range(1, NUM_STEPS + 1):
         groups = []
         for _ in range(rounds):
-            groups += [make_group(each, int(each.id[-3:]) % 9, 8) for each in selector.select(8 // rounds)]
+            groups += [counts(each, int(each.id[-3:]) % 9, 8) for each in selector.select(8 // rounds)]
         log.log(step, groups, [])
         selector.observe(groups)
     return run_dir
@@ -119,12 +123,12 @@ def test_uniform_selection_says_its_chance(tmp_path):
     pool = [Prompt(id=f"toy/{i:03d}", task="toy", text="", token_ids=(0,), answer=None) for i in range(40)]
     selector.open(pool, num_rollouts=8, seed=0)
     log = DecisionLog(run_dir / "decisions", selector=selector, pool=pool, first_step=0)
-    groups = [make_group(each, 4, 8) for each in selector.select(10)]
+    groups = [counts(each, 4, 8) for each in selector.select(10)]
     log.log(1, groups, [])
     (run_dir / "config.yaml").write_text(yaml.safe_dump({"selector": node, "trainer": {"rollouts_per_prompt": 8}}))
     view = load_step(run_dir, 1)
     assert "chose 10 prompts without looking at their beliefs" in explain_step(view)[0]
-    assert "Chosen: a uniform draw, with a chance of 25.00%" in text_of(run_dir, 1, groups[0].prompt.id)
+    assert "Chosen: a uniform draw, with a chance of 25.00%" in text_of(run_dir, 1, groups[0].prompt_id)
     absent = next(each.id for each in pool if each.id not in view.candidates.prompt_id)
     assert "drew 10 of 40 prompts uniformly, and it was not among them" in text_of(run_dir, 1, absent)
 

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from insight_rl.errors import UsageError
-from insight_rl.selector.belief_selector import BeliefSelector, top
+from insight_rl.selector.belief_selector import BeliefSelector
+from insight_rl.selector.decision import top
 from insight_rl.selector.pool import BeliefPool
 from insight_rl.selector.prior import Prior
 from insight_rl.types import Prompt

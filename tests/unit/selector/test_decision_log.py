@@ -20,8 +20,11 @@ from insight_rl.selector.decision_log import (
 )
 from insight_rl.selector.guards import Guards
 from insight_rl.selector.random import RandomSelector
-from insight_rl.simulation.experiment import make_group
-from insight_rl.types import Prompt
+from insight_rl.types import Counts, Prompt
+
+
+def counts(prompt, num_successes, num_judged):
+    return Counts(prompt_id=prompt.id, num_judged=num_judged, num_successes=num_successes)
 
 
 def make_pool(size=60):
@@ -42,7 +45,7 @@ def run(selector, log, steps, *, num_prompts=6, rounds=1):
         for _ in range(rounds):
             prompts = selector.select(num_prompts)
             scores += selector.last_scores()
-            groups += [make_group(prompt, int(prompt.id[-1]) % 9, 8) for prompt in prompts]
+            groups += [counts(prompt, int(prompt.id[-1]) % 9, 8) for prompt in prompts]
         log.log(step, groups, scores)
         selector.observe(groups)
         all_groups[step] = groups
@@ -69,9 +72,9 @@ def test_every_candidate_is_logged_with_what_was_known_and_what_came_of_it(tmp_p
     assert decisions.score == pytest.approx(weighted_mutual_information(decisions.alpha, decisions.beta, 8))
     assert np.isnan(decisions.propensity).all()
     chosen = decisions.rows(decisions.chosen)
-    assert set(chosen.prompt_id) == {group.prompt.id for group in groups}
+    assert set(chosen.prompt_id) == {group.prompt_id for group in groups}
     assert chosen.score.min() >= decisions.score[~decisions.chosen].max()
-    outcomes = {group.prompt.id: (group.num_successes, group.num_judged) for group in groups}
+    outcomes = {group.prompt_id: (group.num_successes, group.num_judged) for group in groups}
     assert [outcomes[each] for each in chosen.prompt_id] == list(zip(chosen.successes, chosen.judged, strict=True))
     assert set(decisions.judged[~decisions.chosen]) == {-1}
 
@@ -85,7 +88,7 @@ def test_rounds_of_a_gate_are_told_apart(tmp_path):
     assert np.bincount(decisions.round).tolist() == [18, 18, 18]
     for number in range(3):
         chosen = decisions.rows((decisions.round == number) & decisions.chosen)
-        assert set(chosen.prompt_id) == {group.prompt.id for group in groups[6 * number : 6 * number + 6]}
+        assert set(chosen.prompt_id) == {group.prompt_id for group in groups[6 * number : 6 * number + 6]}
 
 
 def test_files_are_plain_parquet_of_the_stated_schema(tmp_path):
@@ -143,8 +146,8 @@ def test_history_of_one_prompt_and_of_all_that_was_rolled_out(tmp_path):
     groups = run(selector, log, range(1, 8))
     rolled_out = read_history(tmp_path)
     logged = list(zip(rolled_out.step.tolist(), rolled_out.prompt_id.tolist(), strict=True))
-    assert sorted(logged) == sorted((step, group.prompt.id) for step, some in groups.items() for group in some)
-    wanted = groups[2][0].prompt.id
+    assert sorted(logged) == sorted((step, group.prompt_id) for step, some in groups.items() for group in some)
+    wanted = groups[2][0].prompt_id
     history = read_history(tmp_path, prompt_id=wanted)
     assert set(history.prompt_id) == {wanted}
     assert 2 in history.step
@@ -164,7 +167,7 @@ def test_propensity_of_uniform_selection_is_m_of_those_available(tmp_path):
 def test_propensity_of_a_drawn_score_is_how_often_it_wins():
     pool = make_pool()
     selector = opened(BeliefSelector(score=mopps, candidate_ratio=10), pool)
-    selector.observe([make_group(prompt, 0 if int(prompt.id[-1]) < 5 else 4, 8) for prompt in pool])
+    selector.observe([counts(prompt, 0 if int(prompt.id[-1]) < 5 else 4, 8) for prompt in pool])
     selector.select(6)
     decision = selector.last_decision
     propensity = selector.propensity(decision)
@@ -181,7 +184,7 @@ def test_propensity_of_a_drawn_score_is_how_often_it_wins():
 def test_propensity_counts_the_exploration_floor():
     pool = make_pool()
     selector = opened(insight(guards=Guards(exploration=1 / 3)), pool)
-    selector.observe([make_group(prompt, int(prompt.id[-1]) % 9, 8) for prompt in pool])
+    selector.observe([counts(prompt, int(prompt.id[-1]) % 9, 8) for prompt in pool])
     selector.select(6)
     decision = selector.last_decision
     propensity = selector.propensity(decision)
@@ -194,7 +197,7 @@ def test_propensity_counts_the_exploration_floor():
 def test_decisions_nobody_takes_are_let_go():
     selector = opened(insight(), make_pool())
     prompts = selector.select(6)
-    selector.observe([make_group(prompt, 1, 8) for prompt in prompts])
+    selector.observe([counts(prompt, 1, 8) for prompt in prompts])
     assert selector.take_decisions() == []
     selector.select(6)
     assert len(selector.take_decisions()) == 1
@@ -204,7 +207,7 @@ def test_decisions_nobody_takes_are_let_go():
 def test_selection_among_given_prompts_is_the_rule_on_these():
     pool = make_pool()
     selector = opened(insight(), pool)
-    selector.observe([make_group(prompt, int(prompt.id[-1]) % 9, 8) for prompt in pool])
+    selector.observe([counts(prompt, int(prompt.id[-1]) % 9, 8) for prompt in pool])
     ids = [prompt.id for prompt in pool[20:40]]
     picks = [prompt.id for prompt in selector.select_among(ids, 5)]
     assert set(picks) <= set(ids)

@@ -12,13 +12,14 @@ import pytest
 from fastapi.testclient import TestClient
 
 from insight_rl.errors import UsageError
+from insight_rl.selector.pool import pool_fingerprint
 from insight_rl.selector_service import schema
 from insight_rl.selector_service.app import make_app
 from insight_rl.selector_service.hosting import Host
 from insight_rl.selector_service.middleware import Limits
 from insight_rl.selector_service.options import SelectorOptions
 from insight_rl.selector_service.store import OutOfOrder, Store
-from insight_rl.selector_service.translation import group_of, reliability_curve
+from insight_rl.selector_service.translation import counts_of, reliability_curve
 from insight_rl.types import Prompt
 
 OPTIONS = SelectorOptions()
@@ -92,7 +93,7 @@ def local_steps(last):
     for step in range(last):
         prompts = selector.select(6)
         seen = [schema.Observation(**each) for each in outcomes([prompt.id for prompt in prompts], step)]
-        selector.observe([group_of(*pair) for pair in zip(prompts, seen, strict=True)])
+        selector.observe([counts_of(each) for each in seen])
         trace.append(([prompt.id for prompt in prompts], [list(selector.belief(prompt.id)) for prompt in prompts]))
     return trace
 
@@ -276,7 +277,7 @@ def test_pools_are_whole_before_they_are_used(client):
     ok(client.put("/v1/pools/pool/chunks/0", json=chunk))
     assert client.post("/v1/pools/pool/seal", json={"num_prompts": 3}).status_code == 409
     assert client.post("/v1/pools/pool/seal", json={"num_prompts": 2, "fingerprint": "f"}).status_code == 409
-    fingerprint = schema.pool_fingerprint([prompt("a"), prompt("b")])
+    fingerprint = pool_fingerprint([prompt("a"), prompt("b")])
     info = ok(client.post("/v1/pools/pool/seal", json={"num_prompts": 2, "fingerprint": fingerprint}))
     assert ok(client.get("/v1/pools/pool")) == info
     assert info["fingerprint"] == fingerprint
@@ -287,9 +288,9 @@ def test_pools_are_whole_before_they_are_used(client):
 
 def test_fingerprints_tell_pools_apart():
     pools = [[("ab", "c")], [("a", "bc")], [("a", ""), ("b", "c")], [("abc", "")], [("b", "c"), ("a", "")], []]
-    fingerprints = {schema.pool_fingerprint([prompt(*names) for names in pool]) for pool in pools}
+    fingerprints = {pool_fingerprint([prompt(*names) for names in pool]) for pool in pools}
     numbers = [{"n": 2}, {"n": 3}, {"n": None}, {"m": 2}]
-    fingerprints |= {schema.pool_fingerprint([prompt("a", **each)], list(each)) for each in numbers}
+    fingerprints |= {pool_fingerprint([prompt("a", **each)], list(each)) for each in numbers}
     assert len(fingerprints) == len(pools) + len(numbers)
 
 

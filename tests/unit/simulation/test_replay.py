@@ -10,9 +10,15 @@ from insight_rl.build import build_part
 from insight_rl.cli.main import main
 from insight_rl.errors import UsageError
 from insight_rl.selector.decision_log import DecisionLog, read_history
-from insight_rl.simulation.experiment import make_group, make_pool
+from insight_rl.simulation.experiment import make_pool
 from insight_rl.simulation.replay import caveats, load_recording, num_picks, replay
 from insight_rl.simulation.settings import load
+from insight_rl.types import Counts
+
+
+def counts(prompt, num_successes, num_judged):
+    return Counts(prompt_id=prompt.id, num_judged=num_judged, num_successes=num_successes)
+
 
 RANDOM = {
     "_target_": "insight_rl.selector.random.RandomSelector",
@@ -39,7 +45,7 @@ def record(run_dir, node, *, num_steps=40):
     for step in range(1, num_steps + 1):
         prompts = selector.select(16)
         rates = [0.5 * (int(each.id) % 3 == 0) for each in prompts]
-        groups = [make_group(each, int(rng.binomial(8, p)), 8) for each, p in zip(prompts, rates, strict=True)]
+        groups = [counts(each, int(rng.binomial(8, p)), 8) for each, p in zip(prompts, rates, strict=True)]
         log.log(step, groups, [])
         selector.observe(groups)
     return run_dir

@@ -10,10 +10,10 @@ from insight_rl.cli.main import main
 from insight_rl.errors import UsageError
 from insight_rl.gate.mixed_outcomes import MixedOutcomes
 from insight_rl.selector.random import RandomSelector
-from insight_rl.simulation.experiment import CURVES, Size, make_group, make_pool, run
-from insight_rl.simulation.learner import SyntheticLearner
+from insight_rl.simulation.experiment import CURVES, Size, make_pool, run
 from insight_rl.simulation.settings import load
 from insight_rl.simulation.study import ORACLE, Study, estimate, run_study
+from insight_rl.simulation.synthetic_learner import SyntheticLearner
 
 SMALL = ["num_seeds=4", "num_prompts=200", "num_steps=12", "prompts_per_step=16", "num_processes=1"]
 
@@ -82,14 +82,6 @@ def test_a_gate_trains_on_informative_groups_only():
     num_groups, informative = curves[CURVES.index("num_groups"), 0], curves[CURVES.index("informative_fraction"), 0]
     assert num_groups > 10
     assert np.sum(learner.success_rates() > before) == 10 == round(num_groups * informative)
-
-
-def test_a_group_made_from_counts_is_a_group():
-    group = make_group(make_pool(1)[0], 3, 8)
-    assert (group.num_successes, group.num_judged) == (3, 8)
-    assert sum(reward.success is True for reward in group.rewards_G) == 3
-    assert group.is_informative
-    assert not make_group(make_pool(1)[0], 8, 8).is_informative
 
 
 def test_the_interval_is_students():

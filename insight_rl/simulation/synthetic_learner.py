@@ -1,6 +1,6 @@
 """A policy made of numbers: a latent success rate for every prompt, which moves as real ones do under GRPO.
 
-Owns how rates start and how training moves them. Knows nothing of selectors: it is told what was trained on.
+How the rates start and how training moves them; which prompts are trained on is decided elsewhere.
 
     logit of prompt i = own_i + ability of its cluster
     g                 = sqrt(s (1 - s)),  s = S / K: the mean size of a GRPO advantage in the group; 0 for a uniform one
@@ -17,8 +17,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from insight_rl.errors import check
-from insight_rl.selector.prior import is_number
+from insight_rl.errors import check, is_number
 
 KINDS = ("easy", "learnable", "hopeless")
 

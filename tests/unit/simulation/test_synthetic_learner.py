@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from insight_rl.errors import UsageError
-from insight_rl.simulation.learner import KINDS, SyntheticLearner
 from insight_rl.simulation.oracle import OracleSelector, mixed_chance, regret
+from insight_rl.simulation.synthetic_learner import KINDS, SyntheticLearner
 
 
 def make(num_prompts=400, *, seed=0, **settings):
