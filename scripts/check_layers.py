@@ -15,7 +15,7 @@ PACKAGE = Path(__file__).parent.parent / "insight_rl"
 
 LAYERS = (
     ("__init__", "errors", "paths", "seeding", "state_codec", "types"),
-    ("clock", "files", "target_check"),
+    ("clock", "files", "stop_signals", "target_check"),
     ("config", "model_folder", "run_stops", "step_metrics"),
     ("algorithm", "gate", "reward", "weight_sync", "selector"),
     ("learner", "task", "tokenizer", "checkpoint", "monitor"),
