@@ -6,7 +6,6 @@ then the modules that import torch.
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from hydra.utils import instantiate
 
 from insight_rl.config import EvaluationConfig, JudgeConfig, ModelConfig, RunConfig
 from insight_rl.errors import UsageError, check
+from insight_rl.model_folder import read_context_length
 from insight_rl.reward.base import Judge, RewardFn, check_reward
 from insight_rl.reward.judge import InProcessJudge
 from insight_rl.seeding import derive_seed
@@ -63,20 +63,24 @@ def find_model(config: ModelConfig) -> Path:
     folder = Path(config.path).expanduser()
     if not folder.is_dir():
         folder = _fetch_from_hub(config.path)
-    file = folder / "config.json"
-    check(file.is_file(), "model.path", config.path, "the folder has no config.json; give a Hugging Face model folder")
-    try:
-        settings = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UsageError(f"{file}: not valid JSON ({error}); restore the model folder") from error
-    context = settings.get("max_position_embeddings", settings.get("text_config", {}).get("max_position_embeddings"))
+    check((folder / "config.json").is_file(), "model.path", config.path, _explain_no_model(folder))
+    context = read_context_length(folder)
     check(
         context is None or config.max_length <= context,
         "model.max_length",
         config.max_length,
-        f"is more than the model's context of {context} tokens; lower it",
+        f"is more than the model's context of {context} tokens; lower it, or take another model (model=...)",
     )
     return folder.resolve()
+
+
+def _explain_no_model(folder: Path) -> str:
+    if not (folder / "model" / "config.json").is_file():
+        return "the folder has no config.json; give a Hugging Face model folder"
+    return (
+        f"is the folder of a run; its model is model.path={folder / 'model'} (to evaluate it with the run's own task, "
+        f"reward and settings: insight-rl evaluate run_dir={folder})"
+    )
 
 
 def _fetch_from_hub(path: str) -> Path:
@@ -108,8 +112,13 @@ class Data:
 def load_data(task: Task, tokenizer: ModelTokenizer, config: RunConfig) -> Data:
     """Read, tokenise and filter the task's prompts. Raises ``UsageError`` for data that no run could use."""
     notices: list[str] = []
-    max_tokens = config.model.max_length - config.trainer.max_completion_tokens
-    pool = _usable(task.train_prompts(tokenizer), "training", max_tokens, notices)
+    pool = _usable(
+        _without_conflicts(task.train_prompts(tokenizer), notices),
+        "training",
+        config.trainer.max_completion_tokens,
+        (task, tokenizer, config),
+        notices,
+    )
     check(
         config.trainer.prompts_per_step <= len(pool),
         "trainer.prompts_per_step",
@@ -129,17 +138,16 @@ def load_data(task: Task, tokenizer: ModelTokenizer, config: RunConfig) -> Data:
 
 
 def load_problems(task: Task, tokenizer: ModelTokenizer, config: RunConfig, notices: list[str]) -> Sequence[Prompt]:
-    """The held-out problems to evaluate on, the same ones for every run of one seed."""
-    max_tokens = config.model.max_length - completion_tokens(config)
+    """The held-out problems to evaluate on, the same ones whatever the run's seed is: seeds are compared on them."""
     problems = task.test_prompts(tokenizer)
     if not problems:
         notices.append(f"task {task.name} has no held-out problems: eval/accuracy is not measured")
         return ()
-    problems = _usable(problems, "held-out", max_tokens, notices)
+    problems = _usable(problems, "held-out", completion_tokens(config), (task, tokenizer, config), notices)
     limit = config.evaluation.max_problems
     if limit is None or limit >= len(problems):
         return problems
-    drawn = np.random.default_rng(derive_seed(config.seed, "evaluation problems")).choice(
+    drawn = np.random.default_rng(derive_seed(0, "evaluation problems")).choice(
         len(problems), size=limit, replace=False
     )
     return [problems[index] for index in sorted(drawn)]
@@ -160,19 +168,45 @@ def evaluation_sampling(config: EvaluationConfig, *, max_tokens: int, seed: int)
     )
 
 
-def _usable(prompts: Sequence[Prompt], kind: str, max_tokens: int, notices: list[str]) -> list[Prompt]:
-    """The prompts that fit and are not there already; what is dropped is told."""
+def _without_conflicts(prompts: Sequence[Prompt], notices: list[str]) -> Sequence[Prompt]:
+    """The prompts without those that occur twice with different answers: at most one of these can be right."""
+    answers: dict[str, Any] = {}
+    conflicting: dict[str, tuple[Any, Any]] = {}
+    for prompt in prompts:
+        answer = answers.setdefault(prompt.id, prompt.answer)
+        if answer != prompt.answer:
+            conflicting.setdefault(prompt.id, (answer, prompt.answer))
+    if not conflicting:
+        return prompts
+    first, (one, other) = next(iter(conflicting.items()))
+    notices.append(
+        f"{len(conflicting)} training prompts occur more than once with different answers and are dropped ({first}: "
+        f"{str(one)[:40]!r} and {str(other)[:40]!r}, ...); mend their rows to keep them"
+    )
+    return [prompt for prompt in prompts if prompt.id not in conflicting]
+
+
+def _usable(
+    prompts: Sequence[Prompt],
+    kind: str,
+    num_completion_tokens: int,
+    context: tuple[Task, ModelTokenizer, RunConfig],
+    notices: list[str],
+) -> list[Prompt]:
+    """The prompts that fit with their completion and are not there already; what is dropped is told."""
     if not prompts:
         raise UsageError(f"task: it has no {kind} prompts; check its file or its settings")
     unique = list({prompt.id: prompt for prompt in prompts}.values())
     if len(unique) < len(prompts):
         notices.append(f"{len(prompts) - len(unique)} of {len(prompts)} {kind} prompts were duplicates and are dropped")
+    max_tokens = context[2].model.max_length - num_completion_tokens
     fitting = [prompt for prompt in unique if len(prompt.token_ids) <= max_tokens]
     if not fitting:
         shortest = min(len(prompt.token_ids) for prompt in unique)
         raise UsageError(
-            f"model.max_length: after the completion it leaves {max_tokens} tokens for a prompt, but the shortest of "
-            f"{len(unique)} {kind} prompts has {shortest}; raise model.max_length or lower the completion's length"
+            f"model.max_length={context[2].model.max_length}: with completions of {num_completion_tokens} tokens it "
+            f"leaves {max_tokens} for a prompt, but the shortest of {len(unique)} {kind} prompts has {shortest}; "
+            f"{' or '.join(_ways_to_fit(*context))}"
         )
     if len(fitting) < len(unique):
         notices.append(
@@ -180,6 +214,22 @@ def _usable(prompts: Sequence[Prompt], kind: str, max_tokens: int, notices: list
             "dropped; raise model.max_length to keep them"
         )
     return fitting
+
+
+def _ways_to_fit(task: Task, tokenizer: ModelTokenizer, config: RunConfig) -> list[str]:
+    """What can be done where no prompt fits, the ways that are open for this model and task only."""
+    ways = []
+    longest = read_context_length(tokenizer.model_path)
+    if longest is None or longest > config.model.max_length:
+        ways.append(f"raise model.max_length{'' if longest is None else f' (this model takes up to {longest})'}")
+    else:
+        ways.append(f"take another model (model=...; this one has a context of {longest} tokens)")
+    instruction = getattr(task, "instruction", None)
+    if isinstance(instruction, str) and instruction:
+        num_tokens = len(tokenizer.encode(instruction)[1])
+        ways.append(f"give a shorter task.instruction=... (the present one takes {num_tokens} of them)")
+    ways.append("lower the completion's length")
+    return ways
 
 
 def quiet_libraries() -> None:

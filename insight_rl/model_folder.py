@@ -1,4 +1,4 @@
-"""Looks into a model's folder before anything loads it: are the weights there and whole, and how many are they?"""
+"""Looks into a model's folder before anything loads it: its context, and whether its weights are there and whole."""
 
 from __future__ import annotations
 
@@ -11,6 +11,16 @@ from safetensors import SafetensorError, safe_open
 from insight_rl.errors import UsageError
 
 INDEX = "model.safetensors.index.json"
+
+
+def read_context_length(folder: Path) -> int | None:
+    """Most tokens the model can attend to, from its ``config.json``; ``None`` where it does not say."""
+    file = folder / "config.json"
+    try:
+        settings = json.loads(file.read_text(encoding="utf-8"))
+        return settings.get("max_position_embeddings", settings.get("text_config", {}).get("max_position_embeddings"))
+    except (ValueError, AttributeError) as error:
+        raise UsageError(f"{file}: cannot be read ({error}); copy the model again from its source") from error
 
 
 def count_parameters(folder: Path) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
@@ -34,6 +34,7 @@ from insight_rl.monitor.jsonl import JsonlMonitor
 from insight_rl.monitor.summary import Summary, summarise
 from insight_rl.monitor.watch import Watch, small_micro_batches, too_many_ranks, unusual_learning_rate
 from insight_rl.reward.base import RewardFn
+from insight_rl.reward_fit import check_reward_fits
 from insight_rl.rollout.base import RolloutEngine
 from insight_rl.run_dir import RunDir, SelectionLog, SelectionLogs, choose_run_dir
 from insight_rl.seeding import derive_seed
@@ -125,6 +126,8 @@ def build_parts(config: RunConfig) -> Parts:
     model_path = find_model(config.model)
     num_parameters = count_parameters(model_path)
     data = load_data(cheap["task"], ModelTokenizer(model_path), config)
+    misfits = check_reward_fits(cheap["reward"], [*data.pool, *data.problems], target=config.reward["_target_"])
+    data = replace(data, notices=(*data.notices, *misfits))
     # These import torch.
     engines = {key: build_part(key, getattr(config, key)) for key in ("rollout", "learner")}
     weight_channel = build_part("weight_sync", config.weight_sync)
