@@ -18,7 +18,7 @@ from typing import Any
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
-from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf import MISSING, DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from insight_rl.errors import UsageError, check
@@ -146,8 +146,35 @@ class JudgeConfig:
         check(0 < fraction <= 1, "judge.max_unjudged_fraction", fraction, "must be above 0 and at most 1")
 
 
+NAMED_GROUPS = (
+    "experiment",
+    "model",
+    "task",
+    "reward",
+    "selector",
+    "gate",
+    "rollout",
+    "algorithm",
+    "learner",
+    "evaluation",
+)
+"""Groups of which ``<group>_name`` in the configuration says which option was chosen."""
+
+
 @dataclass(kw_only=True)
 class RunConfig:
+    # The options chosen, by name: filled in when the configuration is composed, so that nobody has to guess them.
+    experiment_name: str | None = None
+    model_name: str | None = None
+    task_name: str | None = None
+    reward_name: str | None = None
+    selector_name: str | None = None
+    gate_name: str | None = None
+    rollout_name: str | None = None
+    algorithm_name: str | None = None
+    learner_name: str | None = None
+    evaluation_name: str | None = None
+
     seed: int = MISSING
     run_dir: str | None = MISSING
     resume: str = MISSING
@@ -190,12 +217,22 @@ def compose_config(
     """
     register_schema()
     overrides = list(overrides)
+    for override in overrides:
+        key, _, value = override.lstrip("+~").partition("=")
+        group = key.removesuffix("_name")
+        if key != group and group in NAMED_GROUPS:
+            raise UsageError(f"{override}: is filled in from the option chosen; give {group}={value or '...'}")
     if config_dir is not None:
         check(config_dir.is_dir(), "--config-dir", str(config_dir), "is not a folder")
         overrides.append(f"hydra.searchpath=[file://{config_dir.resolve()}]")
     try:
         with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-            tree = compose(config_name, overrides=overrides)
+            tree = compose(config_name, overrides=overrides, return_hydra_config=True)
+        choices = tree.hydra.runtime.choices
+        with open_dict(tree):
+            del tree["hydra"]
+            for group in NAMED_GROUPS if config_name == "train" else ():
+                tree[f"{group}_name"] = choices.get(group)
         OmegaConf.resolve(tree)
     except (HydraException, OmegaConfBaseException) as error:
         raise UsageError(_explain(error, overrides, config_name)) from error

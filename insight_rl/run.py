@@ -86,7 +86,7 @@ def train(tree: DictConfig) -> Summary:
     parts = build_parts(config)
     with ExitStack() as cleanup:
         stop = cleanup.enter_context(stop_on_signals())
-        run_dir = RunDir(choose_run_dir(config, (parts.task.name, _selector_name(config))))
+        run_dir = RunDir(choose_run_dir(config))
         cleanup.callback(run_dir.close)
         run_dir.begin(tree, resume=config.resume)
         cleanup.enter_context(stacks_in(run_dir.path))
@@ -308,12 +308,6 @@ def _doubts(config: RunConfig, parts: Parts) -> list[str]:
         num_gpus = torch.cuda.device_count()
         found.append(too_many_ranks(settings["num_ranks"], num_gpus=num_gpus, num_cores=num_cores))
     return [text for text in found if text is not None]
-
-
-def _selector_name(config: RunConfig) -> str:
-    """A short name for the folder: the last word of the selector's score, or of its class."""
-    score = config.selector.get("score") or {}
-    return str(score.get("_target_", config.selector["_target_"])).rpartition(".")[2]
 
 
 @contextmanager

@@ -111,12 +111,12 @@ class SelectionLogs:
             log.log(step, groups, scores)
 
 
-def choose_run_dir(config: RunConfig, names: Sequence[str]) -> Path:
-    """``run_dir``, or ``runs/<time>_<names>_seed<seed>`` where there is none."""
+def choose_run_dir(config: RunConfig) -> Path:
+    """``run_dir``, or ``runs/<time>_<task>_<selector>_seed<seed>`` where there is none, by the options' names."""
     if config.run_dir is not None:
         return Path(config.run_dir).expanduser().resolve()
     stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
-    return Path("runs", "_".join([stamp, *names, f"seed{config.seed}"])).resolve()
+    return Path("runs", f"{stamp}_{config.task_name}_{config.selector_name}_seed{config.seed}").resolve()
 
 
 def _flatten(node: Any, prefix: str = "") -> dict[str, Any]:

@@ -146,9 +146,7 @@ def train(arm: str, seed: int, folder: Path, arguments: argparse.Namespace) -> d
     trainer.train()
     folder.mkdir(parents=True, exist_ok=True)
     (folder / METRICS_FILE).write_text(to_lines(recorder.records), encoding="utf-8")
-    (folder / "config.yaml").write_text(
-        yaml.safe_dump({"seed": seed, "selector": {"_target_": ARMS[arm]}}), encoding="utf-8"
-    )
+    (folder / "config.yaml").write_text(yaml.safe_dump({"seed": seed, "selector_name": ARMS[arm]}), encoding="utf-8")
     accuracies = [record["eval/accuracy"] for record in recorder.records if "eval/accuracy" in record]
     informative = [record["selector/informative_fraction"] for record in recorder.records[1:]]
     return {

@@ -103,7 +103,7 @@ def load_step(run_dir: Path, step: int) -> StepView:
     judged = int(candidates.judged.max())
     return StepView(
         step=step,
-        selector=option_name("selector", settings) or "the selector",
+        selector=option_name("selector", config) or "the selector",
         settings=settings,
         num_rollouts=config.get("trainer", {}).get("rollouts_per_prompt", max(judged, 2)),
         candidates=candidates,

@@ -45,8 +45,8 @@ class Run:
         return np.asarray(xs, dtype=np.float64), np.asarray(ys, dtype=np.float64)
 
     def option(self, group: str) -> str:
-        """Name of the option of ``conf/<group>`` that the run took, or of the class if it is the user's own."""
-        return option_name(group, self.config.get(group))
+        """Name of the option that the run took from the group, see :func:`option_name`."""
+        return option_name(group, self.config)
 
 
 def load_runs(run_dirs: Sequence[Path]) -> list[Run]:
@@ -96,12 +96,13 @@ def _labels(runs: Sequence[Run]) -> list[str]:
     """What is special about each run: options (``insight + mixed_outcomes``), then settings (``mu=0.5``)."""
     flats = [dict(_flatten(run.config)) for run in runs]
     areas = [area for area in dict.fromkeys(a for run in runs for a in run.config) if area not in NO_DIFFERENCE]
+    areas = [area for area in areas if not area.endswith("_name")]
     # What was selected by comes first in a label, as it does in the reader's mind.
     areas.sort(key=lambda area: area != "selector")
     parts: list[list[str]] = [[] for _ in runs]
     settings: list[list[str]] = [[] for _ in runs]
     for area in areas:
-        options = [option_name(area, run.config.get(area)) for run in runs]
+        options = [option_name(area, run.config) for run in runs]
         if len(set(options)) > 1:
             for part, option in zip(parts, options, strict=True):
                 if area == "selector" or not part or option != _default_options().get(area):
@@ -114,26 +115,14 @@ def _labels(runs: Sequence[Run]) -> list[str]:
     return [", ".join(filter(None, [" + ".join(p), *s])) for p, s in zip(parts, settings, strict=True)]
 
 
-def option_name(group: str, node: Any) -> str:
-    """The option of ``conf/<group>`` that ``node`` was composed from, else its class; empty where it has no class.
+def option_name(group: str, config: Mapping[str, Any]) -> str:
+    """The name of the option that a run's ``config`` records for ``group``, e.g. ``insight`` for ``selector``.
 
-    A resolved configuration does not say which file a node came from. It is the one with the same classes and the
-    most values alike.
+    The name of its class where none is recorded; empty where there is no class either.
     """
-    if not isinstance(node, Mapping) or "_target_" not in node:
-        return ""
-    flat = dict(_flatten(node))
-    best_name, best_rank = str(node["_target_"]).rpartition(".")[2], (-1, False)
-    for path in sorted((conf_dir() / group).glob("*.yaml")):
-        option = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-        # An option that also overrides other groups is the less likely of two that are alike.
-        is_plain = not any(str(key).startswith("override ") for entry in option.pop("defaults", []) for key in entry)
-        values = dict(_flatten(option))
-        rank = (sum(flat.get(key) == value for key, value in values.items()), is_plain)
-        # An option may bring parts of its own from another group, which its file does not spell out.
-        if _targets(values).items() <= _targets(flat).items() and rank > best_rank:
-            best_name, best_rank = path.stem, rank
-    return best_name
+    node = config.get(group)
+    target = node.get("_target_", "") if isinstance(node, Mapping) else ""
+    return str(config.get(f"{group}_name") or target.rpartition(".")[2])
 
 
 @functools.cache
@@ -153,10 +142,6 @@ def _flatten(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield from _flatten(value, f"{prefix}.{key}" if prefix else str(key))
     else:
         yield prefix, node
-
-
-def _targets(flat: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in flat.items() if key.rpartition(".")[2] == "_target_"}
 
 
 def _short(value: Any) -> str:

@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-import yaml
 
 from insight_rl.algorithm.algorithm import Algorithm
+from insight_rl.config import compose_config
 from insight_rl.errors import RunStopped, UsageError
 from insight_rl.types import Completion, Group, Metrics, Prompt, Reward
 
@@ -44,8 +44,12 @@ each_learner = pytest.mark.parametrize(
 )
 
 
+def compose(name: str) -> dict:
+    return dict(compose_config([f"learner={name}", "model=qwen3-0.6b"]).learner)
+
+
 def make_learner(name: str, **changes):
-    node = yaml.safe_load((CONF / f"{name}.yaml").read_text()) | {"lr": 1e-3, "warmup_steps": 2} | changes
+    node = compose(name) | {"lr": 1e-3, "warmup_steps": 2} | changes
     module, _, cls = node.pop("_target_").rpartition(".")
     return getattr(importlib.import_module(module), cls)(**node)
 
@@ -113,7 +117,7 @@ def assert_equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_config_names_every_setting_with_its_default(name) -> None:
-    node = yaml.safe_load((CONF / f"{name}.yaml").read_text())
+    node = compose(name)
     module, _, cls = node.pop("_target_").rpartition(".")
     signature = inspect.signature(getattr(importlib.import_module(module), cls)).parameters
     defaults = {key: list(p.default) if isinstance(p.default, tuple) else p.default for key, p in signature.items()}

@@ -1,11 +1,13 @@
+import re
 from pathlib import Path
 
 import pytest
 from omegaconf import OmegaConf
 
-from insight_rl.config import compose_config, divisors, parse_config
+from insight_rl.config import NAMED_GROUPS, compose_config, divisors, parse_config
 from insight_rl.errors import UsageError
 from insight_rl.paths import conf_dir
+from insight_rl.run_dir import choose_run_dir
 from insight_rl.target_check import check_part
 
 PARTS = ("task", "selector", "gate", "rollout", "reward", "algorithm", "learner")
@@ -40,6 +42,26 @@ def test_a_folder_of_the_users_own_options(tmp_path):
         "_target_: insight_rl.gate.mixed_outcomes.MixedOutcomes\nmax_rounds: 9\n"
     )
     assert compose_config(["gate=mine"], config_dir=tmp_path).gate.max_rounds == 9
+
+
+@pytest.mark.parametrize(("group", "option"), [each for each in OPTIONS if each[0] in NAMED_GROUPS])
+def test_the_chosen_options_are_named(group, option):
+    tree = compose_config([f"{group}={option}"])
+    assert tree[f"{group}_name"] == option
+    assert OmegaConf.to_container(tree)["task_name"] in ("countdown", "gsm8k", option)
+
+
+def test_an_option_of_the_users_own_is_named_by_its_file(tmp_path):
+    (tmp_path / "selector").mkdir()
+    (tmp_path / "selector" / "mine.yaml").write_text("defaults: [insight]\n")
+    config = parse_config(compose_config(["selector=mine", "seed=4"], config_dir=tmp_path))
+    assert config.selector_name == "mine"
+    assert re.fullmatch(r"\d{8}-\d{6}_countdown_mine_seed4", choose_run_dir(config).name)
+
+
+def test_the_names_are_not_settings():
+    with pytest.raises(UsageError, match=r"selector_name=x: .* give selector=x"):
+        compose_config(["selector_name=x"])
 
 
 def test_dynamic_sampling_is_a_gate_that_goes_with_any_selector():

@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import get_args
 
 import pytest
-import yaml
 
 from insight_rl.algorithm.algorithm import Algorithm
 from insight_rl.algorithm.loss_settings import Variant
+from insight_rl.config import compose_config
 
 CONF = Path(__file__).parents[3] / "conf" / "algorithm"
 
@@ -19,7 +19,7 @@ def test_every_variant_has_its_option() -> None:
 
 @pytest.mark.parametrize("variant", get_args(Variant))
 def test_an_option_names_every_setting_and_constructs(variant) -> None:
-    node = yaml.safe_load((CONF / f"{variant}.yaml").read_text())
+    node = dict(compose_config([f"algorithm={variant}"]).algorithm)
     assert node.pop("_target_") == "insight_rl.algorithm.algorithm.Algorithm"
     assert node.keys() == inspect.signature(Algorithm).parameters.keys()
     algorithm = Algorithm(**node)

@@ -8,11 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from omegaconf import OmegaConf
 
 from insight_rl.cli import plot
+from insight_rl.config import compose_config
 from insight_rl.errors import UsageError
 from insight_rl.monitor.records import to_lines
-from insight_rl.paths import conf_dir
 from insight_rl.report.curves import draw_curves, mean_and_deviation, smooth
 
 
@@ -76,8 +77,8 @@ def write_run(run_dir: Path, *, seed: int, selector: str, num_steps: int = 40, e
         for step in range(num_steps + 1)
     ]
     (run_dir / "metrics.jsonl").write_text(to_lines(records))
-    node = yaml.safe_load((conf_dir() / "selector" / f"{selector}.yaml").read_text())
-    (run_dir / "config.yaml").write_text(yaml.safe_dump({"seed": seed, "selector": node}))
+    node = OmegaConf.to_container(compose_config([f"selector={selector}"]).selector)
+    (run_dir / "config.yaml").write_text(yaml.safe_dump({"seed": seed, "selector_name": selector, "selector": node}))
     return run_dir
 
 

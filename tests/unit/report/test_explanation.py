@@ -32,7 +32,7 @@ def record(run_dir, option, *, rounds=1, overrides=()):
     ]
     selector.open(pool, num_rollouts=8, seed=5)
     run_dir.mkdir(exist_ok=True)
-    config = {"selector": node, "trainer": {"rollouts_per_prompt": 8}}
+    config = {"selector_name": option, "selector": node, "trainer": {"rollouts_per_prompt": 8}}
     (run_dir / "config.yaml").write_text(yaml.safe_dump(config))
     log = DecisionLog(run_dir / "decisions", selector=selector, pool=pool, first_step=0)
     for step in range(1, NUM_STEPS + 1):

@@ -6,17 +6,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
+from insight_rl.config import compose_config
 from insight_rl.errors import UsageError
-from insight_rl.paths import conf_dir
 from insight_rl.report.runs import Run, group_runs, load_runs, option_name
 
 
 def option(group: str, name: str, **changes: Any) -> dict[str, Any]:
-    node = yaml.safe_load((conf_dir() / group / f"{name}.yaml").read_text())
-    node.pop("defaults", None)
-    return node | changes
+    """What a run's configuration records of an option."""
+    return {group: dict(compose_config([f"{group}={name}"])[group]) | changes, f"{group}_name": name}
 
 
 def make_run(
@@ -31,8 +29,8 @@ def make_run(
     config = {
         "seed": seed,
         "run_dir": f"/somewhere/{name}",
-        "gate": option("gate", gate),
-        "selector": option("selector", selector, **changes),
+        **option("gate", gate),
+        **option("selector", selector, **changes),
         "trainer": {"num_steps": 100, "rollouts_per_prompt": num_rollouts},
         "monitor": {"console": {"lines_every": seed + 1}},
     }
@@ -85,18 +83,15 @@ def test_a_repeated_run_is_never_averaged_with_itself():
     }
 
 
-@pytest.mark.parametrize("path", sorted(conf_dir().glob("selector/*.yaml")), ids=lambda path: path.stem)
-def test_every_selector_is_recognised_from_its_resolved_node(path):
-    expected = path.stem
-    if expected == "dynamic_sampling":
-        expected = "random"  # It selects as random does; what makes it dynamic is its gate.
-    assert option_name("selector", option("selector", path.stem)) == expected
+def test_an_option_has_the_name_that_the_run_recorded():
+    assert option_name("selector", option("selector", "dynamic_sampling")) == "dynamic_sampling"
 
 
-def test_a_class_of_the_users_own_goes_by_its_name():
-    assert option_name("selector", {"_target_": "my_package.selectors.Curious", "x": 1}) == "Curious"
-    assert option_name("trainer", {"num_steps": 3}) == ""
-    assert option_name("selector", None) == ""
+def test_without_a_recorded_name_it_is_that_of_the_class():
+    config = {"selector": {"_target_": "my_package.selectors.Curious", "x": 1}, "trainer": {"num_steps": 3}}
+    assert option_name("selector", config) == "Curious"
+    assert option_name("trainer", config) == ""
+    assert option_name("selector", {}) == ""
 
 
 def test_series_take_the_latest_value_of_their_axis():

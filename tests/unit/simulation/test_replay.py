@@ -38,7 +38,7 @@ def record(run_dir, node, *, num_steps=40):
     pool = make_pool(120)
     selector.open(pool, num_rollouts=8, seed=2)
     run_dir.mkdir()
-    (run_dir / "config.yaml").write_text(yaml.safe_dump({"selector": node}))
+    (run_dir / "config.yaml").write_text(yaml.safe_dump({"selector_name": "random", "selector": node}))
     (run_dir / "metrics.jsonl").write_text('{"step": 1}\n')
     log = DecisionLog(run_dir / "decisions", selector=selector, pool=pool, first_step=0)
     rng = np.random.default_rng(0)
