@@ -18,11 +18,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from insight_rl.errors import UsageError, check
-from insight_rl.reward.base import BaseReward
-from insight_rl.reward.extract import boxed, final_text
-from insight_rl.reward.shaping import Shaping, Verdict, shape
-from insight_rl.types import Completion, Prompt, Reward
+from insight_rl.errors import check
+from insight_rl.reward.extract import boxed
+from insight_rl.reward.shaping import Shaping, Verdict
+from insight_rl.reward.verifier import Verifier
 
 _MAX_CLAIMS = 200
 _MAX_CLAUSE = 400
@@ -110,7 +109,7 @@ _MACRO = re.compile(r"\\(?:text\w*|math\w+|mbox|operatorname)\s*\{([^{}]*)\}")
 _MARKUP = re.compile(r"[*_`$\"'“”]|\\[(){}\[\],;!%$ ]|[{}]")
 
 
-class MultipleChoiceReward(BaseReward):
+class MultipleChoiceReward(Verifier[Question]):
     """1 for the letter or text of the right option, 0 otherwise. See the module and ``docs/rewards.md`` for the rules.
 
     ``lone_letter``: whether a letter that nothing announces counts. ``option_text``: whether an option's text does.
@@ -127,39 +126,23 @@ class MultipleChoiceReward(BaseReward):
         max_response_chars: int = 100_000,
         shaping: Sequence[Shaping] = (),
     ) -> None:
-        check(max_response_chars >= 100, "reward.max_response_chars", max_response_chars, "must be at least 100")
+        super().__init__(max_response_chars=max_response_chars, shaping=shaping)
         self._lone_letter = lone_letter
         self._option_text = option_text
-        self._max_response_chars = max_response_chars
-        self._shaping = tuple(shaping)
 
-    def __call__(self, prompt: Prompt, completion: Completion) -> Reward:
-        verdict = self.judge(completion.text, prompt.answer, prompt=prompt.text)
-        return shape(verdict.as_reward(), prompt, completion, self._shaping)
+    def read_gold(self, answer: Any) -> Question:
+        return read_question(answer, use_choices=self._option_text)
 
-    def explain_unusable(self, answer: Any) -> str | None:
-        try:
-            read_question(answer)
-        except UsageError as error:
-            return str(error)
-        return None
-
-    def judge(self, response: str, answer: Any, *, prompt: str = "") -> Verdict:
-        """The verdict on a response; ``answer`` as :func:`read_question` takes it."""
-        try:
-            question = read_question(answer, use_choices=self._option_text)
-        except UsageError as error:
-            return Verdict(success=None, status="error", reason=str(error))
-        text = final_text(response, prompt=prompt, max_chars=self._max_response_chars)
+    def judge_text(self, text: str, gold: Question) -> Verdict:
         if not text.isascii():
             text = unicodedata.normalize("NFKC", text)
-        found = find_answer(text, question, lone_letter=self._lone_letter)
+        found = find_answer(text, gold, lone_letter=self._lone_letter)
         if found is None:
             return Verdict(success=False, status="no_answer")
         letter, rung = found
         if letter == SEVERAL:
             return Verdict(success=False, status="wrong", rung=rung)
-        success = letter == question.letter
+        success = letter == gold.letter
         return Verdict(success=success, status="correct" if success else "wrong", answer=letter, rung=rung)
 
 

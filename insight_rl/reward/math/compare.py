@@ -1,12 +1,13 @@
-"""Whether a parsed answer is the parsed gold answer. Knows the conventions of answers; nothing of text or of algebra.
+"""Whether a parsed answer is the parsed gold answer, by the conventions of answers.
 
 Every rule returns ``True``, ``False`` or ``None``, which is "cannot be decided here" (the caller then asks a computer
 algebra system). The rules, gold first:
 
 - order matters in tuples, not in sets and in lists without brackets; ``x = 1, y = 2`` is matched by name, and by place
   against a list without names;
-- an equation with a bare left side (``x = 5``, ``f(x) = x + 1``) is its right side when the other is no equation; an
-  answer that is an equation is its last side when the gold is none;
+- an equation is the side that says what a name is (``x = 5`` and ``5 = x`` are 5, ``f(x) = x + 1`` is ``x + 1``) when
+  the other is no equation; an answer without a name on either side (``6 * 7 = 42``) is its last side;
+- an answer with two constant sides that differ (``43 = 42``) is never right;
 - two equations are the same when one is a constant multiple of the other, inequalities when that constant is positive;
 - an inequality in one variable is its interval;
 - one percent sign too few or too many is forgiven at the value written, so ``10%`` is 10 and 0.1; a unit on one side
@@ -33,13 +34,16 @@ from insight_rl.reward.math.nodes import (
     Relation,
     Scalar,
     Symbol,
+    ops_of,
     symbols_of,
 )
-from insight_rl.reward.math.value import is_multiple, rough_value, same_value
+from insight_rl.reward.math.value import is_multiple, is_rounded_to, rough_value, same_value
+from insight_rl.reward.math.vocabulary import INVERSE, TRIGONOMETRIC
 
 MAX_ITEMS = 200
 _FLIPPED = {"<": ">", ">": "<", "<=": ">=", ">=": "<=", "=": "=", "!=": "!="}
 _INFINITY = Constant("inf")
+_BASE_OR_UNIT = frozenset(("log", *TRIGONOMETRIC, *INVERSE.values()))
 _MINUS_INFINITY = Apply("neg", (_INFINITY,))
 _REALS = [Interval(_MINUS_INFINITY, _INFINITY, True, True)]
 
@@ -180,6 +184,8 @@ class _Comparison:
     # -- relations
 
     def relations(self, gold: Node, answer: Node) -> Verdict:
+        if isinstance(answer, Relation) and self.is_false(answer):
+            return False
         if isinstance(gold, Relation) and isinstance(answer, Relation):
             return self.two_relations(gold, answer)
         if isinstance(answer, Relation):
@@ -187,15 +193,28 @@ class _Comparison:
                 return False if isinstance(gold, SCALARS) else self.as_set(gold, answer)
             if "approx" in answer.ops:
                 return self.approximation(gold, answer)
-            return self.same(gold, answer.sides[-1])
+            return self.same(gold, _value_side(answer))
         assert isinstance(gold, Relation)
         if _is_inequality(gold):
             return False if isinstance(answer, SCALARS) else self.as_set(gold, answer)
         if "approx" in gold.ops:
             return _either(*(self.same(side, answer) for side in gold.sides if not isinstance(side, Symbol)))
-        if set(gold.ops) <= {"=", "in", "equiv"} and _is_bare(gold.sides[0]):
-            return self.same(gold.sides[-1], answer)
+        if set(gold.ops) <= {"=", "in", "equiv"} and any(_is_bare(side) for side in (gold.sides[0], gold.sides[-1])):
+            return self.same(_value_side(gold), answer)
         return False
+
+    def is_false(self, relation: Relation) -> bool:
+        """Whether two neighbouring sides of an equation are constants that differ by more than rounding."""
+        return any(
+            op == "=" and isinstance(left, SCALARS) and isinstance(right, SCALARS) and self.differ(left, right)
+            for left, op, right in zip(relation.sides, relation.ops, relation.sides[1:], strict=False)
+        )
+
+    def differ(self, left: Scalar, right: Scalar) -> bool:
+        """For certain: ``log 100 = 2`` and ``sin 30 = 0.5`` are true in another base and unit than ours."""
+        if symbols_of(left) or symbols_of(right) or not _BASE_OR_UNIT.isdisjoint({*ops_of(left), *ops_of(right)}):
+            return False
+        return self.scalars(left, right) is False and not (is_rounded_to(left, right) or is_rounded_to(right, left))
 
     def approximation(self, gold: Node, answer: Relation) -> Verdict:
         """An exact value with its decimal form: either may be the gold, if they are near each other."""
@@ -305,6 +324,12 @@ def _is_bare(node: Node) -> bool:
     if isinstance(node, Apply):
         return all(_is_bare(arg) for arg in node.args)
     return isinstance(node, (Symbol, Constant))
+
+
+def _value_side(relation: Relation) -> Node:
+    """The side of an equation that says what the other names: the last one, unless that is the name."""
+    first, last = relation.sides[0], relation.sides[-1]
+    return first if isinstance(last, Symbol) and not isinstance(first, Symbol) else last
 
 
 def _mentions(node: Node, name: Node) -> bool:

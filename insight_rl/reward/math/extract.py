@@ -1,4 +1,4 @@
-"""Which piece of a response is its answer to a mathematical question. Knows how answers are announced, not judged.
+"""Which piece of a response is its answer to a mathematical question. Whether it is right is decided elsewhere.
 
 The rungs, first that yields something wins:
 
@@ -7,11 +7,15 @@ The rungs, first that yields something wins:
 2. ``announced``: what follows the last "the answer is", "Answer:", "####" or ``<answer>``.
 3. ``last_expression``: a response that is nothing but an expression; else the last number or formula of the text, with
    everything that is listed with it.
+
+A number in prose counts where it stands by itself: not as part of a word, a path, a time, a date, a version or another
+identifier. Numbers next to each other, with commas, "or" or dots between them, are a list and not the last of them.
 """
 
 # ruff: noqa: RUF001 (the characters of answers, as models write them)
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
@@ -29,6 +33,8 @@ _MAX_TEXT_ANSWER = 60
 class Extraction(NamedTuple):
     rung: str
     answer: str
+    whole: str
+    """The sentence or the response that the answer was taken from, for golds that are sentences themselves."""
 
 
 class Rungs(NamedTuple):
@@ -53,13 +59,22 @@ _DENIAL = re.compile(r"(?:definitely |certainly )?(?:not|never|neither|no longer
 _DENIED = re.compile(r"(?:\bnot|n't|\bnever|\bneither|\bnor)\s{1,3}$", re.IGNORECASE)
 _SENTENCE_END = re.compile(r"\n|[.!?](?=\s|\*|$|[A-Z])|</answer>|。|;\s", re.MULTILINE)
 _ATOM = (
-    r"(?:\d+(?:,\d{3})*(?:\.\d+)?|\.\d+|\\?sqrt\s?[({][^(){}\n]{1,40}[)}]|√\d+|\\?pi\b|π"
+    r"(?:(?:\d+(?:,\d{3})*(?:\.\d+)?|\.\d+)(?:[eE][-+]?\d+)?|\\?sqrt\s?[({][^(){}\n]{1,40}[)}]|√\d+|\\?pi\b|π"
     r"|\\[dt]?frac\s?\{[^{}\n]{1,40}\}\s?\{[^{}\n]{1,40}\})"
 )
+_OPERATION = r"(?: ?(?:\*\*|[-+*/^×÷·−]) ?|(?=[\\√π]))"
 _PLAIN = re.compile(
     rf"(?<![\w.\\])(?<![\w\]]\[)(?:(?<![)\d])[-−+])?[(]{{0,3}}[-−]?[$€£¥]?{_ATOM}[)]{{0,3}}"
-    rf"(?:(?: ?(?:\*\*|[-+*/^×÷·−]) ?|(?=\\))[(]{{0,3}}[-−]?{_ATOM}[)]{{0,3}}){{0,40}}(?: ?(?:\\?%|percent\b|pct\b|°))?"
+    rf"(?:{_OPERATION}[(]{{0,3}}[-−]?{_ATOM}[)]{{0,3}}){{0,40}}(?: ?(?:\\?%|percent\b|pct\b|°))?"
 )
+# What stands before or after a number that is part of a longer word, path, time, date, version, identifier or formula.
+_JOINED_BEFORE = re.compile(r"(?:[A-Za-z0-9_)\]}][-−+*/^.@_~'’]|\d:|[/\\@]|(?<!#)#)$")
+_JOINED_AFTER = re.compile(
+    r"(?P<letters>[A-Za-z]+)|_|[:.]\d|[-−+*^@][A-Za-z_({\\]|\.[a-z]|:[A-Za-z]|/(?P<per>[A-Za-z]+)|/[({\\]|['’][A-Za-z]"
+)
+_DATE = re.compile(r"\d{4}[-/]\d{1,2}[-/]\d{1,2}|\d{1,2}[-/]\d{1,2}[-/]\d{4}")
+_RATIO = re.compile(r"(?<![\w.:/-])\d+(?: : |:)\d+(?:(?: : |:)\d+)*(?![\w:]|[.]\d)")
+_TIME = re.compile(r"\d{1,2}:\d{2}(?::\d{2})?")
 _MATH = re.compile(r"\\\[|\\\(|\$\$|\$")
 _CLOSING = {"\\[": "\\]", "\\(": "\\)", "$$": "$$", "$": "$"}
 _PROSE_IN_DOLLARS = re.compile(r"(?<![\\A-Za-z{])[A-Za-z]{3,}[ ,]+(?:[A-Za-z]{2,}|[a-z])\b")
@@ -71,19 +86,27 @@ _CONNECTOR_WORDS = words(
     "and or either maybe perhaps possibly also alternatively answer option case solution possibility quad qquad"
 )
 _CONNECTOR = re.compile(r"[A-Za-z]+|[^A-Za-z]+")
+_SEPARATOR = re.compile(r"[,;&\s\"'“”]|\.{2,}|…|\\[cl]?dots(?![A-Za-z])")
+_LISTING_WORDS = words("and or maybe perhaps possibly also alternatively either even")
+_MAX_GAP = 30
+_FRACTION = re.compile(r"\d+/\d+")
+# "So 43 = 42": both sides are complete. In "log 100 = 2" and "x + 3 = 7" the number before the sign is not a side.
+_BEGINS_EQUATION = re.compile(
+    r"(?:^|[.:;,!?\n]|\b(?i:so|thus|hence|then|therefore|is|get|gives|have|that|we|because|since|as))\s*\Z"
+)
 _NAME_EQUALS = re.compile(r"\\?[A-Za-z]{1,8}(?:_\{?\w{1,4}\}?)?\s*=\s*$")
 
 
 def extract(text: str, rungs: Rungs) -> Extraction | None:
     """The answer in ``text`` (see :func:`~insight_rl.reward.extract.final_text`), or ``None`` if it has none."""
     if rungs.boxed and (answer := last_boxed(text)) is not None:
-        return Extraction("boxed", answer)
+        return Extraction("boxed", answer, answer)
     # A box that was cut off holds no answer, and neither does what was written of it.
     text = text[: unclosed_box(text)]
-    if rungs.announced and (answer := _announced(text)) is not None:
-        return Extraction("announced", answer)
+    if rungs.announced and (found := _announced(text)) is not None:
+        return found
     if rungs.last_expression and (answer := _last(text)) is not None:
-        return Extraction("last_expression", answer)
+        return Extraction("last_expression", answer, text.strip())
     return None
 
 
@@ -125,7 +148,7 @@ def _is_connector(gap: str) -> bool:
 # -- announcements
 
 
-def _announced(text: str) -> str | None:
+def _announced(text: str) -> Extraction | None:
     for match in reversed(list(_ANNOUNCEMENT.finditer(text))[-_MAX_ANNOUNCEMENTS:]):
         clause = text[match.end() : match.end() + _MAX_CLAUSE]
         opening = _OPENING.match(clause)
@@ -134,7 +157,7 @@ def _announced(text: str) -> str | None:
             continue
         answer = _in_clause(clause)
         if answer is not None:
-            return answer
+            return Extraction("announced", answer, clause[: _end_of_sentence(clause, 0)])
     return None
 
 
@@ -202,19 +225,38 @@ def _is_mathematical(word: str) -> bool:
 
 
 def _groups(text: str) -> list[Span]:
-    """Formulas and numbers in order, those joined by commas, "and" or "or" as one."""
+    """Formulas and numbers in order, those that are listed as one, and an equation between two of them as one."""
+    spans = _expressions(text)
+    gaps = [text[left.end : right.start] for left, right in itertools.pairwise(spans)]
     groups: list[Span] = []
-    for span in _expressions(text):
-        if groups and _is_listed(text[groups[-1].end : span.start]):
-            groups[-1] = Span(groups[-1].start, span.end, f"{groups[-1].content} , {span.content}")
-        else:
+    for index, span in enumerate(spans):
+        join = _join(text, groups[-1], span, gaps, index - 1) if groups else None
+        if join is None:
             groups.append(span)
+        else:
+            groups[-1] = Span(groups[-1].start, span.end, f"{groups[-1].content}{join}{span.content}")
     return groups
 
 
-def _is_listed(gap: str) -> bool:
-    words = gap.replace(",", " ").replace(";", " ").strip(" \"'").split()
-    return len(gap) <= 12 and bool(gap.strip(" \"'")) and (not words or words in (["and"], ["or"]))
+def _join(text: str, left: Span, right: Span, gaps: Sequence[str], index: int) -> str | None:
+    """What joins two neighbours into one group, ``gaps[index]`` standing between them; ``None`` if nothing does."""
+    gap = gaps[index]
+    if gap == " " and left.content.isdigit() and _FRACTION.fullmatch(right.content):
+        return " "
+    if gap.strip() == "=" and _BEGINS_EQUATION.search(text[max(left.start - _MAX_GAP, 0) : left.start]):
+        return " = "
+    if not gap.strip():
+        # Space alone lists numbers of one line, and three or more of whatever lines.
+        around = (*gaps[max(index - 1, 0) : index], *gaps[index + 1 : index + 2])
+        is_sequence = "\n" not in gap or any(other and not other.strip() for other in around)
+        return " , " if gap and is_sequence and _is_plain(text, left) and _is_plain(text, right) else None
+    is_short = len(gap) <= _MAX_GAP
+    return " , " if is_short and all(word in _LISTING_WORDS for word in _SEPARATOR.sub(" ", gap).split()) else None
+
+
+def _is_plain(text: str, span: Span) -> bool:
+    """Whether the expression is written without math delimiters."""
+    return text[span.start] == span.content[:1]
 
 
 def _expressions(text: str) -> list[Span]:
@@ -228,7 +270,25 @@ def _expressions(text: str) -> list[Span]:
 
 
 def _numbers(text: str, start: int, end: int) -> list[Span]:
-    return [Span(m.start(), m.end(), _balanced(m[0])) for m in _PLAIN.finditer(text, start, end)]
+    """Numbers, expressions of numbers, and ratios, that stand by themselves."""
+    ratios = [Span(m.start(), m.end(), m[0]) for m in _RATIO.finditer(text, start, end) if not _TIME.fullmatch(m[0])]
+    numbers = [
+        Span(m.start(), m.end(), _balanced(m[0]))
+        for m in _PLAIN.finditer(text, start, end)
+        if not _is_part_of_a_word(text, m.start(), m.end())
+    ]
+    return sorted(ratios + numbers) if ratios else numbers
+
+
+def _is_part_of_a_word(text: str, start: int, end: int) -> bool:
+    if _DATE.fullmatch(text, start, end) or _JOINED_BEFORE.search(text[max(start - 2, 0) : start]):
+        return True
+    after = _JOINED_AFTER.match(text, end)
+    if after is None:
+        return False
+    letters = after["letters"] or after["per"]
+    is_unit_after = letters is not None and (is_unit(letters) or (text[end - 1] == "°" and letters in ("C", "F", "K")))
+    return not is_unit_after
 
 
 def _balanced(run: str) -> str:

@@ -1,4 +1,4 @@
-"""The verdict on one extracted answer: exact and normalised comparison first, algebra last. Knows no responses."""
+"""The verdict on one extracted answer: as text, then by value, algebra last."""
 
 from __future__ import annotations
 
@@ -24,7 +24,11 @@ _COUNTED = re.compile(
     r"([^A-Za-z]*\d[^A-Za-z]*?)\s+(?!(?:and|or|not)\b)[A-Za-z]{2,20}(?:\s+(?!(?:and|or|not)\b)[A-Za-z]{2,20}){0,3}\.?"
 )
 _UNEVALUATED = re.compile(r"\\(?:sum|prod|int|lim)(?![A-Za-z])")
+_ROW_OF_NUMBERS = re.compile(r"\d\s+\d+(?!\s*/|\d)|\.\.\.|…|\\[cl]?dots(?![A-Za-z])")
 _LAST_SIDE = re.compile(r".*(?:=|\\approx)", re.DOTALL)
+_DELIMITERS = re.compile(r"\\[()\[\]]|\$")
+_SPACE_AT_SIGNS = re.compile(r" (?![A-Za-z0-9])|(?<![A-Za-z0-9]) ")
+_MAX_DELIMITERS = 40
 _WORDS = re.compile(r"[A-Za-z][A-Za-z\s,.'-]*")
 _NUMBER_WORDS = {
     word: str(number)
@@ -45,6 +49,8 @@ def judge_answer(gold: str, answer: str, tolerance: float = 0.0) -> bool | None:
     gold, answer = gold.strip(), answer.strip()
     if not gold or not answer:
         return False
+    if is_same_text(gold, answer):
+        return True
     if tolerance == 0 and _PLAIN_NUMBER.fullmatch(gold) and _PLAIN_NUMBER.fullmatch(answer):
         return _plain_value(gold) == _plain_value(answer)
     if len(answer) > MAX_ANSWER_CHARS:
@@ -64,12 +70,24 @@ def judge_answer(gold: str, answer: str, tolerance: float = 0.0) -> bool | None:
     return _by_algebra(gold, answer) if _is_fit_for_algebra(gold, answer) else None
 
 
+def is_same_text(gold: str, answer: str) -> bool:
+    """Whether both are the same but for space, math delimiters, markup and the final point, whatever they contain."""
+    if not gold.strip() or abs(len(gold) - len(answer)) > _MAX_DELIMITERS:
+        return False
+    return gold == answer or _undelimited(gold) == _undelimited(answer)
+
+
+def _undelimited(text: str) -> str:
+    text = _DELIMITERS.sub(" ", text).strip(" \n\t.*_`")
+    return _SPACE_AT_SIGNS.sub("", " ".join(text.split()))
+
+
 def _is_fit_for_algebra(gold: str, answer: str) -> bool:
-    """An expression with its brackets closed, and evaluated where the gold is."""
+    """An expression with its brackets closed, evaluated where the gold is, and no row of numbers."""
     is_closed = answer.count("{") == answer.count("}")
     is_closed &= sum(map(answer.count, "([")) == sum(map(answer.count, ")]"))
     is_evaluated = _UNEVALUATED.search(answer) is None or _UNEVALUATED.search(gold) is not None
-    return is_closed and is_evaluated and is_expression(clean(answer))
+    return is_closed and is_evaluated and not _ROW_OF_NUMBERS.search(answer) and is_expression(clean(answer))
 
 
 def _plain_value(text: str) -> object:
@@ -94,8 +112,12 @@ def as_text(answer: str) -> str:
 def _by_value(gold: str, answer: str, tolerance: float) -> bool | None:
     gold_readings = _readings(gold)
     answer_readings, is_whole = _readings(answer), True
-    if not answer_readings and (tail := _LAST_SIDE.sub("", clean(answer))):
-        answer_readings, is_whole = _readings(tail), False
+    if not answer_readings and "=" in answer:
+        # An equation in words, such as "\\text{so } x = 2".
+        answer_readings = _readings(_TEXT_MACRO.sub(" ", clean(answer)))
+    if not answer_readings:
+        # The rest cannot be read, so the last side decides for the gold only.
+        answer_readings, is_whole = _readings(_LAST_SIDE.sub("", clean(answer))), False
     if not gold_readings or not answer_readings:
         return None
     answer_readings = (*answer_readings, *_decimal_comma(gold_readings, answer))

@@ -104,15 +104,21 @@ SCALARS = (Number, Symbol, Constant, Apply)
 
 def symbols_of(node: Scalar) -> set[Symbol]:
     """Every symbol under ``node``."""
-    found: set[Symbol] = set()
-    stack: list[Scalar] = [node]
-    while stack:
-        top = stack.pop()
-        if isinstance(top, Symbol):
-            found.add(top)
-        elif isinstance(top, Apply):
-            stack += top.args
-    return found
+    return {part for part in _parts_of(node) if isinstance(part, Symbol)}
+
+
+def ops_of(node: Scalar) -> set[str]:
+    """The name of every operation under ``node``."""
+    return {part.op for part in _parts_of(node) if isinstance(part, Apply)}
+
+
+def _parts_of(node: Scalar) -> list[Scalar]:
+    """``node`` and everything under it."""
+    parts: list[Scalar] = [node]
+    for part in parts:
+        if isinstance(part, Apply):
+            parts += part.args
+    return parts
 
 
 def apply_op(op: str, *args: Node) -> Apply:

@@ -1,4 +1,4 @@
-"""``reward=math``: whether a response answers a mathematical question correctly. Knows nothing of training.
+"""``reward=math``: whether a response answers a mathematical question correctly.
 
 The text after the reasoning is searched for an answer by the rungs of :mod:`~insight_rl.reward.math.extract`; the
 answer is compared with the gold by value (:mod:`~insight_rl.reward.math.compare`) and, where that cannot tell, by
@@ -12,14 +12,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from insight_rl.errors import UsageError, check
-from insight_rl.reward.base import BaseReward
-from insight_rl.reward.extract import final_text
+from insight_rl.errors import check
 from insight_rl.reward.math.errors import AlgebraError
 from insight_rl.reward.math.extract import Extraction, Rungs, extract
-from insight_rl.reward.math.judge import judge_answer
-from insight_rl.reward.shaping import Shaping, Verdict, shape
-from insight_rl.types import Completion, Prompt, Reward
+from insight_rl.reward.math.judge import is_same_text, judge_answer
+from insight_rl.reward.shaping import Shaping, Verdict
+from insight_rl.reward.verifier import Verifier
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,7 +58,7 @@ def _texts(gold: Any) -> tuple[str, ...]:
     return tuple(str(option) for option in options)
 
 
-class MathReward(BaseReward):
+class MathReward(Verifier[GoldAnswer]):
     """1 for an answer equal to one of the golds, 0 otherwise. See the module and ``docs/rewards.md`` for the rules."""
 
     worker_modules = ("insight_rl.reward.math.algebra",)
@@ -76,35 +74,21 @@ class MathReward(BaseReward):
         max_response_chars: int = 100_000,
         shaping: Sequence[Shaping] = (),
     ) -> None:
+        super().__init__(max_response_chars=max_response_chars, shaping=shaping)
         check(boxed or announced or last_expression, "reward.boxed", boxed, "switch on at least one rung")
         check(0 <= tolerance < 1, "reward.tolerance", tolerance, "must be from 0 to below 1")
-        check(max_response_chars >= 100, "reward.max_response_chars", max_response_chars, "must be at least 100")
         self._rungs = Rungs(boxed=boxed, announced=announced, last_expression=last_expression)
         self._tolerance = tolerance
-        self._max_response_chars = max_response_chars
-        self._shaping = tuple(shaping)
 
-    def __call__(self, prompt: Prompt, completion: Completion) -> Reward:
-        verdict = self.judge(completion.text, prompt.answer, prompt=prompt.text)
-        return shape(verdict.as_reward(), prompt, completion, self._shaping)
+    def read_gold(self, answer: Any) -> GoldAnswer:
+        return read_gold(answer, tolerance=self._tolerance)
 
-    def explain_unusable(self, answer: Any) -> str | None:
-        try:
-            read_gold(answer)
-        except UsageError as error:
-            return str(error)
-        return None
-
-    def judge(self, response: str, answer: Any, *, prompt: str = "") -> Verdict:
-        """The verdict on a response; ``answer`` as :func:`read_gold` takes it, ``prompt`` to recognise its echo."""
-        try:
-            gold = read_gold(answer, tolerance=self._tolerance)
-        except UsageError as error:
-            return Verdict(success=None, status="error", reason=str(error))
-        text = final_text(response, prompt=prompt, max_chars=self._max_response_chars)
+    def judge_text(self, text: str, gold: GoldAnswer) -> Verdict:
         found = extract(text, self._rungs)
         if found is None:
             return Verdict(success=False, status="no_answer")
+        if any(is_same_text(option, found.whole) for option in gold.texts):
+            return Verdict(success=True, status="correct", answer=found.whole, rung=found.rung)
         verdict = self._compare(gold, found)
         if verdict.status == "unparsable" and found.rung == "boxed":
             # A sentence in a box.

@@ -40,7 +40,8 @@ _BAD_VALUE = (ArithmeticError, ValueError, TypeError, mpmath.libmp.NoConvergence
 def same_value(gold: Scalar, answer: Scalar, *, tolerance: float = 0.0) -> bool | None:
     """Whether both have the same value for every value of their symbols; ``None`` where that cannot be decided.
 
-    A decimal with six or more digits after its point may be a rounded value. ``tolerance`` is relative and applies to
+    Exact, but for one case: a value that no decimal can express is equal to it, correctly rounded to six digits or more
+    after the point (``1/3`` and ``0.333333``). ``tolerance`` is relative and applies to
     constants. Raises :class:`NotMath` for an operation without values and :class:`OutOfBounds` where one is too large.
     """
     if gold == answer:
@@ -51,13 +52,14 @@ def same_value(gold: Scalar, answer: Scalar, *, tolerance: float = 0.0) -> bool 
     if symbols:
         return _same_function(gold, answer, symbols)
     exact_gold, exact_answer = exact_value(gold), exact_value(answer)
-    is_rounded = max(_num_decimals(gold), _num_decimals(answer)) >= _DECIMALS_OF_A_ROUNDED_VALUE
-    if exact_gold is not None and exact_answer is not None:
-        return exact_gold == exact_answer or (
-            (is_rounded or tolerance > 0)
-            and _is_close(abs(exact_gold - exact_answer), abs(exact_gold), is_rounded, tolerance)
-        )
-    return _same_constant(gold, answer, is_rounded, tolerance)
+    if exact_gold is None or exact_answer is None:
+        return _same_constant(gold, answer, tolerance)
+    difference = abs(exact_gold - exact_answer)
+    return (
+        difference <= Fraction(tolerance) * abs(exact_gold)
+        or (_is_rounded(gold, exact_answer, difference) and not _is_finite_decimal(exact_answer))
+        or (_is_rounded(answer, exact_gold, difference) and not _is_finite_decimal(exact_gold))
+    )
 
 
 def _is_infinite(node: Scalar) -> bool:
@@ -66,13 +68,25 @@ def _is_infinite(node: Scalar) -> bool:
     return node == Constant("inf")
 
 
-def _is_close(difference: Any, size: Any, is_rounded: bool, tolerance: Any) -> bool:
-    if difference <= tolerance * size:
-        return True
-    return bool(is_rounded and difference <= 0.500001e-6 and difference <= size / 10_000)
+def _is_rounded(decimal: Scalar, value: Any, difference: Any) -> bool:
+    """Whether ``decimal`` is a literal of enough digits that is ``value``, ``difference`` away, correctly rounded."""
+    num_decimals = _num_decimals(decimal)
+    if num_decimals < _DECIMALS_OF_A_ROUNDED_VALUE or num_decimals > _NUM_DIGITS // 2:
+        return False
+    is_rounded = difference * 2 * 10**num_decimals <= 1
+    return bool(is_rounded and difference * 10_000 <= abs(value))
 
 
-def _same_constant(gold: Scalar, answer: Scalar, is_rounded: bool, tolerance: float) -> bool | None:
+def _is_finite_decimal(value: Fraction) -> bool:
+    """Whether ``value`` can be written as a decimal: then only that decimal is it, and nothing is rounded."""
+    rest = value.denominator
+    for factor in (2, 5):
+        while rest % factor == 0:
+            rest //= factor
+    return rest == 1
+
+
+def _same_constant(gold: Scalar, answer: Scalar, tolerance: float) -> bool | None:
     rough = _rough_pair(gold, answer, {})
     if rough is not None and abs(rough[0] - rough[1]) > max(0.01, 2 * tolerance) * max(abs(rough[0]), abs(rough[1])):
         return False
@@ -81,7 +95,9 @@ def _same_constant(gold: Scalar, answer: Scalar, is_rounded: bool, tolerance: fl
         if _agrees(first, second):
             # Beyond the digits carried, agreement says nothing: 10^(10^6) and the number after it.
             return True if abs(first) < MAX_AGREEING else None
-        return _is_close(abs(first - second), abs(first), is_rounded, tolerance)
+        difference = abs(first - second)
+        is_rounded = _is_rounded(gold, second, difference) or _is_rounded(answer, first, difference)
+        return bool(difference <= tolerance * abs(first)) or is_rounded
     except OverflowError as error:
         raise OutOfBounds("too large") from error
     except _BAD_VALUE:
@@ -154,6 +170,13 @@ def is_multiple(first: tuple[Scalar, Scalar], second: tuple[Scalar, Scalar]) -> 
     return 1 if _PRECISE.re(ratios[0]) > 0 else -1
 
 
+def is_rounded_to(decimal: Scalar, value: Scalar) -> bool:
+    """Whether the literal ``decimal`` is the constant ``value`` rounded to the digits it has: ``10/3 = 3.3``."""
+    num_decimals = _num_decimals(decimal)
+    pair = _rough_pair(decimal, value, {}) if num_decimals else None
+    return pair is not None and abs(pair[0] - pair[1]) <= 0.500001 * 10.0**-num_decimals
+
+
 def rough_value(node: Scalar) -> float | None:
     """A real constant in double precision, for sorting; ``None`` if it is not one."""
     rough = _rough_pair(node, node, {}) if not symbols_of(node) else None
@@ -179,9 +202,12 @@ def _rough_pair(gold: Scalar, answer: Scalar, point: _Point) -> tuple[complex, c
 
 
 def _num_decimals(node: Scalar) -> int:
+    """Digits after the point of a literal: 4 for ``-0.3333``, 6 for ``33.3333\\%``; 0 if it is none."""
+    num_moved = 0
     while isinstance(node, Apply) and node.op in ("neg", "pct"):
+        num_moved += 2 if node.op == "pct" else 0
         node = node.args[0]
-    return (node.num_decimals or 0) if isinstance(node, Number) else 0
+    return node.num_decimals + num_moved if isinstance(node, Number) and node.num_decimals else 0
 
 
 # -- exact values
