@@ -1,14 +1,14 @@
-"""``reward=multiple_choice``: whether a response picks the right option. Knows nothing of training or of the question.
+"""``reward=multiple_choice``: whether a response picks the right option.
 
 Claims are collected in the order of the text (boxes, "the answer is C" in several languages, "C is correct", "settled
-on C"), and the last one counts. What a claim names is a letter with its markup, or the text of an option. A list of
-letters is not an answer, and neither is a denied one ("the answer is not B"). A box or a "final answer" that a later
-final answer contradicts without taking it back leaves two final answers, which is wrong. Only where nothing is claimed
-does a lone letter count: a response that is nothing else, or the last capital that stands by itself. The article "A"
-and the pronoun "I" never do.
+on C"), and the last one counts. What a claim names is a letter with its markup, or the text of an option. Several
+options are no answer, however they are joined ("C or D", "C|D", "C = D", "any of A-C", "Paris and Oslo"), and neither
+is a denied one ("the answer is not B"). A box or a "final answer" that a later final answer contradicts without taking
+it back leaves two final answers, which is wrong. Only where nothing is claimed does a lone letter count: a response
+that is nothing else, or the last capital that stands by itself. The article "A", the pronoun "I" and a letter that is
+part of a name ("vitamin C") never do.
 """
 
-# ruff: noqa: RUF001 (the characters of answers, as models write them)
 from __future__ import annotations
 
 import re
@@ -20,6 +20,32 @@ from typing import Any, NamedTuple
 
 from insight_rl.errors import check
 from insight_rl.reward.extract import boxed
+from insight_rl.reward.multiple_choice_phrases import (
+    ANNOUNCEMENT,
+    ANOTHER,
+    ANOTHER_AT_THE_END,
+    ARTICLE_USE,
+    BETWEEN_LONE,
+    CHOSEN,
+    CONFIRMED,
+    DENIAL_BEFORE,
+    DENIED,
+    ENDS,
+    LABELLED,
+    LEADS,
+    LETTER,
+    LONE,
+    MACRO,
+    MARKUP,
+    MAX_GAP,
+    NEGATION,
+    RANGE,
+    SEPARATOR,
+    SEVERAL_OF,
+    TAKEN_BACK,
+    WHOLE,
+    WORD_BEFORE,
+)
 from insight_rl.reward.shaping import Shaping, Verdict
 from insight_rl.reward.verifier import Verifier
 
@@ -52,61 +78,6 @@ class _Claim(NamedTuple):
 
 
 SEVERAL = "?"
-
-_CLOSERS = r"[\s*_`\"'”’»)\]}$.]*"
-_LETTER = re.compile(
-    r"[\s*_`\"'“‘«\[({$:：=~>\-]*(?:\\(?:text|textbf|textit|mathrm|mathbf|mathit|boxed)\s*\{[\s*_(\[]*)*"
-    r"(?:(?i:option|choice|answer|letter|opci[oó]n|choix|选项)\s*[:：]?\s*)?[*_(\[{$\"'“]*"
-    r"(?P<letter>[A-Za-z])(?![A-Za-z0-9'’]|-[A-Za-z])"
-)
-_ANOTHER = re.compile(
-    _CLOSERS + r"(?:(?P<word>\b(?:and|or|und|oder|y|o|et|ou|e)\b|和|或|&|\+)|(?P<mark>[,/;、，]))\s*"
-    r"(?i:and\s+|or\s+|option\s+)?[*_(\[{$\"]*(?:\\text\{\s*)?(?P<letter>[A-Z])(?![A-Za-z0-9'’])(?P<rest>.?.?)",
-    re.DOTALL,
-)
-_DENIED = re.compile(
-    _CLOSERS + r"(?i:(?:is|was|seems|looks|would be|must be|can be)\s+(?:clearly\s+|definitely\s+|also\s+)?"
-    r"(?:wrong|incorrect|not|false|ruled|out|impossible|invalid|eliminated)|isn't|wasn't|cannot|can't)\b"
-)
-_DENIAL_BEFORE = re.compile(r"(?i:\bnot|n't|\bnor)\s{1,3}$")
-_NEGATION = re.compile(r"[\s*_:]*(?i:not|n't|never|neither|no)\b")
-_ARTICLE_USE = re.compile(r"[ ]+(?!(?i:because|since|as|is|was|and|or|for|due|which|with|based|by|in|–|—)\b)[a-z]")
-_ANNOUNCEMENT = re.compile(
-    r"(?P<final>(?i:\bfinal)\s+)?(?:"
-    r"\b(?i:answer|choice|option|solution|response)s?\b[*_\"')\]]{0,4}"
-    r"(?:\s{0,3}[:：=]|\s{1,3}(?i:is|was|would\s+be|should\s+be|must\s+be|to\s+choose\s+is)\b\s{0,3}:?"
-    r"|[^.\n:：?!]{0,60}?\s(?i:is)\b\s{0,3}:?)"
-    r"|^[ \t]{0,8}####(?!#)|<answer>"
-    r"|(?:正确)?(?:答案|选项)[^。\n:：A-Z]{0,10}?(?:是|为|：|:|选)|(?:故|应|应该|因此|所以)?选(?:择|项)?[:：]?(?=\s{0,3}[（(]?[A-Z])"
-    r"|(?:答え|正解|解答)[^。\nA-Z]{0,6}?(?:は|:|：)|(?:정답|답)[^.\nA-Z]{0,6}?(?:은|는|:|：)"
-    r"|\b(?i:respuesta|resposta|risposta|réponse|reponse|antwort|lösung|ответ|вариант|odpowiedź|odpověď|cevap|yanıt|jawaban"
-    r"|svar|antwoord|vastaus|απάντηση|răspuns\w*|válasz|відповідь)\b(?:[^.\n:：A-Z]{0,30}?)"
-    r"(?:[:：=—–-]|\b(?:est|es|é|è|ist|is|adalah|to|jest|je|är|er|on|este|είναι|это)\b)"
-    r"|(?i:đáp\s+án)[^.\n:：A-Z]{0,20}?(?:là|:|：)|(?:الإجابة|الجواب)[^.\n:：A-Z]{0,20}?(?:هي|هو|:|：)|(?:उत्तर)[^.\n:：A-Z]{0,10}?(?:है|:|：)"
-    r")",
-    re.MULTILINE,
-)
-_CHOSEN = re.compile(
-    r"\b(?i:choose|chose|pick|picked|select|selected|settled?\s+on|go(?:ing)?\s+with|went\s+with|opt\s+for|choisis|elijo|wähle"
-    r"|выбираю|escolho)\b(?=[^A-Za-z]|\s)"
-)
-_CONFIRMED = re.compile(
-    r"(?<![A-Za-z0-9'’])[*_(\[\"]{0,4}(?P<letter>[A-Z])[*_)\]\".]{0,4}\s+(?i:is|must\s+be|would\s+be)\s+"
-    r"(?i:(?:the|my|clearly|therefore|thus|indeed|definitely|then)\s+){0,3}(?i:correct|right|best|answer|true)\b"
-)
-_TAKEN_BACK = re.compile(
-    r"\b(?i:wrong|incorrect|actually|wait|instead|correction|mistake|mistaken|no|sorry|however|but|reconsider|rather|revis\w+"
-    r"|reflection|not|changed?)\b"
-)
-_LONE = re.compile(
-    r"(?<![A-Za-z0-9'’\\_^])(?P<open>[(\[*_\"]{0,4})(?P<letter>[A-Z])(?![A-Za-z0-9'’_^])(?P<close>[)\]*_\".,:;!]{0,4})"
-)
-_WHOLE = re.compile(r"[\s*_`\"'(\[{$]*(?P<letter>[A-Za-z])[\s*_`\"')\]}$.,:;!]*")
-# "C: text", "(C) text", "C, D"
-_LABELLED = re.compile(r"[\s*_(\[{$]*[A-Z](?:\s*[).:\]–—,/&]|\s+-|\s+(?:and|or)\b)")
-_ENDS = re.compile(r"[\s*_`\"'”’)\]}$.,;:!]*(?:\n|$|</)|[)*\]}]")
-_MACRO = re.compile(r"\\(?:text\w*|math\w+|mbox|operatorname)\s*\{([^{}]*)\}")
-_MARKUP = re.compile(r"[*_`$\"'“”]|\\[(){}\[\],;!%$ ]|[{}]")
 
 
 class MultipleChoiceReward(Verifier[Question]):
@@ -175,7 +146,7 @@ def find_answer(text: str, question: Question, *, lone_letter: bool) -> tuple[st
         last = claims[-1]
         for earlier in claims[:-1]:
             is_contradicted = earlier.is_final and earlier.letter not in (last.letter, SEVERAL)
-            if is_contradicted and not _TAKEN_BACK.search(text, earlier.end, last.position):
+            if is_contradicted and not TAKEN_BACK.search(text, earlier.end, last.position):
                 return SEVERAL, "claimed"
         return last.letter, "claimed"
     stripped = text.strip()
@@ -198,7 +169,7 @@ def _boxes(text: str, question: Question) -> list[_Claim]:
 
 def _announced(text: str, question: Question) -> list[_Claim]:
     claims: list[_Claim] = []
-    for match in list(_ANNOUNCEMENT.finditer(text))[-_MAX_CLAIMS:]:
+    for match in list(ANNOUNCEMENT.finditer(text))[-_MAX_CLAIMS:]:
         clause = text[match.end() : match.end() + _MAX_CLAUSE]
         letter = _named(clause, question)
         if letter is not None:
@@ -208,12 +179,12 @@ def _announced(text: str, question: Question) -> list[_Claim]:
 
 def _statements(text: str, question: Question) -> list[_Claim]:
     claims: list[_Claim] = []
-    for match in list(_CHOSEN.finditer(text))[-_MAX_CLAIMS:]:
+    for match in list(CHOSEN.finditer(text))[-_MAX_CLAIMS:]:
         letter = _letter(text[match.end() : match.end() + _MAX_CLAUSE], question)
         if letter is not None:
             claims.append(_Claim(match.start(), match.end() + 1, letter, False))
-    for match in list(_CONFIRMED.finditer(text))[-_MAX_CLAIMS:]:
-        if match["letter"] in question.letters:
+    for match in list(CONFIRMED.finditer(text))[-_MAX_CLAIMS:]:
+        if match["letter"] in question.letters and not _is_part_of_a_name(text, match.start()):
             claims.append(_Claim(match.start(), match.end(), match["letter"], False))
     return claims
 
@@ -225,29 +196,32 @@ def _named(clause: str, question: Question) -> str | None:
     """The option that ``clause`` names: one whose text it is, its letter, or one with whose text it begins."""
     if not _is_label(clause, question) and (letter := _by_text(clause, question, whole=True)) is not None:
         return letter
-    if _NEGATION.match(clause):
+    if NEGATION.match(clause):
         return None
-    letter = _letter(clause, question)
-    return letter if letter is not None else _by_text(clause, question, whole=False)
+    letter = _letter(clause, question) or _by_text(clause, question, whole=False)
+    return SEVERAL if letter is None and SEVERAL_OF.match(clause) else letter
 
 
 def _is_label(clause: str, question: Question) -> bool:
     """Whether ``clause`` is nothing but the letter of an option."""
-    whole = _WHOLE.fullmatch(clause.strip())
+    whole = WHOLE.fullmatch(clause.strip())
     return whole is not None and whole["letter"].upper() in question.letters
 
 
 def _letter(clause: str, question: Question) -> str | None:
     """The letter that ``clause`` begins with; :data:`SEVERAL` for a list of them or a letter that is no option."""
-    match = _LETTER.match(clause)
+    between = RANGE.match(clause)
+    if between is not None and {between["first"], between["last"]} <= set(question.letters):
+        return SEVERAL if between["first"] != between["last"] else between["first"]
+    match = LETTER.match(clause)
     if match is None:
         return None
     letter, rest = match["letter"], clause[match.end() :]
-    if letter.islower() and not _ENDS.match(rest):
+    if letter.islower() and not ENDS.match(rest):
         return None
-    if _ARTICLE_USE.match(rest) and letter in "AI" and not _is_marked(match, clause):
+    if ARTICLE_USE.match(rest) and letter in "AI" and not _is_marked(match, clause):
         return None
-    if _DENIED.match(rest):
+    if DENIED.match(rest):
         return None
     letter = letter.upper()
     return SEVERAL if letter not in question.letters or _lists_another(letter, rest, question) else letter
@@ -259,7 +233,10 @@ def _is_marked(match: re.Match[str], clause: str) -> bool:
 
 
 def _lists_another(letter: str, rest: str, question: Question) -> bool:
-    match = _ANOTHER.match(rest)
+    at_the_end = ANOTHER_AT_THE_END.match(rest)
+    if at_the_end is not None and at_the_end["letter"] in set(question.letters) - {letter, "I"}:
+        return True
+    match = ANOTHER.match(rest)
     if match is None or match["letter"] == letter or match["letter"] not in question.letters:
         return False
     begins_words = re.match(r"\s[a-z]", match["rest"]) is not None
@@ -269,13 +246,13 @@ def _lists_another(letter: str, rest: str, question: Question) -> bool:
 def _option(content: str, question: Question) -> str | None:
     """What a box, or a response that is nothing else, names."""
     content = _unwrapped(content)
-    whole = _WHOLE.fullmatch(content)
+    whole = WHOLE.fullmatch(content)
     if whole is not None and _is_label(content, question):
         return whole["letter"].upper()
     by_text = _by_text(content, question, whole=True)
     if by_text is not None or whole is not None:
         return by_text or SEVERAL
-    if _LABELLED.match(content):
+    if LABELLED.match(content):
         return _letter(content, question)
     announced = _announced(content, question)
     return announced[-1].letter if announced else None
@@ -283,7 +260,7 @@ def _option(content: str, question: Question) -> str | None:
 
 def _unwrapped(content: str) -> str:
     for _ in range(3):
-        content, count = _MACRO.subn(r" \1 ", content)
+        content, count = MACRO.subn(r" \1 ", content)
         if not count:
             break
     return content.strip()
@@ -301,14 +278,19 @@ def _by_text(clause: str, question: Question, *, whole: bool) -> str | None:
     ]
     longest = max((length for length, _ in matches), default=0)
     letters = [letter for length, letter in matches if length == longest]
-    return letters[0] if len(letters) == 1 else None
+    if len(letters) != 1:
+        return None
+    separator = SEPARATOR.match(plain, longest)
+    rest = plain[separator.end() :] if separator else ""
+    others = [choice for choice in question.choices if choice and rest.startswith(choice)]
+    return SEVERAL if others else letters[0]
 
 
 def _plain(text: str) -> str:
     """Text without markup, in lower case, for comparing options."""
     if not text.isascii():
         text = unicodedata.normalize("NFKC", text)
-    text = _MARKUP.sub("", _unwrapped(text.replace("\\(", "").replace("\\)", "")))
+    text = MARKUP.sub("", _unwrapped(text.replace("\\(", "").replace("\\)", "")))
     return " ".join(text.casefold().split()).strip(" .:,;")
 
 
@@ -316,24 +298,34 @@ def _plain(text: str) -> str:
 
 
 def _lone(text: str, question: Question) -> tuple[str, str] | None:
-    """The last capital that stands by itself, unless it is listed with another."""
-    found: list[re.Match[str]] = []
-    for match in _LONE.finditer(text):
-        is_marked = bool(match["open"].strip('"'))
-        follows = text[match.end() : match.end() + 5]
-        is_word = not match["close"] and re.match(r"\s(?!and\b|or\b)[a-z]", follows) is not None
-        is_pronoun = match["letter"] == "I" and not is_marked
-        is_article = match["letter"] == "A" and is_word and not is_marked
-        is_denied = _DENIED.match(text, match.end("letter")) or _DENIAL_BEFORE.search(
-            text[max(match.start() - 8, 0) : match.start()]
-        )
-        if match["letter"] in question.letters and not (is_pronoun or is_article or is_denied):
-            found.append(match)
-    if not found:
-        return None
-    last = found[-1]
-    if len(found) > 1 and found[-2]["letter"] != last["letter"]:
-        gap = text[found[-2].end("letter") : last.start("letter")]
-        if re.fullmatch(r"[\s,/&()*_]*(?:and|or)?[\s,/&()*_]*", gap):
-            return SEVERAL, "lone"
-    return last["letter"], "lone"
+    """The last capital that stands by itself; :data:`SEVERAL` if it is listed with another."""
+    found = [match for match in LONE.finditer(text) if match["letter"] in question.letters and _is_choice(match, text)]
+    while found:
+        last = found.pop()
+        if found and found[-1]["letter"] != last["letter"]:
+            gap = text[found[-1].end("letter") : last.start("letter")]
+            if len(gap) <= MAX_GAP and BETWEEN_LONE.fullmatch(gap):
+                return SEVERAL, "lone"
+        if _is_bracketed(last) or not _is_part_of_a_name(text, last.start()):
+            return last["letter"], "lone"
+    return None
+
+
+def _is_bracketed(match: re.Match[str]) -> bool:
+    return bool(match["open"].strip('"'))
+
+
+def _is_choice(match: re.Match[str], text: str) -> bool:
+    """Whether a capital is a letter of its own: no article, no pronoun, and not denied."""
+    follows = text[match.end() : match.end() + 5]
+    begins_phrase = not match["close"] and re.match(r"\s(?!(?:and|or|to)\b)[a-z]", follows) is not None
+    is_word = match["letter"] == "I" or (match["letter"] == "A" and begins_phrase)
+    before = text[max(match.start() - 20, 0) : match.start()]
+    is_denied = DENIED.match(text, match.end("letter")) or DENIAL_BEFORE.search(before)
+    return not is_denied and (_is_bracketed(match) or not is_word)
+
+
+def _is_part_of_a_name(text: str, start: int) -> bool:
+    """Whether the word before a letter makes one name with it, such as "vitamin C"."""
+    before = WORD_BEFORE.search(text[max(start - 30, 0) : start])
+    return before is not None and before["word"].lower() not in LEADS

@@ -28,6 +28,8 @@ _ROW_OF_NUMBERS = re.compile(r"\d\s+\d+(?!\s*/|\d)|\.\.\.|…|\\[cl]?dots(?![A-Z
 _LAST_SIDE = re.compile(r".*(?:=|\\approx)", re.DOTALL)
 _DELIMITERS = re.compile(r"\\[()\[\]]|\$")
 _SPACE_AT_SIGNS = re.compile(r" (?![A-Za-z0-9])|(?<![A-Za-z0-9]) ")
+_SPACE_IN_THOUSANDS = re.compile(r"(?<=\d)\s(?=\d{3}(?!\d))")
+_SPACE_OUTSIDE_NUMBERS = re.compile(r"(?<!\d)\s+|\s+(?!\d)")
 _MAX_DELIMITERS = 40
 _WORDS = re.compile(r"[A-Za-z][A-Za-z\s,.'-]*")
 _NUMBER_WORDS = {
@@ -103,7 +105,7 @@ def as_text(answer: str) -> str:
     if _WORDS.fullmatch(text):
         words = _ARTICLE.sub("", " ".join(text.casefold().split()), count=1).rstrip(".")
         return _NUMBER_WORDS.get(words, words)
-    return "".join(text.split())
+    return _SPACE_OUTSIDE_NUMBERS.sub("", _SPACE_IN_THOUSANDS.sub("", text))
 
 
 # -- by value
