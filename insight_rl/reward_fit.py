@@ -30,7 +30,8 @@ def check_reward_fits(reward: RewardFn, prompts: Sequence[Prompt], *, target: st
             f"{len(unusable)} of {len(prompts)} prompts have an answer that the reward cannot judge against, so their "
             f"rollouts will count as not judged ({prompt.id}: {reason}); mend their rows",
         )
-    targets = {file.stem: OmegaConf.load(file)["_target_"] for file in sorted((conf_dir() / "reward").glob("*.yaml"))}
+    options = sorted((conf_dir() / "reward").glob("*.yaml"))
+    targets = {file.stem: OmegaConf.select(OmegaConf.load(file), "_target_") for file in options}
     name = next((name for name in targets if targets[name] == target), target)
     fitting = [f"reward={name}" for name in targets if name != "by_task" and _can_judge(name, prompt.answer)]
     remedy = f"take {' or '.join(fitting)}" if fitting else "change the answers of the task, or write a reward for them"

@@ -24,7 +24,7 @@ import torch
 from datasets import Dataset
 from omegaconf import OmegaConf
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
-from trl import GRPOTrainer as TrlGRPOTrainer  # type: ignore[attr-defined]
+from trl import GRPOTrainer as TrlGRPOTrainer
 
 from insight_rl.build import build_part
 from insight_rl.config import compose_config
@@ -159,7 +159,7 @@ class SelectionMixin:
         )
 
 
-class GRPOTrainer(SelectionMixin, TrlGRPOTrainer):
+class GRPOTrainer(SelectionMixin, TrlGRPOTrainer):  # type: ignore[misc]
     """TRL's trainer, with prompts chosen by ``selector``."""
 
 

@@ -97,7 +97,7 @@ def as_vllm_source(weights: WeightSource) -> Any:
     from vllm.distributed.weight_transfer.base import ParamMeta
     from vllm.distributed.weight_transfer.base import WeightSource as VllmWeightSource
 
-    class Source(VllmWeightSource):
+    class Source(VllmWeightSource):  # type: ignore[misc]
         def metadata(self) -> list[Any]:
             return [ParamMeta(name, tensor.dtype, tuple(tensor.shape)) for name, tensor in weights.named_tensors()]
 
