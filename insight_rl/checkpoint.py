@@ -29,8 +29,11 @@ class CheckpointStore:
         self._keep_last = keep_last
 
     def save(self, step: int, parts: Mapping[str, Callable[[Path], None]], *, accuracy: float | None) -> Path:
-        """Write one checkpoint; each part gets its own empty folder. ``accuracy`` decides which one is best."""
-        self.folder.mkdir(parents=True, exist_ok=True)
+        """Write one checkpoint; each part gets its own empty folder. ``accuracy`` decides which one is best.
+
+        Raises ``OSError`` where it cannot be written, a deleted run folder included; the checkpoints before stay.
+        """
+        self.folder.mkdir(exist_ok=True)
         for leftover in self.folder.glob(".writing_*"):
             shutil.rmtree(leftover)
         writing = self.folder / f".writing_{_name(step)}"
@@ -68,6 +71,10 @@ class CheckpointStore:
                 "run_dir"
             )
         return None, notices
+
+    def newest_name(self) -> str | None:
+        """Its folder's name, e.g. ``step_000020``; whether it is sound is seen on resuming."""
+        return next((path.name for path in reversed(self._all())), None)
 
     def _all(self) -> list[Path]:
         """Oldest first. The folder's names are the truth; ``latest`` is for people and other programs."""
@@ -116,9 +123,13 @@ def _digest(path: Path) -> dict[str, Any]:
 def _find_manifest_damage(checkpoint: Path) -> str | None:
     try:
         manifest = read_manifest(checkpoint)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, TypeError) as error:
         return f"unreadable {MANIFEST}: {error}"
-    return None if manifest.get("format") == FORMAT else f"format {manifest.get('format')!r} instead of {FORMAT}"
+    if manifest.get("format") != FORMAT:
+        return f"format {manifest.get('format')!r} instead of {FORMAT}"
+    accuracy, parts, files = (manifest.get(key) for key in ("accuracy", "parts", "files"))
+    is_whole = isinstance(parts, list) and isinstance(files, dict) and isinstance(accuracy, (int, float, type(None)))
+    return None if is_whole else f"{MANIFEST} lacks accuracy, parts or files"
 
 
 def _find_damage(checkpoint: Path) -> str | None:
@@ -130,6 +141,6 @@ def _find_damage(checkpoint: Path) -> str | None:
         path = checkpoint / name
         if not path.is_file():
             return f"{name} is missing"
-        if path.stat().st_size != expected["size"] or _digest(path) != expected:
+        if not isinstance(expected, dict) or path.stat().st_size != expected.get("size") or _digest(path) != expected:
             return f"{name} is not as it was written"
     return None

@@ -25,7 +25,8 @@ from insight_rl.build import (
 from insight_rl.checkpoint import CheckpointStore, part_folder
 from insight_rl.child_process import stacks_in
 from insight_rl.config import RunConfig, parse_config
-from insight_rl.errors import Interrupted, check
+from insight_rl.disk_failures import explain_disk_failures
+from insight_rl.errors import Interrupted, UsageError, check
 from insight_rl.evaluation import Evaluator
 from insight_rl.gate.base import Gate
 from insight_rl.model_folder import count_parameters
@@ -88,14 +89,17 @@ def train(tree: DictConfig) -> Summary:
         stop = cleanup.enter_context(stop_on_signals())
         run_dir = RunDir(choose_run_dir(config))
         cleanup.callback(run_dir.close)
+        store = CheckpointStore(run_dir.path / "checkpoints", keep_last=config.checkpoint.keep_last)
+        cleanup.enter_context(explain_disk_failures(run_dir.path, store.newest_name))
         run_dir.begin(tree, resume=config.resume)
         cleanup.enter_context(stacks_in(run_dir.path))
-        store = CheckpointStore(run_dir.path / "checkpoints", keep_last=config.checkpoint.keep_last)
         checkpoint, damage = store.newest_sound()
         progress = _load_progress(checkpoint)
         first_step = progress.step + 1 if checkpoint else 0
         cleanup.enter_context(_open_monitors(parts, run_dir, tree, config, first_step))
         open_selector(config, parts)
+        if checkpoint:
+            _restore_selector(parts.selector, checkpoint)
         for text in (*damage, *parts.data.notices, *_describe(config, parts), *_doubts(config, parts)):
             parts.say(text)
 
@@ -239,9 +243,17 @@ def _load_progress(checkpoint: Path | None) -> Progress:
     return Progress(**load_state(part_folder(checkpoint, "trainer"))) if checkpoint else Progress()
 
 
+def _restore_selector(selector: Selector, checkpoint: Path) -> None:
+    """Raises ``UsageError`` before a model loads if the pool has changed since the checkpoint."""
+    state = load_state(part_folder(checkpoint, "selector"))
+    try:
+        selector.load_state_dict(state)
+    except ValueError as error:
+        raise UsageError(f"checkpoint {checkpoint}: {error}, or take another run_dir") from error
+
+
 def _restore(trainer: Trainer, progress: Progress, checkpoint: Path) -> None:
     trainer.progress = progress
-    trainer.selector.load_state_dict(load_state(part_folder(checkpoint, "selector")))
     trainer.learner.load_checkpoint(part_folder(checkpoint, "learner"))
     trainer.rollout.update_weights(trainer.learner.weights(), version=progress.step)
 

@@ -15,12 +15,12 @@ PACKAGE = Path(__file__).parent.parent / "insight_rl"
 
 LAYERS = (
     ("__init__", "errors", "paths", "seeding", "state_codec", "types"),
-    ("clock", "files", "stop_signals", "target_check"),
+    ("clock", "disk_failures", "files", "stop_signals", "target_check"),
     ("config", "model_folder", "run_stops", "step_metrics"),
     ("algorithm", "gate", "reward", "weight_sync", "selector"),
     ("learner", "task", "tokenizer", "checkpoint", "monitor"),
     ("rollout", "report", "run_dir", "build"),
-    ("evaluation", "simulation", "selector_service", "integration"),
+    ("evaluation", "reward_fit", "simulation", "selector_service", "integration"),
     ("benchmark", "trainer"),
     ("run",),
     ("cli",),

@@ -32,6 +32,19 @@ def test_a_damaged_newest_checkpoint_falls_back_and_says_so(tmp_path):
     assert "step_000002" in notices[0] and "learner/w is not as it was written" in notices[0]
 
 
+@pytest.mark.parametrize(
+    "content", ["[]", "3", "null", '{"format": 1}', '{"format": 1, "accuracy": null, "parts": [], "files": {"w": 1}}']
+)
+def test_a_manifest_that_is_no_manifest_falls_back(content, tmp_path):
+    store = CheckpointStore(tmp_path / "checkpoints", keep_last=3)
+    sound, damaged = save(store, 1), save(store, 2)
+    (damaged / "w").write_text("x")
+    (damaged / "manifest.json").write_text(content)
+    path, notices = store.newest_sound()
+    assert path == sound and len(notices) == 1
+    save(store, 3)  # prunes, and reads every manifest for it
+
+
 @pytest.mark.parametrize("damage", ["truncate", "remove", "manifest", "no manifest"])
 def test_every_kind_of_damage_is_found_and_never_a_fresh_start(tmp_path, damage):
     store = CheckpointStore(tmp_path / "checkpoints", keep_last=3)
@@ -69,3 +82,10 @@ def test_a_missing_part_is_an_error(tmp_path):
     assert json.loads((path / "manifest.json").read_text())["parts"] == ["learner"]
     with pytest.raises(UsageError, match="no part 'selector'"):
         part_folder(path, "selector")
+
+
+def test_a_deleted_run_folder_is_not_made_again(tmp_path):
+    store = CheckpointStore(tmp_path / "run" / "checkpoints", keep_last=1)
+    with pytest.raises(FileNotFoundError):
+        save(store, 1)
+    assert not (tmp_path / "run").exists()
