@@ -1,0 +1,311 @@
+"""What a training run does when one of its processes is stopped, killed or signalled: makes the faults, prints a table.
+
+    python scripts/check_faults.py                                  learner=deepspeed with 2 ranks, rollout=vllm
+    python scripts/check_faults.py --faults rank-stopped rollout-killed
+    python scripts/check_faults.py learner=accelerate rollout=transformers
+
+Each fault is made in a run of its own with the tiny model, after its first steps. "noticed" is the time from the fault
+to the end of the run (or until its work goes on), with both deadlines set to 20 s. "left" counts processes of the run
+that live 15 s after its end, and files in /dev/shm that it has left there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+DEADLINE_S = 20
+PATIENCE_S = 240
+RUN = (
+    "task=countdown",
+    "trainer.num_steps=100000",
+    "trainer.prompts_per_step=8",
+    "trainer.rollouts_per_prompt=4",
+    "trainer.max_completion_tokens=24",
+    "evaluation.every=0",
+    # Only a request to stop makes one.
+    "checkpoint.every=100000",
+    "monitor=jsonl",
+    "judge.num_workers=2",
+    "learner=deepspeed",
+    "learner.num_ranks=2",
+    f"learner.deadline_s={DEADLINE_S}",
+)
+VLLM = ("rollout=vllm", "rollout.num_threads=1", f"rollout.deadline_s={DEADLINE_S}")
+TARGETS = {
+    "rank": "insight_rl.learner.processes:serve",
+    "rollout": "insight_rl.rollout.vllm_worker:serve",
+    "judge": "insight_rl.reward.judge_worker:serve",
+}
+
+
+@dataclass(kw_only=True)
+class Outcome:
+    fault: str
+    ended: str
+    """``code N``, or ``went on``."""
+    seconds: float
+    last_line: str
+    has_stacks: bool
+    has_checkpoint: bool
+    processes_left: list[str]
+    files_left: list[str]
+
+
+class Run:
+    """A training run in a session of its own, whose processes can be found."""
+
+    def __init__(self, folder: Path, overrides: list[str]) -> None:
+        self.folder = folder
+        self._output = folder.parent / f"{folder.name}.txt"
+        command = [sys.executable, "-m", "insight_rl", "train", *RUN]
+        if not any(override.startswith("rollout=") for override in overrides):
+            command += VLLM
+        with self._output.open("wb") as output:
+            self.process = subprocess.Popen(
+                [*command, *overrides, f"run_dir={folder}"], stdout=output, stderr=output, start_new_session=True
+            )
+        self.children: dict[int, str] = {}
+        self._ports: set[str] = set()
+
+    @property
+    def num_steps(self) -> int:
+        log = self.folder / "selections.jsonl"
+        return len(log.read_text().splitlines()) if log.exists() else 0
+
+    def wait_for_steps(self, number: int) -> None:
+        self.wait(lambda: self.num_steps >= number, f"{number} more steps")
+
+    def wait(self, is_so: Callable[[], bool], what: str) -> None:
+        """Bounded, and an end of the run before ``is_so`` is a failure at once."""
+        deadline = time.monotonic() + PATIENCE_S
+        while not is_so():
+            if self.process.poll() is not None:
+                raise SystemExit(f"the run ended with {self.process.returncode} before {what}:\n{self.output()}")
+            if time.monotonic() > deadline:
+                raise SystemExit(f"no {what} within {PATIENCE_S} s:\n{self.output()}")
+            time.sleep(0.05)
+
+    def look(self) -> None:
+        """Remember the run's processes and what they may leave behind."""
+        for pid in descendants(self.process.pid):
+            self.children[pid] = read(f"/proc/{pid}/cmdline").replace("\0", " ").strip()
+            variables = dict(item.partition("=")[::2] for item in read(f"/proc/{pid}/environ").split("\0"))
+            if "MASTER_PORT" in variables:
+                self._ports.add(variables["MASTER_PORT"])
+
+    def pids(self, kind: str) -> list[int]:
+        self.look()
+        return sorted(pid for pid, command in self.children.items() if TARGETS[kind] in command and is_alive(pid))
+
+    def send(self, kind: str, number: signal.Signals) -> None:
+        os.kill(self.pids(kind)[-1], number)
+
+    def send_group(self, number: signal.Signals) -> None:
+        os.killpg(self.process.pid, number)
+
+    def output(self) -> str:
+        return self._output.read_text(errors="replace")
+
+    def end_code(self) -> int:
+        return self.process.wait(timeout=PATIENCE_S)
+
+    def processes_left(self) -> list[str]:
+        until(lambda: not any(map(is_alive, self.children)), 15)
+        return [command for pid, command in self.children.items() if is_alive(pid)]
+
+    def files_left(self) -> list[str]:
+        marks = [f"insight_rl-weights-{self.process.pid}-", *(f"_{port}_" for port in self._ports)]
+
+        def left() -> list[str]:
+            return [name for name in os.listdir("/dev/shm") if any(mark in name for mark in marks)]
+
+        until(lambda: not left(), 15)
+        return left()
+
+    def close(self) -> None:
+        self.look()
+        self.process.kill()
+        self.process.wait()
+        for pid in self.children:
+            if is_alive(pid):
+                os.kill(pid, signal.SIGKILL)
+
+
+def until(is_so: Callable[[], bool], seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    while not is_so() and time.monotonic() < deadline:
+        time.sleep(0.05)
+
+
+def read(path: str) -> str:
+    try:
+        return Path(path).read_text(errors="replace")
+    except OSError:
+        return ""
+
+
+def is_alive(pid: int) -> bool:
+    """A zombie that nobody has waited for yet does not count."""
+    return read(f"/proc/{pid}/stat").rpartition(")")[2].split()[:1] not in ([], ["Z"])
+
+
+def descendants(pid: int) -> list[int]:
+    found = []
+    for task in Path(f"/proc/{pid}/task").glob("*"):
+        for child in map(int, read(str(task / "children")).split()):
+            found += [child, *descendants(child)]
+    return found
+
+
+# Each makes its fault in a run that has done a few steps, and returns once the run has ended, or goes on.
+
+
+def rank_stopped(run: Run) -> None:
+    run.send("rank", signal.SIGSTOP)
+    run.end_code()
+
+
+def rank_killed(run: Run) -> None:
+    run.send("rank", signal.SIGKILL)
+    run.end_code()
+
+
+def rollout_stopped(run: Run) -> None:
+    run.send("rollout", signal.SIGSTOP)
+    run.end_code()
+
+
+def rollout_killed(run: Run) -> None:
+    run.send("rollout", signal.SIGKILL)
+    run.end_code()
+
+
+def judge_stopped(run: Run) -> None:
+    run.send("judge", signal.SIGSTOP)
+    run.wait_for_steps(run.num_steps + 6)
+
+
+def judge_killed(run: Run) -> None:
+    run.send("judge", signal.SIGKILL)
+    run.wait_for_steps(run.num_steps + 3)
+
+
+def trainer_stopped(run: Run) -> None:
+    """For longer than any deadline, then it goes on."""
+    run.process.send_signal(signal.SIGSTOP)
+    time.sleep(DEADLINE_S + 5)
+    run.process.send_signal(signal.SIGCONT)
+    run.wait_for_steps(run.num_steps + 3)
+
+
+def trainer_killed(run: Run) -> None:
+    """While a rank and the rollout process are stopped, so that they cannot notice it by themselves."""
+    for kind in ("rank", "rollout", "judge"):
+        if run.pids(kind):
+            run.send(kind, signal.SIGSTOP)
+    run.process.kill()
+    run.end_code()
+    run.processes_left()
+
+
+def sigterm_to_the_group(run: Run) -> None:
+    _signal_all(run, signal.SIGTERM)
+
+
+def sighup_to_the_group(run: Run) -> None:
+    _signal_all(run, signal.SIGHUP)
+
+
+def sigint_to_the_group(run: Run) -> None:
+    _signal_all(run, signal.SIGINT)
+
+
+def _signal_all(run: Run, number: signal.Signals) -> None:
+    """To the process group, and to every other process of the run as well, as a scheduler does."""
+    for pid in [pid for kind in TARGETS for pid in run.pids(kind)]:
+        os.kill(pid, number)
+    run.send_group(number)
+    run.end_code()
+
+
+def sigterm_twice_beside_a_stopped_rank(run: Run) -> None:
+    run.send("rank", signal.SIGSTOP)
+    run.wait(lambda: run.num_steps > 0, "step")
+    for _ in range(2):
+        run.send_group(signal.SIGTERM)
+        time.sleep(1)
+    run.end_code()
+
+
+FAULTS = {
+    function.__name__.replace("_", "-"): function
+    for function in (
+        rank_stopped,
+        rank_killed,
+        rollout_stopped,
+        rollout_killed,
+        judge_stopped,
+        judge_killed,
+        trainer_stopped,
+        trainer_killed,
+        sigterm_to_the_group,
+        sighup_to_the_group,
+        sigint_to_the_group,
+        sigterm_twice_beside_a_stopped_rank,
+    )
+}
+
+
+def make_fault(name: str, folder: Path, overrides: list[str]) -> Outcome:
+    """Start a run in ``folder``/``name``, make the fault there and look at what comes of it."""
+    run = Run(folder / name, overrides)
+    try:
+        run.wait_for_steps(3)
+        run.look()
+        start = time.monotonic()
+        FAULTS[name](run)
+        seconds = time.monotonic() - start
+        has_ended = run.process.poll() is not None
+        lines = [line for line in run.output().splitlines() if line.startswith(("insight-rl", "Traceback"))]
+        return Outcome(
+            fault=name,
+            ended=f"code {run.process.returncode}" if has_ended else "went on",
+            seconds=seconds,
+            last_line=" / ".join(lines),
+            has_stacks=any(run.folder.glob("stacks-*.txt")),
+            has_checkpoint=any((run.folder / "checkpoints").glob("step_*")),
+            processes_left=run.processes_left() if has_ended else [],
+            files_left=run.files_left() if has_ended else [],
+        )
+    finally:
+        run.close()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="changes to the run's configuration")
+    parser.add_argument("--faults", nargs="+", choices=FAULTS, default=list(FAULTS), help="only these")
+    arguments = parser.parse_intermixed_args()
+    print("| fault | end | noticed, s | stacks | checkpoint | left | what it says |\n|---|---|---|---|---|---|---|")
+    with tempfile.TemporaryDirectory() as folder:
+        for name in arguments.faults:
+            outcome = make_fault(name, Path(folder), arguments.overrides)
+            print(
+                f"| {name} | {outcome.ended} | {outcome.seconds:.1f} | {'yes' if outcome.has_stacks else '-'} | "
+                f"{'yes' if outcome.has_checkpoint else '-'} | "
+                f"{len(outcome.processes_left)} processes, {len(outcome.files_left)} files | {outcome.last_line} |",
+                flush=True,
+            )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,85 @@
+"""Nothing hangs silently and nothing is left behind: every process of a run stopped, killed and signalled.
+
+The faults are those of ``scripts/check_faults.py``, which prints the whole table for vLLM and DeepSpeed; here they run
+with two plain ranks, and the ones that concern vLLM and DeepSpeed once with these.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+
+import pytest
+
+from insight_rl.paths import conf_dir
+
+pytestmark = pytest.mark.slow
+
+CHEAP = ["learner=accelerate", "learner.num_ranks=2", "rollout=transformers"]
+
+
+@pytest.fixture(scope="module")
+def faults():
+    path = conf_dir().parent / "scripts" / "check_faults.py"
+    spec = importlib.util.spec_from_file_location("check_faults", path)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["check_faults"] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def make(faults, tmp_path):
+    def make(name, overrides):
+        outcome = faults.make_fault(name, tmp_path, overrides)
+        assert outcome.processes_left == []
+        assert outcome.files_left == []
+        assert "Traceback" not in outcome.last_line
+        return outcome
+
+    return make
+
+
+def test_a_rank_that_is_stopped_ends_the_run_in_one_sentence_with_the_stacks(make):
+    outcome = make("rank-stopped", CHEAP)
+    assert outcome.ended == "code 1"
+    assert "gave no sign of life for 20 s" in outcome.last_line and "raise learner.deadline_s=20" in outcome.last_line
+    assert outcome.has_stacks
+
+
+def test_a_rank_that_is_killed_ends_the_run_in_one_sentence(make):
+    outcome = make("rank-killed", CHEAP)
+    assert outcome.ended == "code 1"
+    assert "learner rank 1 died in" in outcome.last_line and "(killed by SIGKILL)" in outcome.last_line
+
+
+@pytest.mark.parametrize("name", ["judge-stopped", "judge-killed", "trainer-stopped"])
+def test_the_run_goes_on(name, make):
+    assert make(name, CHEAP).ended == "went on"
+
+
+def test_nothing_is_left_of_a_killed_trainer(make):
+    assert make("trainer-killed", CHEAP).ended == "code -9"
+
+
+@pytest.mark.parametrize(("name", "code"), [("sigterm", 143), ("sighup", 129), ("sigint", 130)])
+def test_a_signal_to_every_process_is_a_request_to_stop_with_a_checkpoint(name, code, make):
+    outcome = make(f"{name}-to-the-group", CHEAP)
+    assert outcome.ended == f"code {code}"
+    assert outcome.has_checkpoint
+    assert outcome.last_line == f"insight-rl train: interrupted by {name.upper()}"
+
+
+def test_a_second_signal_ends_the_run_although_a_rank_hangs(make):
+    """And long before the rank's deadline, which would end it with code 1."""
+    assert make("sigterm-twice-beside-a-stopped-rank", CHEAP).ended == "code 143"
+
+
+@pytest.mark.parametrize(
+    ("name", "code"), [("sigterm-to-the-group", 143), ("trainer-killed", -9), ("rollout-stopped", 1)]
+)
+def test_the_same_holds_for_vllm_and_deepspeed(name, code, make):
+    outcome = make(name, [])
+    assert outcome.ended == f"code {code}"
+    assert outcome.has_checkpoint == (code == 143)
+    assert outcome.has_stacks == (code == 1)
