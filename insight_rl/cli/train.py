@@ -21,8 +21,8 @@ examples:
   insight-rl train -m selector=random,insight seed=1,2       four runs, one after the other
   insight-rl train --cfg selector=insight                    print the composed configuration and stop
 
-Every key of the configuration can be overridden as key=value; groups (task, selector, gate, rollout, reward, algorithm,
-learner, model, evaluation, monitor, experiment) choose a file of conf/.
+Every key of the configuration can be overridden as key=value; groups (task, selector, gate, rollout, weight_sync,
+reward, algorithm, learner, model, evaluation, monitor, experiment) choose a file of conf/.
 """
 
 

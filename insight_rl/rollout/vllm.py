@@ -94,6 +94,7 @@ class VllmEngine:
                 transfer_backend=self._weight_channel.vllm_backend,
                 engine_args=self.engine_args,
             )
+            self._weight_channel.check_device(self._process.device)
         except BaseException:
             self.close()
             raise

@@ -16,6 +16,9 @@ class AutoChannel:
     def __init__(self) -> None:
         self._chosen: WeightChannel | None = None
 
+    def check_device(self, device: str) -> None:
+        """There is a channel for every device."""
+
     def send(self, weights: WeightSource, process: RolloutProcess) -> None:
         if self._chosen is None:
             self._chosen = SharedMemoryChannel() if process.device == "cpu" else IpcChannel()

@@ -43,6 +43,10 @@ class WeightChannel(Protocol):
         """vLLM's name for its side of the transfer, which it has to know when it starts; ``None``: it needs none."""
         ...
 
+    def check_device(self, device: str) -> None:
+        """Raise ``UsageError`` if weights cannot go to an engine on this kind of device (as in ``RolloutProcess``)."""
+        ...
+
     def send(self, weights: WeightSource, process: RolloutProcess) -> None:
         """Replace the weights in ``process``; when it returns, the next completion uses them."""
         ...

@@ -23,6 +23,9 @@ class SharedMemoryChannel:
         self.folder = folder
         self._num_bytes: int | None = None
 
+    def check_device(self, device: str) -> None:
+        """Files can be read on every device."""
+
     def send(self, weights: WeightSource, process: RolloutProcess) -> None:
         if self._num_bytes is None:
             # Once a run: sharded weights have to be gathered to be measured.

@@ -27,6 +27,9 @@ class IpcChannel:
         self.buffer_bytes = buffer_bytes
         self._sender: Any = None
 
+    def check_device(self, device: str) -> None:
+        _check_gpu("ipc", device)
+
     def send(self, weights: WeightSource, process: RolloutProcess) -> None:
         if self._sender is None:
             from vllm.distributed.weight_transfer.ipc_engine import IPCTrainerInitInfo
@@ -53,6 +56,9 @@ class NcclChannel:
         self.num_workers, self.address, self.port = num_workers, address, port
         self._sender: Any = None
 
+    def check_device(self, device: str) -> None:
+        _check_gpu("nccl", device)
+
     def send(self, weights: WeightSource, process: RolloutProcess) -> None:
         if self._sender is None:
             from vllm.distributed.weight_transfer.nccl_engine import NCCLTrainerInitInfo
@@ -63,6 +69,10 @@ class NcclChannel:
             self._sender = _open_sender(info, weights, process)
         self._sender.source = as_vllm_source(weights)
         self._sender.send_weights()
+
+
+def _check_gpu(name: str, device: str) -> None:
+    check(device != "cpu", "weight_sync", name, "vLLM runs on a CPU here; take weight_sync=auto")
 
 
 def _open_sender(info: Any, weights: WeightSource, process: RolloutProcess) -> Any:

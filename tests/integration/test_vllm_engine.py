@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import os
 import signal
+import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -130,6 +132,35 @@ def test_qwen3_arrives_and_nothing_is_left_after_close(tied_model, tmp_path):
     with pytest.raises(ProcessLookupError):
         os.killpg(group, 0)
     engine.close()
+
+
+def test_an_engine_core_of_its_own_ends_with_the_process_and_its_death_is_noticed(tied_model, monkeypatch):
+    """As on a GPU, where vLLM's engine core is a process that the rollout process starts."""
+    monkeypatch.setenv("VLLM_ENABLE_V1_MULTIPROCESSING", "1")
+    engine = VllmEngine(num_threads=1)
+    try:
+        engine.start(model_path=tied_model, dtype="float32", max_length=64, seed=0)
+        assert len(list(engine.generate(PROMPTS, sampling=SAMPLING))) == len(PROMPTS)
+        children = Path(f"/proc/{engine._process.pid}/task/{engine._process.pid}/children").read_text().split()
+        commands = {int(pid): Path(f"/proc/{pid}/cmdline").read_text() for pid in children}
+        (core,) = [pid for pid, command in commands.items() if "spawn_main" in command]
+        maps = Path(f"/proc/{core}/maps").read_text().splitlines()
+        shared = {line.split()[5] for line in maps if "/dev/shm/" in line and "(deleted)" not in line}
+        stacks = engine._process._child.dump_stacks()
+        assert f"process {core}, state" in stacks and "run_engine_core" in stacks
+        stream = engine.generate(PROMPTS, sampling=SAMPLING)
+        next(stream)
+        os.kill(core, signal.SIGSTOP)
+        os.kill(engine._process.pid, signal.SIGKILL)
+        with pytest.raises(ChildLost, match=r"the vLLM process died in generate \(killed by SIGKILL\)"):
+            list(stream)
+        deadline = time.monotonic() + 60
+        left = [Path(f"/proc/{pid}") for pid in commands] + [Path(name) for name in shared]
+        while any(path.exists() for path in left) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert [path for path in left if path.exists()] == []
+    finally:
+        engine.close()
 
 
 def test_a_setting_that_vllm_refuses_is_reported_in_its_words(tied_model):
