@@ -40,8 +40,12 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--snapshot-every", type=int, default=500, help="operations of a run between snapshots")
     parser.add_argument("--max-body-mb", type=float, default=16.0, help="largest request, in MiB")
     parser.add_argument("--max-requests-per-s", type=float, default=1000.0, help="of one address")
+    parser.add_argument("--max-connections", type=int, default=1000, help="open at once; fewer under a low ulimit -n")
+    parser.add_argument(
+        "--request-timeout-s", type=float, default=30.0, help="a request must have arrived after so many seconds"
+    )
     arguments = parser.parse_args(argv)
-    for name in ("snapshot_every", "max_body_mb", "max_requests_per_s"):
+    for name in ("snapshot_every", "max_body_mb", "max_requests_per_s", "max_connections", "request_timeout_s"):
         value = getattr(arguments, name)
         check(value > 0, f"--{name.replace('_', '-')}", value, "must be above 0")
     check(0 <= arguments.port < 2**16, "--port", arguments.port, "must be from 0 to 65535")
@@ -62,12 +66,13 @@ def serve(arguments: argparse.Namespace) -> None:
         f"other machines can reach this address: give a token with --token-file, or in {arguments.token_env}",
     )
     listener = listen(arguments.host, arguments.port)
-    # The thread that writes lets go of the interpreter at every statement; it should not wait 5 ms each time to go on.
+    # The SQLite thread releases the GIL at each statement; a shorter switch interval lets it resume at once.
     sys.setswitchinterval(0.0005)
 
     import uvicorn
 
     from insight_rl.selector_service.app import make_app
+    from insight_rl.selector_service.connections import allowed_connections, bounded_protocol
     from insight_rl.selector_service.hosting import Host
     from insight_rl.selector_service.middleware import Limits
     from insight_rl.selector_service.options import SelectorOptions
@@ -86,8 +91,15 @@ def serve(arguments: argparse.Namespace) -> None:
         f"{'token required' if token else 'no token'})",
         flush=True,
     )
+    protocol = bounded_protocol(
+        max_connections=allowed_connections(arguments.max_connections), request_timeout_s=arguments.request_timeout_s
+    )
     config = uvicorn.Config(
-        make_app(host, options, limits), log_level="warning", access_log=False, timeout_graceful_shutdown=10
+        make_app(host, options, limits),
+        http=protocol,
+        log_level="warning",
+        access_log=False,
+        timeout_graceful_shutdown=10,
     )
     uvicorn.Server(config).run(sockets=[listener])
 

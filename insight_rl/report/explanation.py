@@ -11,11 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 from scipy.special import betaincinv
 
-from insight_rl.errors import UsageError
-from insight_rl.report.runs import option_name
+from insight_rl.errors import UsageError, check, is_number
+from insight_rl.report.runs import option_name, read_config
 from insight_rl.selector.acquisition import difficulty_weight, mixed_outcome_chance
 from insight_rl.selector.decision_log import StepDecisions, read_decisions, read_history, read_pool
 from insight_rl.selector.information import mutual_information
@@ -61,7 +60,8 @@ class StepView:
         """w(phi_bar), for selectors that have mu and eta."""
         if not {"mu", "eta"} <= self.settings.keys():
             return None
-        return difficulty_weight(self.mean, self.settings["mu"], self.settings["eta"])
+        mu, eta = (number(self.settings, name) for name in ("mu", "eta"))
+        return difficulty_weight(self.mean, mu, eta)
 
     @property
     def is_scored(self) -> bool:
@@ -77,7 +77,8 @@ class StepView:
         exploration floor takes."""
         inside = self.candidates.round == round_number
         num_chosen = int(self.candidates.chosen[inside].sum())
-        exploration = float(self.settings.get("guards", {}).get("exploration", 0.0))
+        guards = self.settings.get("guards")
+        exploration = number(guards, "exploration") if isinstance(guards, dict) and "exploration" in guards else 0.0
         num_by_score = max(num_chosen - math.ceil(exploration * num_chosen), 1)
         return float(np.sort(self.candidates.score[inside])[::-1][num_by_score - 1])
 
@@ -93,13 +94,12 @@ def load_step(run_dir: Path, step: int) -> StepView:
     """Read a step of a run. Raises ``UsageError`` for a run or a step that is not there."""
     candidates = read_decisions(run_dir, step)
     if not len(candidates):
-        raise UsageError(f"step={step}: nothing was selected in it (every prompt was out for roll-out)")
+        raise UsageError(f"step={step}: nothing was selected in it (every prompt was waiting for its outcome)")
     earlier = read_history(run_dir)
     earlier = earlier.rows((earlier.step < step) & (earlier.judged > 0))
     visits = Counter(earlier.prompt_id.tolist())
-    config_path = run_dir / "config.yaml"
-    config = yaml.safe_load(config_path.read_text(encoding="utf-8")) if config_path.is_file() else {}
-    settings = config.get("selector", {})
+    config = read_config(run_dir)
+    settings = config.get("selector") or {}
     judged = int(candidates.judged.max())
     return StepView(
         step=step,
@@ -110,6 +110,13 @@ def load_step(run_dir: Path, step: int) -> StepView:
         visits=np.array([visits[each] for each in candidates.prompt_id.tolist()]),
         texts=read_pool(run_dir),
     )
+
+
+def number(settings: Mapping[str, Any], name: str) -> float:
+    """A setting of the selector, as the run's own config.yaml has it. Raises ``UsageError`` if it is no number."""
+    value = settings[name]
+    check(is_number(value), f"selector.{name}", value, "must be a number; the run's config.yaml has been changed")
+    return float(value)
 
 
 def find_prompt(run_dir: Path, view: StepView, wanted: str) -> str:

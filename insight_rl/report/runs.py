@@ -72,9 +72,29 @@ def _load_run(folder: Path) -> Run:
     records = read_records(folder / METRICS_FILE)
     if not records:
         raise UsageError(f"{folder / METRICS_FILE}: holds no step yet; wait for the run's first step, or leave it out")
-    config_path = folder / "config.yaml"
-    config = yaml.safe_load(config_path.read_text(encoding="utf-8")) if config_path.is_file() else None
-    return Run(run_dir=folder, records=tuple(records), config=config or {})
+    return Run(run_dir=folder, records=tuple(records), config=read_config(folder))
+
+
+def read_config(run_dir: Path) -> dict[str, Any]:
+    """The resolved configuration that a run keeps in its folder; empty where it kept none. Nothing in it is executed.
+
+    Raises ``UsageError`` for a file that no run wrote: other YAML tags, and aliases, which a small file can use to
+    stand for a huge one.
+    """
+    path = run_dir / "config.yaml"
+    if not path.is_file():
+        return {}
+    try:
+        text = path.read_text(encoding="utf-8")
+        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader=yaml.SafeLoader)):
+            raise UsageError(f"{path}: has YAML aliases (*name), which no run writes; restore the file")
+        config = yaml.safe_load(text)
+    except (OSError, UnicodeDecodeError, RecursionError, yaml.YAMLError) as error:
+        reason = str(error).splitlines()[0]
+        raise UsageError(f"{path}: cannot be read ({reason}); restore the file or leave this run out") from error
+    if config is not None and not isinstance(config, dict):
+        raise UsageError(f"{path}: is not the configuration of a run; restore the file or leave this run out")
+    return config or {}
 
 
 def group_runs(runs: Sequence[Run]) -> dict[str, list[Run]]:

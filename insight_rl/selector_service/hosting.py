@@ -3,12 +3,13 @@
 A run's state follows from its definition and the log of its operations (select, observe), each with a version number.
 So a restart replays the log from the newest snapshot, and a fork at any version replays up to it. Nothing is ever
 rewound: who resumes from an older checkpoint forks the run, and requests of the process that died go to the old one.
-Knows nothing of HTTP; raises :class:`~insight_rl.selector_service.schema.Refused` with the status to answer.
+Raises :class:`~insight_rl.selector_service.schema.Refused` with the HTTP status to answer.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 import sqlite3
 import threading
 import time
@@ -21,6 +22,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 from hydra.errors import InstantiationException
+from omegaconf.errors import OmegaConfBaseException
 
 from insight_rl.errors import UsageError
 from insight_rl.selector.base import Selector
@@ -30,7 +32,9 @@ from insight_rl.selector_service.pools import HostedPool, PromptIds
 from insight_rl.selector_service.schema import Refused
 from insight_rl.selector_service.store import OutOfOrder, Store
 from insight_rl.selector_service.translation import beliefs_of, counts_of, reliability_curve, state_digest, to_json
-from insight_rl.state_codec import encode_state
+from insight_rl.state_codec import decode_state, encode_state
+
+_log = logging.getLogger("uvicorn.error")  # the logger that the server has set up
 
 KEPT_SNAPSHOTS = 2
 _RELIABILITY_WINDOW = 20_000
@@ -193,32 +197,53 @@ class HostedRun:
         return self._ready()
 
     def _load(self, version: int) -> _Live:
-        """The state at ``version``: the newest snapshot before it, and the log from there."""
-        selector = self._make_selector(self.definition.selector)
-        pool: Any = self._pool.prompts()  # an IndexedPool
-        selector.open(pool, num_rollouts=self.definition.num_rollouts, seed=self.definition.seed)
-        snapshot = self._store.newest_snapshot(self.id, at_most=version)
-        if snapshot is not None:
-            selector.load_state_dict(snapshot[1])
-        start = snapshot[0] if snapshot else 0
-        live = _Live(selector=selector, version=start, snapshot_version=start)
+        """The state at ``version``: the newest sound snapshot before it, and the log from there."""
+        live = self._from_snapshot(version)
         for number, kind, request, result in self._store.scan(
             "SELECT version, kind, request, result FROM operations WHERE run_id = ? AND version > ? AND version <= ? "
             "ORDER BY version",
-            *(self.id, start, version),
+            *(self.id, live.version, version),
         ):
-            if kind == "select":
-                again = self._select(live, schema.SelectRequest.model_validate_json(request))
-            else:
-                again = self._observe(live, schema.ObserveRequest.model_validate_json(request))
+            try:
+                if kind == "select":
+                    again = self._select(live, schema.SelectRequest.model_validate_json(request))
+                else:
+                    again = self._observe(live, schema.ObserveRequest.model_validate_json(request))
+            except (ValueError, ArithmeticError) as error:
+                raise self._unreadable(f"operation {number} ({kind}) cannot be replayed ({error})") from error
             live.version += 1
             if number != live.version or json.dumps(again | {"version": number}) != result:
-                raise Refused(
-                    500,
-                    f"run {self.name}: replaying operation {number} ({kind}) gives another result than it gave at the "
-                    "time; start the service with the versions of insight_rl and NumPy that wrote this data folder",
-                )
+                raise self._unreadable(f"replaying operation {number} ({kind}) gives another result than at the time")
         return live
+
+    def _from_snapshot(self, version: int) -> _Live:
+        """The newest snapshot at or before ``version`` that can be read; a fresh selector where there is none."""
+        damage = ""
+        for number, blob in self._store.snapshots(self.id, at_most=version):
+            try:
+                selector = self._opened()
+                selector.load_state_dict(decode_state(blob))
+            except Exception as error:  # whatever damaged bytes lead to
+                damage = f"snapshot {number} cannot be read ({type(error).__name__}: {error})"
+                _log.warning("run %s: %s; going back to an older one and the log", self.name, damage)
+                continue
+            return _Live(selector=selector, version=number, snapshot_version=number)
+        if self.base_version > 0:  # a fork: what came before it is in no log of its own
+            raise self._unreadable(damage or "the snapshot that it was forked from is missing")
+        return _Live(selector=self._opened(), version=0, snapshot_version=0)
+
+    def _opened(self) -> Selector:
+        selector = self._make_selector(self.definition.selector)
+        pool: Any = self._pool.prompts()  # an IndexedPool
+        selector.open(pool, num_rollouts=self.definition.num_rollouts, seed=self.definition.seed)
+        return selector
+
+    def _unreadable(self, reason: str) -> Refused:
+        return Refused(
+            500,
+            f"run {self.name}: {reason}; restore the data folder from a copy, or start the service with the versions "
+            "of insight_rl and NumPy that wrote it",
+        )
 
     def _forget(self, live: _Live) -> None:
         """Drop the state in memory; the next request loads what the log has."""
@@ -338,7 +363,7 @@ class Host:
     def make_selector(self, choice: schema.SelectorChoice) -> Selector:
         try:
             return self._make_selector_unchecked(choice)
-        except (UsageError, InstantiationException) as error:
+        except (UsageError, InstantiationException, OmegaConfBaseException) as error:
             raise Refused(422, str(error).splitlines()[0]) from error
 
     def run(self, name: str) -> HostedRun:

@@ -90,7 +90,10 @@ class HostedPool:
             if self._prompts is None:
                 if not self.info().is_sealed:
                     raise Refused(409, f"pool {self.name} is not sealed yet; send its chunks, then POST .../seal")
-                self._prompts = self._load()
+                prompts = self._load()
+                if prompts.fingerprint != self.info().fingerprint:
+                    raise Refused(500, f"pool {self.name} is damaged on disk: its ids have changed; restore a copy")
+                self._prompts = prompts
             return self._prompts
 
     def _load(self) -> PromptIds:

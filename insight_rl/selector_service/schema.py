@@ -105,8 +105,8 @@ class SelectorChoice(Message):
             elif isinstance(node, list):
                 for value in node:
                     walk(value)
-            elif isinstance(node, str) and "$" in node:
-                raise ValueError("a setting must be a plain value, without $")
+            elif isinstance(node, str) and ("$" in node or node == "???"):
+                raise ValueError("a setting must be a plain value: no $, and not ???, which stands for no value")
 
         walk(settings)
         return settings

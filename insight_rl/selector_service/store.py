@@ -2,7 +2,7 @@
 
 One SQLite file in write-ahead mode. ``synchronous=FULL`` makes a commit wait until the log is on the disk itself, so
 that a power cut loses nothing acknowledged (``NORMAL`` would survive ``kill -9`` only). That wait is shared: a single
-writer thread commits whatever has queued up meanwhile in one transaction. Knows nothing of HTTP or selection.
+writer thread commits whatever has queued up meanwhile in one transaction.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 
 from insight_rl.errors import UsageError
 from insight_rl.files import lock_folder
-from insight_rl.state_codec import decode_state, encode_state
+from insight_rl.state_codec import encode_state
 
 T = TypeVar("T")
 
@@ -64,9 +64,14 @@ class Store:
             remedy="choose another",
         )
         self._path = folder / "selector.sqlite"
-        self._writer = self._connect()
-        self._prepare(folder)
-        self._reader = self._connect()
+        try:
+            self._refuse_damage()
+            self._writer = self._connect()
+            self._prepare(folder)
+            self._reader = self._connect()
+        except (UsageError, sqlite3.DatabaseError) as error:
+            self._lock_file.close()
+            raise error if isinstance(error, UsageError) else self._damaged(str(error)) from error
         self._reader_lock = threading.Lock()
         self._queue: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self.num_commits = 0
@@ -78,6 +83,24 @@ class Store:
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = FULL")
         return connection
+
+    def _refuse_damage(self) -> None:
+        """Raises ``UsageError`` for a file that is not as SQLite left it. Reads it once from end to end."""
+        if not self._path.exists():
+            return
+        if self._path.stat().st_size == 0:
+            raise self._damaged("it is empty")
+        with closing(sqlite3.connect(self._path, timeout=30.0)) as connection:
+            (finding,) = connection.execute("PRAGMA quick_check(1)").fetchone()
+        if finding != "ok":
+            raise self._damaged(str(finding))
+
+    def _damaged(self, finding: str) -> UsageError:
+        reason = " ".join(finding.split())
+        return UsageError(
+            f"--data-dir: {self._path} is damaged ({reason}); restore it from a copy, or move it away to start without "
+            "its runs"
+        )
 
     def _prepare(self, folder: Path) -> None:
         (version,) = self._writer.execute("PRAGMA user_version").fetchone()
@@ -194,13 +217,12 @@ class Store:
         with self._reader_lock:
             return _last_version(self._reader, run_id)
 
-    def newest_snapshot(self, run_id: int, *, at_most: int) -> tuple[int, dict[str, Any]] | None:
-        rows = self.read(
-            "SELECT version, state FROM snapshots WHERE run_id = ? AND version <= ? ORDER BY version DESC LIMIT 1",
-            run_id,
-            at_most,
-        )
-        return (rows[0][0], decode_state(rows[0][1])) if rows else None
+    def snapshots(self, run_id: int, *, at_most: int) -> Iterator[tuple[int, bytes]]:
+        """Version and encoded state of each snapshot of a run up to that version, the newest first."""
+        where = "FROM snapshots WHERE run_id = ? AND version"
+        for (version,) in self.read(f"SELECT version {where} <= ? ORDER BY version DESC", run_id, at_most):
+            for (state,) in self.read(f"SELECT state {where} = ?", run_id, version):
+                yield version, state
 
     def close(self) -> None:
         """Write what is queued and release the folder."""

@@ -9,8 +9,8 @@ from insight_rl.build import build_part
 from insight_rl.cli.main import main
 from insight_rl.config import compose_config
 from insight_rl.errors import UsageError
-from insight_rl.report.explanation import explain_prompt, explain_step, find_prompt, load_step
-from insight_rl.selector.decision_log import DecisionLog, read_decisions, read_history
+from insight_rl.report.explanation import StepView, explain_prompt, explain_step, find_prompt, load_step
+from insight_rl.selector.decision_log import DecisionLog, StepDecisions, read_decisions, read_history
 from insight_rl.types import Counts, Prompt
 
 
@@ -196,3 +196,17 @@ def test_the_command_prints_words_a_table_and_the_picture(insight_run, capsys):
 def test_mistakes_are_named(insight_run, settings, message, capsys):
     assert main(["explain", *(setting.format(insight_run) for setting in settings)]) == 2
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "settings", [{"mu": "abc", "eta": 3.0}, {"mu": 0.3, "eta": None}, {"guards": {"exploration": "much"}}]
+)
+def test_a_setting_that_is_no_number_is_named(settings):
+    one = StepDecisions(
+        **{name: np.zeros(1, bool if name == "chosen" else float) for name in StepDecisions.__dataclass_fields__}
+    )
+    view = StepView(
+        step=1, selector="insight", settings=settings, num_rollouts=8, candidates=one, visits=np.zeros(1), texts={}
+    )
+    with pytest.raises(UsageError, match=r"selector\.\w+='?\w+'?: must be a number"):
+        view.weight, view.bar(0)

@@ -9,7 +9,7 @@ import pytest
 
 from insight_rl.config import compose_config
 from insight_rl.errors import UsageError
-from insight_rl.report.runs import Run, group_runs, load_runs, option_name
+from insight_rl.report.runs import Run, group_runs, load_runs, option_name, read_config
 
 
 def option(group: str, name: str, **changes: Any) -> dict[str, Any]:
@@ -129,3 +129,22 @@ def test_folders_without_a_run_are_named(tmp_path, name, message):
     with pytest.raises(UsageError, match=message) as error:
         load_runs([tmp_path / name])
     assert name in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "seed: !!python/object/apply:os.system [id]",
+        "a: &a [1]\nb: [*a, *a]",
+        "seed: [1",
+        "- 1",
+        "\x00",
+        "[" * 3000,
+    ],
+    ids=["tag", "alias", "unclosed", "list", "control character", "deep"],
+)
+def test_a_configuration_that_no_run_wrote_is_refused_in_one_line(tmp_path, text):
+    (tmp_path / "config.yaml").write_text(text)
+    with pytest.raises(UsageError, match=r"config.yaml: .*") as refusal:
+        read_config(tmp_path)
+    assert "\n" not in str(refusal.value)
