@@ -23,9 +23,9 @@ from omegaconf.errors import OmegaConfBaseException
 
 from insight_rl.errors import UsageError, check
 from insight_rl.paths import conf_dir, data_dir
+from insight_rl.types import DTYPES
 
 _TYPE_NAMES = {"Integer": "a whole number", "Float": "a number", "Boolean": "true or false"}
-DTYPES = ("float32", "bfloat16", "float16")
 
 
 @dataclass(kw_only=True)
@@ -53,8 +53,7 @@ class TrainerConfig:
     prompts_per_update: int | None = MISSING
     max_completion_tokens: int = MISSING
     temperature: float = MISSING
-    top_p: float = MISSING
-    max_logprob_gap: float | None = MISSING
+    max_mean_logprob_gap: float | None = MISSING
 
     def __post_init__(self) -> None:
         for key in ("num_steps", "prompts_per_step", "max_completion_tokens"):
@@ -79,14 +78,8 @@ class TrainerConfig:
             self.temperature,
             "must be above 0: greedy rollouts of one prompt are all alike and teach nothing",
         )
-        check(
-            self.top_p == 1.0,
-            "trainer.top_p",
-            self.top_p,
-            "must be 1.0: cutting the distribution renormalises the rollout's log-probs only and biases the ratio",
-        )
-        gap = self.max_logprob_gap
-        check(gap is None or gap > 0, "trainer.max_logprob_gap", gap, "must be above 0, or null")
+        gap = self.max_mean_logprob_gap
+        check(gap is None or gap > 0, "trainer.max_mean_logprob_gap", gap, "must be above 0, or null")
 
 
 @dataclass(kw_only=True)

@@ -38,6 +38,7 @@ from insight_rl.reward.base import RewardFn
 from insight_rl.reward_fit import check_reward_fits
 from insight_rl.rollout.base import RolloutEngine
 from insight_rl.run_dir import RunDir, SelectionLog, SelectionLogs, choose_run_dir
+from insight_rl.run_stops import MEAN_LOGPROB_GAP_LIMITS
 from insight_rl.seeding import derive_seed
 from insight_rl.selector.base import Selector, TellsItsOrder
 from insight_rl.selector.decision_log import DECISIONS_FOLDER, DecisionLog, RecordsDecisions
@@ -51,6 +52,7 @@ from insight_rl.weight_sync.base import WeightChannel
 if TYPE_CHECKING:
     from insight_rl.algorithm.algorithm import Algorithm
     from insight_rl.learner.base import Learner
+    from insight_rl.learner.settings import StartSpec
     from insight_rl.trainer import Progress, Trainer, TrainerSettings
 
 
@@ -169,17 +171,7 @@ def assemble(
         weight_channel=parts.weight_channel,
     )
     cleanup.callback(parts.rollout.close)
-    parts.learner.start(
-        model_path=parts.model_path,
-        dtype=config.model.dtype,
-        loss=parts.algorithm.loss,
-        temperature=config.trainer.temperature,
-        max_completion_tokens=config.trainer.max_completion_tokens,
-        prompts_per_update=config.trainer.prompts_per_update or config.trainer.prompts_per_step,
-        num_epochs=parts.algorithm.num_epochs,
-        num_steps=config.trainer.num_steps,
-        seed=derive_seed(config.seed, "learner"),
-    )
+    parts.learner.start(_start_spec(config, parts))
     cleanup.callback(parts.learner.close)
     selection_log = SelectionLog(run_dir.path / "selections.jsonl", first_step=first_step)
     cleanup.callback(selection_log.close)
@@ -216,10 +208,25 @@ def assemble(
     )
 
 
+def _start_spec(config: RunConfig, parts: Parts) -> StartSpec:
+    from insight_rl.learner.settings import StartSpec
+
+    return StartSpec(
+        model_path=parts.model_path,
+        dtype=config.model.dtype,
+        loss=parts.algorithm,
+        num_epochs=parts.algorithm.num_epochs,
+        temperature=config.trainer.temperature,
+        max_completion_tokens=config.trainer.max_completion_tokens,
+        prompts_per_update=config.trainer.prompts_per_update or config.trainer.prompts_per_step,
+        num_steps=config.trainer.num_steps,
+        seed=derive_seed(config.seed, "learner"),
+    )
+
+
 def _trainer_settings(config: RunConfig) -> TrainerSettings:
     from insight_rl.trainer import TrainerSettings
 
-    gap = config.trainer.max_logprob_gap
     return TrainerSettings(
         num_steps=config.trainer.num_steps,
         prompts_per_step=config.trainer.prompts_per_step,
@@ -227,10 +234,9 @@ def _trainer_settings(config: RunConfig) -> TrainerSettings:
             num_rollouts=config.trainer.rollouts_per_prompt,
             max_tokens=config.trainer.max_completion_tokens,
             temperature=config.trainer.temperature,
-            top_p=config.trainer.top_p,
             seed=config.seed,
         ),
-        max_logprob_gap=gap if gap is not None else 0.01 if config.model.dtype == "float32" else 2.0,
+        max_mean_logprob_gap=config.trainer.max_mean_logprob_gap or MEAN_LOGPROB_GAP_LIMITS[config.model.dtype],
         evaluate_every=config.evaluation.every,
         checkpoint_every=config.checkpoint.every,
         seed=config.seed,

@@ -51,7 +51,7 @@ class TrainerSettings:
     prompts_per_step: int
     sampling: Sampling
     """K, length and temperature of the rollouts; each step replaces the seed."""
-    max_logprob_gap: float
+    max_mean_logprob_gap: float
     evaluate_every: int
     """0: never."""
     checkpoint_every: int
@@ -169,7 +169,7 @@ class Trainer:
     @phase("learn")
     def learn(self, kept: Sequence[Group], advantages_P_G: Sequence[np.ndarray]) -> Metrics:
         metrics = self.learner.step(kept, advantages_P_G)
-        stop_if_logprobs_diverge(metrics, max_gap=self.settings.max_logprob_gap)
+        stop_if_logprobs_diverge(metrics, max_mean_gap=self.settings.max_mean_logprob_gap)
         return metrics
 
     @phase("sync")

@@ -12,6 +12,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+DTYPES = ("float32", "bfloat16")
+"""Precisions that a policy can be trained in. float16 is not one: its gradients would need loss scaling."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prompt:
@@ -188,7 +191,10 @@ class Sampling:
     max_tokens: int
     temperature: float
     """0 means greedy."""
-    top_p: float
+    top_p: float = 1.0
+    """Below 1 in evaluation only: cutting the distribution renormalises the rollout's log-probs and not the learner's,
+    which would bias the ratio of the two."""
+
     seed: int
     """Derived from the run's seed and the step: the same seed and weights give the same completions."""
 

@@ -3,52 +3,42 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
-from insight_rl.algorithm.advantage import ADVANTAGES, Belief
-from insight_rl.algorithm.loss_settings import PolicyLoss, Variant
+from insight_rl.algorithm.advantage import ADVANTAGES, AdvantageFn, Belief
+from insight_rl.algorithm.loss import LossSettings, PolicyLoss  # noqa: F401 (the annotation of an inherited setting)
 from insight_rl.errors import check
 from insight_rl.types import Group
 
 
-class Algorithm:
-    """What a step does with scored groups. Built by the config: ``algorithm=dapo algorithm.kl_coef=0.01``."""
+@dataclass(frozen=True, kw_only=True)
+class Algorithm(LossSettings):
+    """What a step does with scored groups: the settings of the loss, and how advantages are estimated.
 
-    def __init__(
-        self,
-        *,
-        variant: Variant,
-        advantage: str,
-        clip_low: float,
-        clip_high: float,
-        kl_coef: float = 0.0,
-        importance_cap: float | None = 2.0,
-        mask_truncated: bool = False,
-        num_epochs: int = 1,
-    ) -> None:
-        check(advantage in ADVANTAGES, "algorithm.advantage", advantage, f"must be one of {', '.join(ADVANTAGES)}")
-        check(num_epochs >= 1, "algorithm.num_epochs", num_epochs, "must be at least 1")
-        self.advantage = advantage
-        self.num_epochs = num_epochs
-        """Passes over the groups of a step."""
-        self.loss = PolicyLoss(
-            variant=variant,
-            clip_low=clip_low,
-            clip_high=clip_high,
-            kl_coef=kl_coef,
-            importance_cap=importance_cap,
-            mask_truncated=mask_truncated,
+    Built by the config, e.g. from ``algorithm=dapo algorithm.kl_coef=0.01 algorithm.advantage=mapp``.
+    """
+
+    advantage: str | AdvantageFn
+    """A name in ``ADVANTAGES``, or a function of your own: ``algorithm.advantage={_target_: ..., _partial_: true}``."""
+
+    num_epochs: int = 1
+    """Passes over the groups of a step."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check(
+            callable(self.advantage) or self.advantage in ADVANTAGES,
+            "algorithm.advantage",
+            self.advantage,
+            f"must be one of {', '.join(ADVANTAGES)}, or a mapping with _target_ and _partial_: true",
         )
-
-    @property
-    def needs_beliefs(self) -> bool:
-        """Whether :meth:`advantages` must be given the beliefs after the selector observed these groups."""
-        return self.advantage == "mapp"
+        check(self.num_epochs >= 1, "algorithm.num_epochs", self.num_epochs, "must be at least 1")
 
     def advantages(self, groups_P: Sequence[Group], beliefs_P: Sequence[Belief] | None = None) -> list[np.ndarray]:
         """Advantages of each group, float64 of length G, NaN where a rollout was not judged."""
-        estimate = ADVANTAGES[self.advantage]
+        estimate = ADVANTAGES[self.advantage] if isinstance(self.advantage, str) else self.advantage
         beliefs: Sequence[Belief | None] = [None] * len(groups_P) if beliefs_P is None else beliefs_P
         return [
             estimate(values_of(group), successes_of(group), belief)

@@ -1,77 +1,198 @@
-"""The objective of each token, as tensors. Knows nothing of models, batches or ranks; its weights are in ``loss.py``.
+"""The loss of an update, whole: the policy losses, the KL term and the correction between rollout and learner.
 
-All token tensors are flat, shape (N,): the completion tokens of one micro-batch, sequence after sequence.
+    loss   = sum over completion tokens of  weight of the sequence x loss of the token
+    token  = (surrogate + kl_coef x KL) x correction
 
-Deviation from TRL, where both are on: the correction between rollout and learner also weighs the KL term, since the
-expectation that makes the KL estimator unbiased is under the policy that sampled the tokens.
+:func:`token_losses` is the second line. A policy loss (``GRPO``, ``DAPO``, ``DrGRPO``, ``GSPO``, ``CISPO``, or a class
+of your own named by ``algorithm.loss._target_``) supplies the ratio, the surrogate and the weight of each sequence.
+
+The weights come from counts over the whole update, all ranks and skipped groups included, so the gradient does not
+depend on how the tokens are split into micro-batches. Unlike TRL, the correction (``importance_cap``) also multiplies
+the KL term: the estimator is unbiased only under the policy that sampled the tokens.
+
+Token tensors are flat, shape (N,): the completion tokens of one micro-batch, sequence after sequence. Only tensor
+methods are used, so that a configuration can be checked without importing torch.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
 
-import torch
+import numpy as np
 
-from insight_rl.algorithm.loss_settings import PolicyLoss
+from insight_rl.errors import check
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Objective:
-    """Per-token results, each of shape (N,); only ``value`` carries a gradient."""
+class Tokens:
+    """The completion tokens of a micro-batch under the policies that the loss compares. All natural log-probs, (N,)."""
 
-    value: torch.Tensor
+    logprobs_N: Tensor
+    """Under the policy being trained: the only one with a gradient."""
+    old_logprobs_N: Tensor
+    """Under the policy before the step's first update."""
+    rollout_logprobs_N: Tensor
+    """As the rollout engine sampled them."""
+    reference_logprobs_N: Tensor | None
+    """Under the frozen start model; needed where ``kl_coef`` > 0."""
+    advantages_N: Tensor
+    """Each sequence's advantage, repeated for its tokens."""
+    sequences_N: Tensor
+    """int64: number of the token's sequence, 0 <= s < ``num_sequences``."""
+    num_sequences: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenLosses:
+    """Results for each token, (N,); only ``value`` carries a gradient."""
+
+    value: Tensor
     """What is minimised, before the sequence weight."""
-    ratio: torch.Tensor
-    is_clipped_low: torch.Tensor
-    is_clipped_high: torch.Tensor
+    ratio: Tensor
+    is_clipped_low: Tensor
+    is_clipped_high: Tensor
 
 
-def token_objective(
-    loss: PolicyLoss,
-    *,
-    logprobs_N: torch.Tensor,
-    old_logprobs_N: torch.Tensor,
-    rollout_logprobs_N: torch.Tensor,
-    reference_logprobs_N: torch.Tensor | None,
-    advantages_N: torch.Tensor,
-    sequences_N: torch.Tensor,
-    num_sequences: int,
-) -> Objective:
-    """The objective of each token.
+class PolicyLoss(Protocol):
+    """A policy loss. Constructed by the config (``algorithm.loss._target_``) and sent to every rank by pickle."""
 
-    ``old`` are the learner's log-probs before the step's first update, ``rollout`` the engine's when it sampled,
-    ``reference`` those of the frozen start model (needed where ``loss.kl_coef`` > 0); ``advantages_N`` repeats each
-    sequence's advantage and ``sequences_N`` is the number of the sequence, 0 <= s < ``num_sequences``.
+    def ratio(self, tokens: Tokens) -> Tensor:
+        """Probability ratio of the new to the old policy for each token, (N,), with its gradient."""
+        ...
+
+    def surrogate(self, tokens: Tokens, ratio_N: Tensor, *, low: float, high: float) -> Tensor:
+        """What is minimised for each token, (N,); ``low`` and ``high`` are the bounds that the ratio is clipped to."""
+        ...
+
+    def sequence_weights(self, lengths_S: np.ndarray, *, max_completion_tokens: int) -> np.ndarray:
+        """Weight of every token of each sequence, float64, shape (S,).
+
+        ``lengths_S`` (int64) are the completion lengths of **all** sequences of one update that count: judged, not
+        masked, those of skipped groups included. There may be none.
+        """
+        ...
+
+
+class GRPO:
+    """PPO's clipped surrogate; mean over sequences of the mean over tokens (arXiv 2402.03300)."""
+
+    def ratio(self, tokens: Tokens) -> Tensor:
+        return (tokens.logprobs_N - tokens.old_logprobs_N).exp()
+
+    def surrogate(self, tokens: Tokens, ratio_N: Tensor, *, low: float, high: float) -> Tensor:
+        clipped_N = ratio_N.clamp(low, high)
+        return -(ratio_N * tokens.advantages_N).minimum(clipped_N * tokens.advantages_N)
+
+    def sequence_weights(self, lengths_S: np.ndarray, *, max_completion_tokens: int) -> np.ndarray:
+        return 1.0 / (lengths_S.size * lengths_S)
+
+
+class DrGRPO(GRPO):
+    """Token sums over the longest allowed length, so that length is not rewarded (arXiv 2503.20783)."""
+
+    def sequence_weights(self, lengths_S: np.ndarray, *, max_completion_tokens: int) -> np.ndarray:
+        return np.full(lengths_S.size, 1.0 / (max(lengths_S.size, 1) * max_completion_tokens))
+
+
+class DAPO(GRPO):
+    """Mean over all tokens of the update (arXiv 2503.14476)."""
+
+    def sequence_weights(self, lengths_S: np.ndarray, *, max_completion_tokens: int) -> np.ndarray:
+        return np.full(lengths_S.size, 1.0 / max(lengths_S.sum(), 1))
+
+
+class GSPO(GRPO):
+    """One ratio for a whole sequence, the geometric mean over its tokens (arXiv 2507.18071)."""
+
+    def ratio(self, tokens: Tokens) -> Tensor:
+        log_ratio_N = tokens.logprobs_N - tokens.old_logprobs_N
+        return sequence_mean(log_ratio_N, tokens.sequences_N, tokens.num_sequences)[tokens.sequences_N].exp()
+
+
+class CISPO(DAPO):
+    """The clipped ratio is a constant weight on the log-prob: every token keeps a gradient (arXiv 2506.13585)."""
+
+    def surrogate(self, tokens: Tokens, ratio_N: Tensor, *, low: float, high: float) -> Tensor:
+        return -ratio_N.clamp(low, high).detach() * tokens.advantages_N * tokens.logprobs_N
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossSettings:
+    """What the learner minimises: a policy loss, and what is common to all of them.
+
+    Raises ``UsageError`` for values no loss can have. Example::
+
+        LossSettings(loss=GRPO(), clip_low=0.2, clip_high=0.2, kl_coef=0.01)
     """
-    log_ratio = logprobs_N - old_logprobs_N
-    if loss.variant == "gspo":
-        log_ratio = sequence_mean(log_ratio, sequences_N, num_sequences)[sequences_N]
-    ratio = log_ratio.exp()
-    low, high = 1 - loss.clip_low, 1 + loss.clip_high
-    clipped = ratio.clamp(low, high)
-    if loss.variant == "cispo":
-        value = -clipped.detach() * advantages_N * logprobs_N
-    else:
-        value = -torch.minimum(ratio * advantages_N, clipped * advantages_N)
-    if loss.uses_reference:
-        assert reference_logprobs_N is not None
-        gap = reference_logprobs_N - logprobs_N
+
+    loss: PolicyLoss
+    """``GRPO()``, ``DAPO()``, ... below, or one of your own."""
+
+    clip_low: float
+    clip_high: float
+    """The ratio of new to old policy is clipped to [1 - clip_low, 1 + clip_high]."""
+
+    kl_coef: float = 0.0
+    """Weight of the KL divergence to the reference, the model that training started from; 0 loads no reference."""
+
+    importance_cap: float | None = 2.0
+    """Truncated importance sampling: each token counts min(p_learner / p_rollout, cap) times. ``None``: once."""
+
+    mask_truncated: bool = False
+    """Leave truncated completions out of the loss and of its counts. They stay in their group's baseline."""
+
+    def __post_init__(self) -> None:
+        missing = [name for name in ("ratio", "surrogate", "sequence_weights") if not hasattr(self.loss, name)]
+        check(
+            not missing,
+            "algorithm.loss",
+            self.loss,
+            f"has no {', '.join(missing)}; give a class with the methods of insight_rl.algorithm.loss.PolicyLoss",
+        )
+        check(0 <= self.clip_low <= 1, "algorithm.clip_low", self.clip_low, "must be within 0 and 1 (1 clips nothing)")
+        check(self.clip_high >= 0, "algorithm.clip_high", self.clip_high, "must be at least 0")
+        check(self.kl_coef >= 0, "algorithm.kl_coef", self.kl_coef, "must be at least 0 (0 switches it off)")
+        cap = self.importance_cap
+        check(cap is None or cap > 0, "algorithm.importance_cap", cap, "must be above 0, or null for no correction")
+
+    @property
+    def uses_reference(self) -> bool:
+        return self.kl_coef > 0
+
+
+def token_losses(settings: LossSettings, tokens: Tokens) -> TokenLosses:
+    """The loss of each token: surrogate, KL term and correction."""
+    low, high = 1 - settings.clip_low, 1 + settings.clip_high
+    ratio_N = settings.loss.ratio(tokens)
+    value_N = settings.loss.surrogate(tokens, ratio_N, low=low, high=high)
+    if settings.uses_reference:
+        assert tokens.reference_logprobs_N is not None
         # Weighted by the ratio, whose gradient is kept, the k3 estimator has the gradient of the KL divergence itself:
         # ratio * (log p - log p_ref) * grad log p.
-        value = value + loss.kl_coef * ratio * (gap.exp() - gap - 1)
-    if loss.importance_cap is not None:
-        value = value * (old_logprobs_N - rollout_logprobs_N).exp().clamp(max=loss.importance_cap)
-    detached = ratio.detach()
-    return Objective(
-        value=value,
-        ratio=detached,
-        is_clipped_low=(detached < low) & (advantages_N < 0),
-        is_clipped_high=(detached > high) & (advantages_N > 0),
+        value_N = value_N + settings.kl_coef * ratio_N * k3(tokens.logprobs_N - tokens.reference_logprobs_N)
+    if settings.importance_cap is not None:
+        correction_N = (tokens.old_logprobs_N - tokens.rollout_logprobs_N).exp()
+        value_N = value_N * correction_N.clamp(max=settings.importance_cap)
+    detached_N = ratio_N.detach()
+    return TokenLosses(
+        value=value_N,
+        ratio=detached_N,
+        is_clipped_low=(detached_N < low) & (tokens.advantages_N < 0),
+        is_clipped_high=(detached_N > high) & (tokens.advantages_N > 0),
     )
 
 
-def sequence_mean(values_N: torch.Tensor, sequences_N: torch.Tensor, num_sequences: int) -> torch.Tensor:
+def k3(log_ratio_N: Tensor) -> Tensor:
+    """Estimate of KL(p || q), never negative, from log p - log q of tokens sampled from p (Schulman's k3)."""
+    return (-log_ratio_N).exp() - 1 + log_ratio_N
+
+
+def sequence_mean(values_N: Tensor, sequences_N: Tensor, num_sequences: int) -> Tensor:
     """Mean over the tokens of each sequence, shape (num_sequences,); 0 for a sequence without tokens."""
     sums = values_N.new_zeros(num_sequences).index_add(0, sequences_N, values_N)
-    counts = torch.bincount(sequences_N, minlength=num_sequences).clamp(min=1)
+    counts = sequences_N.bincount(minlength=num_sequences).clamp(min=1)
     return sums / counts

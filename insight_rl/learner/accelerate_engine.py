@@ -14,6 +14,7 @@ from accelerate.state import AcceleratorState
 from insight_rl.learner.engine import Scorer
 from insight_rl.learner.logprobs import TokenScorer
 from insight_rl.learner.models import load_policy
+from insight_rl.learner.safe_load import load_tensors
 from insight_rl.learner.settings import LearnerSettings, StartSpec
 
 _CHECKPOINT = "learner.pt"
@@ -37,21 +38,12 @@ class AccelerateEngine:
         self.rank = self._accelerator.process_index
         self.model = self._load(gradient_checkpointing=self._settings.gradient_checkpointing)
         self._scorer = TokenScorer(self.model, temperature=spec.temperature)
-        settings = self._settings
-        optimizer = torch.optim.AdamW(
-            self.model.parameters(),
-            lr=settings.lr,
-            betas=settings.betas,
-            eps=settings.eps,
-            weight_decay=settings.weight_decay,
-            fused=True,
-        )
+        optimizer = torch.optim.AdamW(self.model.parameters(), **self._settings.adamw(), fused=True)
         self._wrapped, self._optimizer = self._accelerator.prepare(self._scorer, optimizer)
 
     def _load(self, *, gradient_checkpointing: bool) -> Any:
         # AdamW at lr 1e-6 is lost in the 8 bits of bfloat16: the weights stay in float32 and only computing is halved.
-        dtype = torch.float64 if self.dtype == torch.float64 else torch.float32
-        model = load_policy(self._spec.model_path, dtype, gradient_checkpointing=gradient_checkpointing)
+        model = load_policy(self._spec.model_path, torch.float32, gradient_checkpointing=gradient_checkpointing)
         return model.to(self.device)
 
     @property
@@ -94,7 +86,7 @@ class AccelerateEngine:
             torch.save(state, folder / _CHECKPOINT)
 
     def load(self, folder: Path) -> None:
-        state = torch.load(folder / _CHECKPOINT, map_location="cpu", weights_only=True)
+        state = load_tensors(folder / _CHECKPOINT)
         parameters = dict(self.model.named_parameters())
         if parameters.keys() != state["model"].keys():
             raise ValueError(f"the checkpoint in {folder} is of another model than {self._spec.model_path}")

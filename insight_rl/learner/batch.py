@@ -1,4 +1,4 @@
-"""Cuts the groups of a step into updates, ranks and micro-batches. NumPy only: no tensors, no model, no processes.
+"""Cuts the groups of a step into updates, ranks and micro-batches. NumPy only.
 
 A *row* is what one line of a micro-batch holds: a prompt followed by one of its completions, or by several that share
 it (each sees the prompt and itself only, at its own positions). Sharing computes a prompt once instead of G times and
@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from insight_rl.algorithm.loss_settings import PolicyLoss, sequence_weights
+from insight_rl.algorithm.loss import LossSettings
 from insight_rl.types import Completion, Group
 
 # A micro-batch computes at most this many logits at a time (256 MiB in float32).
@@ -89,6 +89,8 @@ class RankPlan:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepPlan:
+    """A step, cut: what each rank computes, and the counts that the metrics report."""
+
     ranks: tuple[RankPlan, ...]
     num_sequences: int
     """Sequences with a forward and backward pass."""
@@ -103,7 +105,7 @@ class StepPlan:
 class BatchSettings:
     """How to cut; the facts about the model come from the learner once it is loaded."""
 
-    loss: PolicyLoss
+    loss: LossSettings
     max_completion_tokens: int
     prompts_per_update: int
     num_ranks: int
@@ -150,7 +152,7 @@ def plan_step(groups_P: Sequence[Group], advantages_P_G: Sequence[np.ndarray], s
 
 def _select(groups: Sequence[Group], advantages_P_G: Sequence[np.ndarray], settings: BatchSettings) -> _Update:
     """Weigh every sequence that counts, then keep those that have a gradient."""
-    loss = settings.loss
+    loss_settings = settings.loss
     counted: list[tuple[int, int]] = []
     for number, (group, advantages) in enumerate(zip(groups, advantages_P_G, strict=True)):
         if len(advantages) != len(group.completions_G):
@@ -158,16 +160,16 @@ def _select(groups: Sequence[Group], advantages_P_G: Sequence[np.ndarray], setti
                 f"prompt {group.prompt.id}: {len(advantages)} advantages for {len(group.completions_G)} completions"
             )
         for j, completion in enumerate(group.completions_G):
-            is_masked = loss.mask_truncated and completion.is_truncated
+            is_masked = loss_settings.mask_truncated and completion.is_truncated
             if completion.token_ids and not is_masked and not np.isnan(advantages[j]):
                 counted.append((number, j))
     lengths = np.array([len(groups[number].completions_G[j].token_ids) for number, j in counted])
-    weights = sequence_weights(loss, lengths, max_completion_tokens=settings.max_completion_tokens)
+    weights = loss_settings.loss.sequence_weights(lengths, max_completion_tokens=settings.max_completion_tokens)
     update = _Update(sequences_by_group=[[] for _ in groups])
     prompts = [np.array(group.prompt.token_ids, dtype=np.int64) for group in groups]
     for (number, j), weight in zip(counted, weights.tolist(), strict=True):
         advantage = float(advantages_P_G[number][j])
-        if advantage != 0.0 or loss.uses_reference:
+        if advantage != 0.0 or loss_settings.uses_reference:
             completion = groups[number].completions_G[j]
             update.sequences_by_group[number].append(_sequence(prompts[number], completion, advantage, weight))
     update.num_skipped_groups = sum(not sequences for sequences in update.sequences_by_group)
@@ -195,21 +197,23 @@ def _cut(update: _Update, settings: BatchSettings) -> list[tuple[MicroBatch, ...
     """The micro-batches of an update for each rank, equally many, longest first."""
     rows = [row for sequences in update.sequences_by_group for row in make_rows(sequences, settings)]
     rows.sort(key=lambda row: (row.is_shared, len(row)), reverse=True)
-    # Dealing sorted rows out in turns, back and forth, gives every rank about the same work.
-    hands: list[list[Row]] = [[] for _ in range(settings.num_ranks)]
+    rows_of_rank: list[list[Row]] = [[] for _ in range(settings.num_ranks)]
     for number, row in enumerate(rows):
-        lap, seat = divmod(number, settings.num_ranks)
-        hands[seat if lap % 2 == 0 else settings.num_ranks - 1 - seat].append(row)
-    batches = [[make_micro_batch(part) for part in _fill(hand, settings.tokens_per_micro_batch)] for hand in hands]
+        # First rank to last, then last to first, and so on: with sorted rows every rank gets about the same work.
+        round_number, place = divmod(number, settings.num_ranks)
+        rank = place if round_number % 2 == 0 else settings.num_ranks - 1 - place
+        rows_of_rank[rank].append(row)
+    budget = settings.tokens_per_micro_batch
+    batches_of_rank = [[make_micro_batch(part) for part in _fill(own_rows, budget)] for own_rows in rows_of_rank]
     if update.stand_in is not None:
         stand_in = Row(sequences=(update.stand_in,))
         if not rows:
-            batches[0].append(make_micro_batch([stand_in]))
-        longest = max(map(len, batches))
-        for hand_batches in batches:
-            while len(hand_batches) < longest:
-                hand_batches.append(make_micro_batch([stand_in], is_measured=False))
-    return [tuple(hand_batches) for hand_batches in batches]
+            batches_of_rank[0].append(make_micro_batch([stand_in]))
+        most = max(map(len, batches_of_rank))
+        for batches in batches_of_rank:
+            while len(batches) < most:
+                batches.append(make_micro_batch([stand_in], is_measured=False))
+    return [tuple(batches) for batches in batches_of_rank]
 
 
 def make_rows(sequences: Sequence[TrainSequence], settings: BatchSettings) -> list[Row]:

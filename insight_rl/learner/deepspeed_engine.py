@@ -14,14 +14,17 @@ from typing import Any, cast
 
 import deepspeed
 import torch
+from deepspeed.runtime.checkpoint_engine import TorchCheckpointEngine
+from deepspeed.runtime.fp16.loss_scaler import LossScaler
+from deepspeed.runtime.zero.config import ZeroStageEnum
+from deepspeed.utils.tensor_fragment import fragment_address
 from transformers.integrations.deepspeed import HfDeepSpeedConfig
 
-from insight_rl.errors import check
-from insight_rl.learner.deepspeed import ZeroSettings
 from insight_rl.learner.engine import Scorer
 from insight_rl.learner.logprobs import TokenScorer
 from insight_rl.learner.models import load_policy
-from insight_rl.learner.settings import LearnerSettings, StartSpec
+from insight_rl.learner.safe_load import load_tensors
+from insight_rl.learner.settings import DeepSpeedSettings, StartSpec
 
 _TAG = "deepspeed"
 
@@ -29,15 +32,24 @@ _TAG = "deepspeed"
 warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed")
 
 
+# Classes of DeepSpeed's whose objects stand in its checkpoints: plain records.
+_ALLOWED_IN_CHECKPOINTS = (fragment_address, LossScaler, ZeroStageEnum)
+
+
+class _SafeCheckpointEngine(TorchCheckpointEngine):  # type: ignore[misc]  # DeepSpeed has no types
+    """Writes as DeepSpeed does, and reads without executing anything."""
+
+    def load(self, path: str, map_location: object = None) -> Any:
+        return load_tensors(Path(path), allowed=_ALLOWED_IN_CHECKPOINTS)
+
+
 class DeepSpeedEngine:
     """See :class:`~insight_rl.learner.engine.TrainEngine`."""
 
-    def __init__(self, settings: LearnerSettings, zero: ZeroSettings) -> None:
+    def __init__(self, settings: DeepSpeedSettings) -> None:
         self._settings = settings
-        self._zero = zero
 
     def start(self, spec: StartSpec) -> None:
-        check(spec.dtype != "float64", "model.dtype", spec.dtype, "DeepSpeed trains in float32 or bfloat16")
         self._spec = spec
         self.dtype = getattr(torch, spec.dtype)
         has_gpu = torch.cuda.is_available()
@@ -49,50 +61,47 @@ class DeepSpeedEngine:
         self._num_ranks = torch.distributed.get_world_size()
         config = self._config()
         # While this object lives, transformers shards a ZeRO-3 model as it loads it.
-        self._loading = HfDeepSpeedConfig(config) if self._zero.stage == 3 else None
+        self._loading = HfDeepSpeedConfig(config) if self._settings.zero_stage == 3 else None
         # Stage 0 keeps no float32 copy of bfloat16 weights and sums their gradients in bfloat16: there the weights
         # stay in float32 and only computing is halved.
-        dtype = torch.float32 if self._zero.stage == 0 else self.dtype
+        dtype = torch.float32 if self._settings.zero_stage == 0 else self.dtype
         self.model = load_policy(spec.model_path, dtype, gradient_checkpointing=self._settings.gradient_checkpointing)
         self._scorer = TokenScorer(self.model, temperature=spec.temperature)
         self._engine, *_ = deepspeed.initialize(model=self._scorer, optimizer=self._optimizer(), config=config)
         stage = self._engine.zero_optimization_stage()
         assert isinstance(self._engine, deepspeed.DeepSpeedEngine), type(self._engine)
-        assert stage == self._zero.stage, f"asked DeepSpeed for ZeRO stage {self._zero.stage}, got {stage}"
+        wanted = self._settings.zero_stage
+        assert stage == wanted, f"asked DeepSpeed for ZeRO stage {wanted}, got {stage}"
+        # DeepSpeed's own would unpickle whatever a checkpoint contains.
+        self._engine.checkpoint_engine = _SafeCheckpointEngine(self._engine._config)
         # DeepSpeed switches to training mode, dropout included: back to what load_policy set.
         self._engine.eval()
 
     def _optimizer(self) -> torch.optim.Optimizer:
-        settings = self._settings
-        arguments: dict[str, Any] = {
-            "lr": settings.lr,
-            "betas": settings.betas,
-            "eps": settings.eps,
-            "weight_decay": settings.weight_decay,
-        }
-        if self._zero.offload == "cpu" and self.device.type == "cuda":
+        arguments = self._settings.adamw()
+        if self._settings.offload == "cpu" and self.device.type == "cuda":
             return deepspeed.ops.adam.DeepSpeedCPUAdam(self.model.parameters(), adamw_mode=True, **arguments)
         return torch.optim.AdamW(self.model.parameters(), **arguments)
 
     def _config(self) -> dict[str, Any]:
-        zero: dict[str, Any] = {"stage": self._zero.stage}
-        if self._zero.offload == "cpu":
+        zero: dict[str, Any] = {"stage": self._settings.zero_stage}
+        if self._settings.offload == "cpu":
             zero["offload_optimizer"] = {"device": "cpu"}
-            if self._zero.stage == 3:
+            if self._settings.zero_stage == 3:
                 zero["offload_param"] = {"device": "cpu"}
         is_half = self.dtype == torch.bfloat16
         ours = {
             "train_micro_batch_size_per_gpu": 1,
             "gradient_accumulation_steps": 1,
             "gradient_clipping": self._settings.max_grad_norm or 0.0,
-            "bf16": {"enabled": is_half and self._zero.stage > 0},
-            "torch_autocast": {"enabled": is_half and self._zero.stage == 0, "dtype": "bfloat16"},
+            "bf16": {"enabled": is_half and self._settings.zero_stage > 0},
+            "torch_autocast": {"enabled": is_half and self._settings.zero_stage == 0, "dtype": "bfloat16"},
             "data_types": {"grad_accum_dtype": "fp32"},
             "zero_optimization": zero,
             "zero_force_ds_cpu_optimizer": False,
             "steps_per_print": 2**31,
         }
-        return _merged(ours, self._zero.config)
+        return _merged(ours, self._settings.deepspeed)
 
     @property
     def scorer(self) -> Scorer:
@@ -104,7 +113,7 @@ class DeepSpeedEngine:
     def load_reference(self) -> Scorer:
         model = load_policy(self._spec.model_path, self.dtype, gradient_checkpointing=False).requires_grad_(False)
         scorer = TokenScorer(model, temperature=self._spec.temperature)
-        if self._zero.stage < 3:
+        if self._settings.zero_stage < 3:
             return cast("Scorer", scorer.to(self.device))
         config = self._config()
         config["zero_optimization"].pop("offload_optimizer", None)
@@ -134,7 +143,7 @@ class DeepSpeedEngine:
     def named_tensors(self) -> Iterator[tuple[str, torch.Tensor]]:
         for name, parameter in self.model.named_parameters():
             # One parameter at a time: the whole model may not fit on a device, and gathers must not be nested.
-            with deepspeed.zero.GatheredParameters([parameter], enabled=self._zero.stage == 3):
+            with deepspeed.zero.GatheredParameters([parameter], enabled=self._settings.zero_stage == 3):
                 yield name, parameter.detach().to(self.dtype)
 
     def save(self, folder: Path) -> None:

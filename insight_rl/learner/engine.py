@@ -1,13 +1,9 @@
-"""The seam between one rank's update loop and the library that shards, accumulates and steps.
-
-Everything here is one rank's view. Knows nothing of groups, advantages or processes.
-"""
+"""What one rank's update loop asks of the library that shards the model, accumulates gradients and steps."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -67,17 +63,3 @@ class TrainEngine(Protocol):
     def load(self, folder: Path) -> None: ...
 
     def close(self) -> None: ...
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DeviceBatch:
-    """A micro-batch as tensors on the rank's device; floats in the precision of the log-probs."""
-
-    inputs: dict[str, Any]
-    """Keyword arguments of the scorer."""
-    sequences_N: torch.Tensor
-    rollout_logprobs_N: torch.Tensor
-    advantages_N: torch.Tensor
-    weights_N: torch.Tensor
-    num_sequences: int
-    is_measured: bool

@@ -1,4 +1,4 @@
-"""Log-probs of completion tokens without ever holding the logits of all tokens. Knows nothing of losses or ranks."""
+"""Log-probs of completion tokens, computed without ever holding the logits of all tokens."""
 
 from __future__ import annotations
 
@@ -62,8 +62,7 @@ class TokenScorer(torch.nn.Module):
         return self._score(self.model.get_output_embeddings()(hidden), targets)
 
     def _score(self, logits: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        if logits.dtype != torch.float64:
-            logits = logits.float()
+        logits = logits.float()
         if self.temperature != 1.0:
             logits = logits / self.temperature
         all_logprobs = logits.log_softmax(dim=-1)

@@ -1,9 +1,8 @@
-"""Loads and saves Hugging Face models for training. Knows nothing of losses, ranks or optimizers."""
+"""Loads and saves Hugging Face models for training."""
 
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
@@ -20,9 +19,10 @@ NamedTensors = Iterable[tuple[str, torch.Tensor]]
 
 
 def load_policy(model_path: Path, dtype: torch.dtype, *, gradient_checkpointing: bool) -> PreTrainedModel:
-    """The model at ``model_path`` without dropout: the ratio between two policies must not be noise.
+    """The model at ``model_path``, without dropout, which would make the policy ratio random.
 
-    It stays in evaluation mode; only the layers that recompute their activations are told that they are training.
+    So the model stays in eval mode. Checkpointed layers alone are set to training mode, because they recompute their
+    activations only then.
     """
     from transformers import AutoModelForCausalLM
     from transformers.modeling_layers import GradientCheckpointingLayer
@@ -72,17 +72,10 @@ def write_weights(named_tensors: NamedTensors, folder: Path) -> None:
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
 
 
-def quiet_deepspeed() -> None:
-    """Keep DeepSpeed, which transformers imports where it is installed, from looking for accelerators and warning."""
-    if not torch.cuda.is_available():
-        os.environ.setdefault("DS_ACCELERATOR", "cpu")
-
-
 def save_pretrained(
     model: PreTrainedModel, state: dict[str, torch.Tensor], *, source: Path, folder: Path, dtype: torch.dtype
 ) -> None:
     """A Hugging Face folder with ``state`` as its weights; tokenizer and the like are copied from ``source``."""
-    quiet_deepspeed()
     folder.mkdir(parents=True, exist_ok=True)
     for file in sorted(source.iterdir()):
         if file.is_file() and file.suffix in _SIDE_FILES and not file.name.endswith(".index.json"):

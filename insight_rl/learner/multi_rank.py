@@ -1,90 +1,74 @@
-"""The trainer's side of learning: cuts each step into ranks' shares, sends them out and adds up what comes back.
+"""The trainer's side of learning: cuts each step into the ranks' shares, sends them out and adds up the results.
 
-Behind it stands one rank in this process, or one process per rank; nothing else in the project can tell which. Knows
-nothing of tensors: the weights pass through as a source, the batches as arrays.
+The work is done by one rank in this process, or by one process per rank; nothing else in the project can tell which.
 """
 
 from __future__ import annotations
 
 import json
-import shutil
-import tempfile
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
+from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from insight_rl.algorithm.loss_settings import PolicyLoss
 from insight_rl.errors import check
-from insight_rl.learner.batch import BatchSettings, StepPlan, plan_step
+from insight_rl.learner.batch import BatchSettings, plan_step
 from insight_rl.learner.processes import MakeWorker, RankProcesses
+from insight_rl.learner.schedule import lr_at
 from insight_rl.learner.settings import LearnerSettings, StartSpec
+from insight_rl.learner.step_sums import to_metrics
 from insight_rl.types import Group, Metrics
 from insight_rl.weight_sync.base import WeightSource
 
 if TYPE_CHECKING:
     import torch
 
-    from insight_rl.learner.worker import RankWorker, StepSums
+    from insight_rl.learner.worker import RankWorker
 
 _STATE = "learner.json"
-_DTYPES = ("float32", "bfloat16", "float64")
 
 
-class MultiRankLearner:
-    """What every learner of this project shares. See :class:`~insight_rl.learner.base.Learner`.
+class MultiRankLearner(LearnerSettings, ABC):
+    """What every learner of this project shares. See :class:`~insight_rl.learner.base.Learner`."""
 
-    ``make_worker`` builds a rank's worker in the process it runs in. ``in_process`` keeps a single rank in this one.
-    """
+    settings_type: ClassVar[type[LearnerSettings]] = LearnerSettings
+    single_rank_in_process: ClassVar[bool]
+    """Whether a single rank runs in the trainer's own process; several ranks never do."""
 
-    def __init__(self, settings: LearnerSettings, *, make_worker: MakeWorker, in_process: bool) -> None:
-        self.settings = settings
-        self._make_worker = make_worker
-        self._in_process = in_process and settings.num_ranks == 1
+    def __post_init__(self) -> None:
+        super().__post_init__()
         self._processes: RankProcesses | None = None
         self._worker: RankWorker | None = None
         self._num_steps_done = 0
 
-    def start(
-        self,
-        *,
-        model_path: Path,
-        dtype: str,
-        loss: PolicyLoss,
-        temperature: float,
-        max_completion_tokens: int,
-        prompts_per_update: int,
-        num_epochs: int,
-        num_steps: int,
-        seed: int,
-    ) -> None:
+    @abstractmethod
+    def _make_worker(self) -> MakeWorker:
+        """What builds a rank's worker, in the process that the rank runs in; it can be pickled."""
+
+    @property
+    def settings(self) -> Any:
+        """The settings alone, of ``settings_type``: what is sent to the ranks."""
+        return self.settings_type(**{field.name: getattr(self, field.name) for field in fields(self.settings_type)})
+
+    def start(self, spec: StartSpec) -> None:
         """See :meth:`~insight_rl.learner.base.Learner.start`. Started again, it begins anew in the same processes."""
-        check(dtype in _DTYPES, "model.dtype", dtype, f"the learner trains in one of {', '.join(_DTYPES)}")
-        spec = StartSpec(
-            model_path=Path(model_path),
-            dtype=dtype,
-            loss=loss,
-            num_epochs=num_epochs,
-            temperature=temperature,
-            seed=seed,
-        )
-        if self._in_process:
-            self._worker = self._make_worker()
+        if self.single_rank_in_process and self.num_ranks == 1:
+            self._worker = self._make_worker()()
         elif self._processes is None:
-            self._processes = RankProcesses(
-                self._make_worker, self.settings.num_ranks, deadline_s=self.settings.deadline_s
-            )
+            self._processes = RankProcesses(self._make_worker(), self.num_ranks, deadline_s=self.deadline_s)
         facts = self._everywhere("start", spec)
         self._num_steps_done = 0
-        self._num_steps = num_steps
+        self._num_steps = spec.num_steps
         self._batch_settings = BatchSettings(
-            loss=loss,
-            max_completion_tokens=max_completion_tokens,
-            prompts_per_update=prompts_per_update,
-            num_ranks=self.settings.num_ranks,
-            tokens_per_micro_batch=self.settings.tokens_per_micro_batch,
-            share_prompts=self.settings.share_prompts and facts.can_share_prompts,
+            loss=spec.loss,
+            max_completion_tokens=spec.max_completion_tokens,
+            prompts_per_update=spec.prompts_per_update,
+            num_ranks=self.num_ranks,
+            tokens_per_micro_batch=self.tokens_per_micro_batch,
+            share_prompts=self.share_prompts and facts.can_share_prompts,
             hidden_size=facts.hidden_size,
             vocab_size=facts.vocab_size,
         )
@@ -92,9 +76,15 @@ class MultiRankLearner:
     def step(self, groups_P: Sequence[Group], advantages_P_G: Sequence[np.ndarray]) -> Metrics:
         plan = plan_step(groups_P, advantages_P_G, self._batch_settings)
         self._num_steps_done += 1
-        lr = self.settings.lr_at(self._num_steps_done, self._num_steps)
-        results = self._call("step", [(rank_plan, lr) for rank_plan in plan.ranks])
-        return _metrics(plan, results, lr)
+        lr = lr_at(
+            self._num_steps_done,
+            num_steps=self._num_steps,
+            peak=self.lr,
+            warmup_steps=self.warmup_steps,
+            schedule=self.lr_schedule,
+        )
+        sums_R = self._call("step", [(rank_plan, lr) for rank_plan in plan.ranks])
+        return to_metrics(plan, sums_R, lr)
 
     def weights(self) -> WeightSource:
         return _LearnerWeights(self)
@@ -124,11 +114,11 @@ class MultiRankLearner:
 
     def _kind(self) -> dict[str, Any]:
         """What a checkpoint must have in common with the learner that loads it."""
-        return {"kind": type(self).__name__, "num_ranks": self.settings.num_ranks}
+        return {"kind": type(self).__name__, "num_ranks": self.num_ranks}
 
     def _everywhere(self, method: str, *arguments: Any) -> Any:
         """Call ``method`` with the same arguments on every rank; returns rank 0's result."""
-        return self._call(method, [arguments] * self.settings.num_ranks)[0]
+        return self._call(method, [arguments] * self.num_ranks)[0]
 
     def _call(self, method: str, arguments_R: Sequence[tuple[Any, ...]]) -> list[Any]:
         if self._worker is not None:
@@ -139,7 +129,7 @@ class MultiRankLearner:
 
 
 class _LearnerWeights:
-    """The weights as they are when asked for, through memory if the rank is here, else through files in memory."""
+    """The weights as they are when asked for: the rank's own tensors if it is in this process, else handed over."""
 
     def __init__(self, learner: MultiRankLearner) -> None:
         self._learner = learner
@@ -148,57 +138,15 @@ class _LearnerWeights:
         if self._learner._worker is not None:
             yield from self._learner._worker.named_tensors()
             return
-        from safetensors import safe_open
+        from insight_rl.learner.weight_handover import map_memory, read_from_memory
 
-        folder = Path(tempfile.mkdtemp(prefix="insight_rl_weights_", dir=_memory_folder()))
+        weights = self._learner._everywhere("hand_over_weights")
         try:
-            self.save(folder)
-            for file in sorted(folder.glob("*.safetensors")):
-                with safe_open(file, framework="pt") as tensors:
-                    for name in tensors.keys():  # noqa: SIM118 (a file, not a mapping)
-                        yield name, tensors.get_tensor(name)
+            content = map_memory(weights)
         finally:
-            shutil.rmtree(folder)
+            # From here on this process alone keeps the memory, and frees it by dropping ``content``.
+            self._learner._everywhere("drop_handed_weights")
+        yield from read_from_memory(content, weights)
 
     def save(self, folder: Path) -> None:
         self._learner._everywhere("save_weights", folder)
-
-
-def _memory_folder() -> str | None:
-    """A file system in memory, where there is one."""
-    shared_memory = Path("/dev/shm")
-    return str(shared_memory) if shared_memory.is_dir() else None
-
-
-def _metrics(plan: StepPlan, results: Sequence[StepSums], lr: float) -> Metrics:
-    """Add up the ranks' sums. Means are over the completion tokens that went through the model."""
-    sums: dict[str, float] = {}
-    for result in results:
-        for name, value in result.sums.items():
-            sums[name] = sums.get(name, 0.0) + value
-    grad_norms = results[0].grad_norms
-    metrics: Metrics = {
-        "learner/lr": lr,
-        "learner/num_sequences": plan.num_sequences,
-        "learner/num_tokens": plan.num_tokens,
-        "learner/num_input_tokens": plan.num_inputs,
-        "learner/num_skipped_groups": plan.num_skipped_groups,
-        "learner/num_updates": len(grad_norms),
-    }
-    if not grad_norms:
-        return metrics
-    num_tokens, num_gaps = sums["num_tokens"], sums["num_gaps"]
-    metrics |= {
-        "learner/loss": sums["loss"] / len(grad_norms),
-        "learner/grad_norm": float(np.mean(grad_norms)),
-        "learner/entropy": sums["entropy"] / num_tokens,
-        "learner/ratio_mean": sums["ratio"] / num_tokens,
-        "learner/clip_fraction_low": sums["clipped_low"] / num_tokens,
-        "learner/clip_fraction_high": sums["clipped_high"] / num_tokens,
-        "learner/kl_to_rollout": sums["kl_to_rollout"] / num_gaps,
-        "rollout/logprob_gap_mean": sums["gap"] / num_gaps,
-        "rollout/logprob_gap_max": max(result.gap_max for result in results),
-    }
-    if "kl_to_reference" in sums:
-        metrics["learner/kl_to_reference"] = sums["kl_to_reference"] / num_tokens
-    return metrics

@@ -1,35 +1,42 @@
-"""Settings that every learner has, checked when they are constructed. Knows nothing of torch or processes."""
+"""Settings of the learners, checked when they are constructed. Imports neither torch nor anything that starts."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
-from insight_rl.algorithm.loss_settings import PolicyLoss
+from insight_rl.algorithm.loss import LossSettings
 from insight_rl.child_process import check_deadline
 from insight_rl.errors import check
+from insight_rl.learner.schedule import Schedule
+from insight_rl.types import DTYPES
 
-Schedule = Literal["constant", "linear", "cosine"]
+Offload = Literal["none", "cpu"]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class LearnerSettings:
-    """What the config says about optimizer and memory. Raises ``UsageError`` for values no run could work with."""
+    """Optimizer, schedule and memory: what every learner takes from the config.
 
-    lr: float
-    weight_decay: float
-    betas: tuple[float, float]
-    eps: float
-    warmup_steps: int
-    lr_schedule: Schedule
-    max_grad_norm: float | None
-    tokens_per_micro_batch: int
-    gradient_checkpointing: bool
-    share_prompts: bool
-    num_ranks: int
-    deadline_s: float
+    The comments are in ``conf/learner/shared/settings.yaml``. Raises ``UsageError`` for values no run could work with.
+    """
+
+    lr: float = 1e-6
+    weight_decay: float = 0.1
+    betas: Sequence[float] = (0.9, 0.999)
+    eps: float = 1e-8
+    warmup_steps: int = 0
+    lr_schedule: Schedule = "constant"
+    max_grad_norm: float | None = 1.0
+    tokens_per_micro_batch: int = 16384
+    gradient_checkpointing: bool = False
+    share_prompts: bool = True
+    num_ranks: int = 1
+    deadline_s: float = 7200.0
+    """Longest time a rank may take over one answer; a single rank in the trainer's process has none."""
 
     def __post_init__(self) -> None:
         check(self.lr > 0 and math.isfinite(self.lr), "learner.lr", self.lr, "must be above 0")
@@ -57,28 +64,92 @@ class LearnerSettings:
         check(self.num_ranks >= 1, "learner.num_ranks", self.num_ranks, "must be at least 1")
         check_deadline("learner.deadline_s", self.deadline_s)
 
-    def lr_at(self, step: int, num_steps: int) -> float:
-        """Learning rate of the trainer's ``step`` (from 1) of ``num_steps``: linear warm-up, then the schedule."""
-        if step <= self.warmup_steps:
-            return self.lr * step / self.warmup_steps
-        if self.lr_schedule == "constant":
-            return self.lr
-        progress = min(1.0, (step - 1 - self.warmup_steps) / max(1, num_steps - self.warmup_steps))
-        if self.lr_schedule == "linear":
-            return self.lr * (1 - progress)
-        return self.lr * 0.5 * (1 + math.cos(math.pi * progress))
+    def adamw(self) -> dict[str, Any]:
+        """Keyword arguments of ``torch.optim.AdamW``."""
+        betas = tuple(self.betas)
+        return {"lr": self.lr, "betas": betas, "eps": self.eps, "weight_decay": self.weight_decay}
+
+
+# These follow from our own keys; a second place to set them could only disagree.
+_OWNED_DEEPSPEED_KEYS = {
+    "train_batch_size": "the learner cuts its own micro-batches: learner.tokens_per_micro_batch",
+    "train_micro_batch_size_per_gpu": "the learner cuts its own micro-batches: learner.tokens_per_micro_batch",
+    "gradient_accumulation_steps": "the learner accumulates over all micro-batches of an update by itself",
+    "gradient_clipping": "use learner.max_grad_norm",
+    "optimizer": "use learner.lr, learner.weight_decay, learner.betas, learner.eps",
+    "scheduler": "use learner.lr_schedule, learner.warmup_steps",
+    "bf16": "use model.dtype",
+    "fp16": "use model.dtype=bfloat16",
+    "checkpoint": "the learner writes and reads its own checkpoints, without unpickling",
+    "datastates_ckpt": "the learner writes and reads its own checkpoints, without unpickling",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeepSpeedSettings(LearnerSettings):
+    """What DeepSpeed adds to the settings of every learner; the comments are in ``conf/learner/deepspeed.yaml``."""
+
+    zero_stage: int = 2
+    offload: Offload = "none"
+    deepspeed: Mapping[str, Any] = field(default_factory=dict)
+    """More of DeepSpeed's own configuration, under its own names."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check(self.zero_stage in range(4), "learner.zero_stage", self.zero_stage, "must be 0, 1, 2 or 3")
+        check(self.offload in get_args(Offload), "learner.offload", self.offload, "must be one of none, cpu")
+        check(
+            self.offload == "none" or self.zero_stage >= 1,
+            "learner.offload",
+            self.offload,
+            "needs learner.zero_stage=1 or higher: stage 0 shards nothing that could be moved",
+        )
+        for key, remedy in _OWNED_DEEPSPEED_KEYS.items():
+            check(key not in self.deepspeed, f"learner.deepspeed.{key}", self.deepspeed.get(key), remedy)
+        check(
+            "stage" not in self.deepspeed.get("zero_optimization", {}),
+            "learner.deepspeed.zero_optimization.stage",
+            self.deepspeed.get("zero_optimization"),
+            "use learner.zero_stage",
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StartSpec:
-    """What a rank needs to load the model: the arguments of :meth:`~insight_rl.learner.base.Learner.start`."""
+    """What a learner is started with: the model, what to minimise, and the sizes of a step.
+
+    Example::
+
+        StartSpec(model_path=Path("data/tiny_countdown"), dtype="float32", loss=algorithm, num_epochs=1,
+                  temperature=1.0, max_completion_tokens=24, prompts_per_update=64, num_steps=100, seed=0)
+    """
 
     model_path: Path
+    """A Hugging Face model folder."""
+
     dtype: str
-    loss: PolicyLoss
+    """Precision of computing and of the weights that rollout engines and saved models get: one of ``DTYPES``."""
+
+    loss: LossSettings
+
     num_epochs: int
+    """Passes of a step over its groups."""
+
     temperature: float
+    """Divides the logits, as in the rollout."""
+
+    max_completion_tokens: int
+
+    prompts_per_update: int
+    """Groups of one optimizer update."""
+
+    num_steps: int
+    """Of the whole run: they shape the learning-rate schedule."""
+
     seed: int
+
+    def __post_init__(self) -> None:
+        check(self.dtype in DTYPES, "model.dtype", self.dtype, f"must be one of {', '.join(DTYPES)}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""One rank's side of a step: scores, losses, updates and their sums. Knows nothing of groups or of other ranks.
+"""One rank's side of a step: scores, losses, updates and their sums.
 
 The order of a step: log-probs under the reference (if there is a KL term), log-probs under the old policy for every
 update but the first (whose own forward pass gives them), then the updates.
@@ -8,27 +8,35 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
 
-from insight_rl.algorithm.loss import Objective, token_objective
+from insight_rl.algorithm.loss import TokenLosses, Tokens, k3, token_losses
 from insight_rl.errors import RunStopped
 from insight_rl.learner.batch import MicroBatch, RankPlan, Row, TrainSequence, make_micro_batch
-from insight_rl.learner.engine import DeviceBatch, Scorer, TrainEngine
+from insight_rl.learner.engine import Scorer, TrainEngine
 from insight_rl.learner.models import attends_fully, save_pretrained, write_weights
 from insight_rl.learner.settings import ModelFacts, StartSpec
+from insight_rl.learner.step_sums import StepSums
+from insight_rl.learner.weight_handover import HandedWeights, write_to_memory
 
 
-@dataclass(slots=True, kw_only=True)
-class StepSums:
-    """What a rank measured: sums over its tokens, to be added up over ranks, a maximum, and a norm per update."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeviceBatch:
+    """A micro-batch as tensors on the rank's device; floats in the precision of the log-probs."""
 
-    sums: dict[str, float] = field(default_factory=dict)
-    gap_max: float = -math.inf
-    grad_norms: list[float] = field(default_factory=list)
+    inputs: dict[str, Any]
+    """Keyword arguments of the scorer."""
+    sequences_N: torch.Tensor
+    rollout_logprobs_N: torch.Tensor
+    advantages_N: torch.Tensor
+    weights_N: torch.Tensor
+    num_sequences: int
+    is_measured: bool
 
 
 class RankWorker:
@@ -36,6 +44,7 @@ class RankWorker:
 
     def __init__(self, engine: TrainEngine) -> None:
         self._engine = engine
+        self._handed_file: BinaryIO | None = None
 
     def start(self, spec: StartSpec) -> ModelFacts:
         from transformers import set_seed
@@ -44,7 +53,6 @@ class RankWorker:
         self._spec = spec
         self._engine.start(spec)
         self._reference = self._engine.load_reference() if spec.loss.uses_reference else None
-        self._float = torch.float64 if spec.dtype == "float64" else torch.float32
         config = self._engine.model.config.get_text_config()
         can_share = self._probe(config.vocab_size)
         return ModelFacts(hidden_size=config.hidden_size, vocab_size=config.vocab_size, can_share_prompts=can_share)
@@ -61,7 +69,7 @@ class RankWorker:
         alone = self._to_device(make_micro_batch([Row(sequences=(sequence,)) for sequence in sequences]), 1)
         shared = self._to_device(make_micro_batch([Row(sequences=tuple(sequences))]), 1)
         # Random tokens score very differently in another context, so in half precision a wide margin still tells.
-        is_full = self._engine.dtype in (torch.float32, torch.float64)
+        is_full = self._engine.dtype == torch.float32
         with torch.no_grad():
             by_head = self._engine.scorer(**alone.inputs)[0]
             self._engine.set_calls_head(False)
@@ -108,8 +116,7 @@ class RankWorker:
                 logprobs_N, entropies_N = self._engine.scorer(**batch.inputs)
                 if is_first:
                     old.append(logprobs_N.detach())
-                objective = token_objective(
-                    self._spec.loss,
+                tokens = Tokens(
                     logprobs_N=logprobs_N,
                     old_logprobs_N=old[number],
                     rollout_logprobs_N=batch.rollout_logprobs_N,
@@ -118,12 +125,11 @@ class RankWorker:
                     sequences_N=batch.sequences_N,
                     num_sequences=batch.num_sequences,
                 )
-                loss = (objective.value * batch.weights_N).sum()
+                losses = token_losses(self._spec.loss, tokens)
+                loss = (losses.value * batch.weights_N).sum()
                 self._engine.backward(loss)
             if batch.is_measured:
-                sums = _sums(objective, loss, logprobs_N, entropies_N, reference[number] if reference else None)
-                for name, value in sums.items():
-                    result.sums[name] = result.sums.get(name, 0.0) + value
+                result.add(_sums(tokens, losses, loss, entropies_N))
 
     def _score(self, scorer: Scorer, batches: list[DeviceBatch]) -> list[torch.Tensor]:
         with torch.no_grad():
@@ -134,7 +140,7 @@ class RankWorker:
             return torch.from_numpy(array).to(self._engine.device, non_blocking=True)
 
         def floats(array: np.ndarray) -> torch.Tensor:
-            return torch.from_numpy(array).to(self._engine.device, self._float, non_blocking=True)
+            return torch.from_numpy(array).to(self._engine.device, torch.float32, non_blocking=True)
 
         return DeviceBatch(
             inputs={
@@ -155,6 +161,19 @@ class RankWorker:
 
     def named_tensors(self) -> Iterator[tuple[str, torch.Tensor]]:
         return self._engine.named_tensors()
+
+    def hand_over_weights(self) -> HandedWeights | None:
+        """Rank 0 keeps the weights in memory for the trainer, until :meth:`drop_handed_weights`."""
+        if self._engine.rank != 0:
+            _exhaust(self._engine.named_tensors())
+            return None
+        self._handed_file, weights = write_to_memory(self._engine.named_tensors())
+        return weights
+
+    def drop_handed_weights(self) -> None:
+        if self._handed_file is not None:
+            self._handed_file.close()
+            self._handed_file = None
 
     def save_weights(self, folder: Path) -> None:
         """A safetensors checkpoint in ``folder``, written by rank 0."""
@@ -184,37 +203,24 @@ class RankWorker:
         self._engine.close()
 
 
-def _sums(
-    objective: Objective,
-    loss: torch.Tensor,
-    logprobs_N: torch.Tensor,
-    entropies_N: torch.Tensor,
-    reference_N: torch.Tensor | None,
-) -> dict[str, float]:
+def _sums(tokens: Tokens, losses: TokenLosses, loss: torch.Tensor, entropies_N: torch.Tensor) -> dict[str, float]:
     columns = {
         "num_tokens": torch.ones_like(entropies_N).sum(),
         "loss": loss.detach(),
         "entropy": entropies_N.sum(),
-        "ratio": objective.ratio.sum(),
-        "clipped_low": objective.is_clipped_low.sum(),
-        "clipped_high": objective.is_clipped_high.sum(),
+        "ratio": losses.ratio.sum(),
+        "clipped_low": losses.is_clipped_low.sum(),
+        "clipped_high": losses.is_clipped_high.sum(),
     }
-    if reference_N is not None:
-        columns["kl_to_reference"] = _k3(logprobs_N.detach() - reference_N).sum()
+    if tokens.reference_logprobs_N is not None:
+        columns["kl_to_reference"] = k3(tokens.logprobs_N.detach() - tokens.reference_logprobs_N).sum()
     return dict(zip(columns, torch.stack([value.double() for value in columns.values()]).tolist(), strict=True))
 
 
 def _add_gap(result: StepSums, logprobs_N: torch.Tensor, rollout_logprobs_N: torch.Tensor) -> None:
     gap_N = (rollout_logprobs_N - logprobs_N).double()
-    values = {"num_gaps": gap_N.numel(), "gap": gap_N.abs().sum().item(), "kl_to_rollout": _k3(gap_N).sum().item()}
-    for name, value in values.items():
-        result.sums[name] = result.sums.get(name, 0.0) + value
+    result.add({"num_gaps": gap_N.numel(), "gap": gap_N.abs().sum().item(), "kl_to_rollout": k3(gap_N).sum().item()})
     result.gap_max = max(result.gap_max, gap_N.abs().max().item())
-
-
-def _k3(log_ratio: torch.Tensor) -> torch.Tensor:
-    """Never negative estimate of KL(p || q) from log p - log q of tokens sampled from p."""
-    return (-log_ratio).exp() - 1 + log_ratio
 
 
 def _exhaust(items: Iterator[object]) -> None:

@@ -129,9 +129,11 @@ ENTRIES: tuple[MetricEntry, ...] = (
     _entry("rollout/truncated_fraction", "0 to 1", "lower", "Share of completions cut off at "
            "`trainer.max_completion_tokens`."),
     _entry("rollout/logprob_gap_max", "nats", "0", "Largest difference, over the step's tokens, of the log-prob the "
-           "engine sampled with and the learner's before its update. Rounding is near 1e-5 in float32; more means "
-           "that the engine runs on other weights. The run stops above `trainer.max_logprob_gap`.", MISMATCH),
-    _entry("rollout/logprob_gap_mean", "nats", "0", "Mean absolute difference of the same.", MISMATCH),
+           "engine sampled with and the learner's before its update. Rounding is near 1e-5 in float32. One large "
+           "value among many tokens is an outlier; see the mean.", MISMATCH),
+    _entry("rollout/logprob_gap_mean", "nats", "0", "Mean absolute difference of the same. Rounding is near 1e-6 in "
+           "float32 and 0.01 to 0.05 in bfloat16; more means that the engine runs on other weights. The run stops "
+           "above `trainer.max_mean_logprob_gap`.", MISMATCH),
     _entry("rollout/samples", "table", "", "A few completions with prompt, reward and status; in `samples.jsonl`."),
     _entry("learner/loss", "loss", "", "The loss that was minimised. Near 0 by construction of the advantages; its "
            "level says little.", GRPO),
@@ -147,7 +149,9 @@ ENTRIES: tuple[MetricEntry, ...] = (
            "being updated, per token (k3 estimator).", KL_NOTE),
     _entry("learner/kl_to_reference", "nats", "", "Estimated KL divergence to the frozen reference model, per token; "
            "only with a KL term.", GRPO),
-    _entry("learner/ratio_mean", "ratio", "near 1", "Mean importance ratio of learner and rollout probabilities."),
+    _entry("learner/ratio_mean", "ratio", "near 1", "Mean over tokens of the ratio that the loss clips: the learner's "
+           "probability at an update over its probability before the step's first update. Exactly 1 with one update a "
+           "step."),
     _entry("learner/num_tokens", "tokens", "", "Completion tokens trained on in the step."),
     _entry("learner/num_input_tokens", "tokens", "", "Tokens that went through the model for them, prompts and padding "
            "included."),

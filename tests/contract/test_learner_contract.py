@@ -13,14 +13,15 @@ import pytest
 import torch
 
 from insight_rl.algorithm.algorithm import Algorithm
-from insight_rl.config import compose_config
+from insight_rl.algorithm.loss import GRPO
 from insight_rl.errors import RunStopped, UsageError
+from insight_rl.learner.settings import StartSpec
 from insight_rl.types import Completion, Group, Metrics, Prompt, Reward
 
 CONF = Path(__file__).parents[2] / "conf" / "learner"
 NAMES = sorted(file.stem for file in CONF.glob("*.yaml"))
 IN_PROCESS = ("accelerate",)
-ALGORITHM = Algorithm(variant="grpo", advantage="group_std", clip_low=0.2, clip_high=0.2)
+ALGORITHM = Algorithm(loss=GRPO(), advantage="group_std", clip_low=0.2, clip_high=0.2)
 METRICS = {
     "learner/lr",
     "learner/loss",
@@ -57,15 +58,17 @@ def make_learner(name: str, **changes):
 def started(name: str, model_path: Path, **changes):
     learner = make_learner(name, **changes)
     learner.start(
-        model_path=model_path,
-        dtype="float32",
-        loss=ALGORITHM.loss,
-        temperature=1.0,
-        max_completion_tokens=8,
-        prompts_per_update=2,
-        num_epochs=1,
-        num_steps=10,
-        seed=0,
+        StartSpec(
+            model_path=model_path,
+            dtype="float32",
+            loss=ALGORITHM,
+            temperature=1.0,
+            max_completion_tokens=8,
+            prompts_per_update=2,
+            num_epochs=1,
+            num_steps=10,
+            seed=0,
+        )
     )
     return learner
 

@@ -17,10 +17,11 @@ import pytest
 import torch
 
 from insight_rl.algorithm.advantage import group_std
-from insight_rl.algorithm.loss_settings import PolicyLoss
+from insight_rl.algorithm.loss import CISPO, DAPO, GRPO, GSPO, DrGRPO, LossSettings
 from insight_rl.learner.accelerate import AccelerateLearner
 from insight_rl.learner.deepspeed import DeepSpeedLearner
 from insight_rl.learner.multi_rank import MultiRankLearner
+from insight_rl.learner.settings import StartSpec
 from insight_rl.types import Completion, Group, Prompt, Reward
 
 TEMPERATURE = 0.9
@@ -35,13 +36,13 @@ GRADIENT_DESCENT = {
     "weight_decay": 0.0,
     "max_grad_norm": None,
 }
-PLAIN = PolicyLoss(variant="grpo", clip_low=0.05, clip_high=0.1, importance_cap=1.05)
+PLAIN = LossSettings(loss=GRPO(), clip_low=0.05, clip_high=0.1, importance_cap=1.05)
 LOSSES = {
     "grpo": PLAIN,
-    "dr_grpo": dataclasses.replace(PLAIN, variant="dr_grpo"),
-    "dapo": dataclasses.replace(PLAIN, variant="dapo", mask_truncated=True),
-    "gspo": dataclasses.replace(PLAIN, variant="gspo", clip_low=0.01, clip_high=0.02),
-    "cispo": dataclasses.replace(PLAIN, variant="cispo", clip_low=0.1),
+    "dr_grpo": dataclasses.replace(PLAIN, loss=DrGRPO()),
+    "dapo": dataclasses.replace(PLAIN, loss=DAPO(), mask_truncated=True),
+    "gspo": dataclasses.replace(PLAIN, loss=GSPO(), clip_low=0.01, clip_high=0.02),
+    "cispo": dataclasses.replace(PLAIN, loss=CISPO(), clip_low=0.1),
     "grpo with kl": dataclasses.replace(PLAIN, kl_coef=0.2),
 }
 
@@ -105,13 +106,13 @@ def reference(groups):
     """Called as ``reference(model_path, loss, num_epochs=1)``; computed once for each."""
 
     @functools.cache
-    def run(model_path: Path, loss: PolicyLoss, num_epochs: int = 1) -> Outcome:
+    def run(model_path: Path, loss: LossSettings, num_epochs: int = 1) -> Outcome:
         return run_reference(model_path, loss, groups, num_epochs)
 
     return run
 
 
-def run_reference(model_path: Path, loss: PolicyLoss, groups: list[Group], num_epochs: int) -> Outcome:
+def run_reference(model_path: Path, loss: LossSettings, groups: list[Group], num_epochs: int) -> Outcome:
     from transformers import AutoModelForCausalLM
 
     model = AutoModelForCausalLM.from_pretrained(model_path, dtype=torch.float64)
@@ -134,12 +135,12 @@ def run_reference(model_path: Path, loss: PolicyLoss, groups: list[Group], num_e
                 _, prompt, completion, advantage = sequences[i]
                 now = plain_logprobs(model, prompt, completion.token_ids)
                 weight = {
-                    "grpo": 1 / (len(members) * len(now)),
-                    "gspo": 1 / (len(members) * len(now)),
-                    "dr_grpo": 1 / (len(members) * MAX_COMPLETION_TOKENS),
-                    "dapo": 1 / num_tokens,
-                    "cispo": 1 / num_tokens,
-                }[loss.variant]
+                    GRPO: 1 / (len(members) * len(now)),
+                    GSPO: 1 / (len(members) * len(now)),
+                    DrGRPO: 1 / (len(members) * MAX_COMPLETION_TOKENS),
+                    DAPO: 1 / num_tokens,
+                    CISPO: 1 / num_tokens,
+                }[type(loss.loss)]
                 for t in range(len(now)):
                     cap = torch.exp(old[i][t] - completion.logprobs[t]).clamp(max=loss.importance_cap)
                     value = value + weight * cap * plain_token(loss, now, old[i], t, advantage)
@@ -164,10 +165,10 @@ def run_reference(model_path: Path, loss: PolicyLoss, groups: list[Group], num_e
     )
 
 
-def plain_token(loss: PolicyLoss, now: torch.Tensor, old: torch.Tensor, t: int, advantage: float) -> torch.Tensor:
-    ratio = torch.exp((now - old).mean() if loss.variant == "gspo" else now[t] - old[t])
+def plain_token(loss: LossSettings, now: torch.Tensor, old: torch.Tensor, t: int, advantage: float) -> torch.Tensor:
+    ratio = torch.exp((now - old).mean() if type(loss.loss) is GSPO else now[t] - old[t])
     clipped = ratio.clamp(1 - loss.clip_low, 1 + loss.clip_high)
-    if loss.variant == "cispo":
+    if type(loss.loss) is CISPO:
         return -clipped.detach() * advantage * now[t]
     value = -torch.min(ratio * advantage, clipped * advantage)
     if loss.uses_reference:
@@ -178,18 +179,20 @@ def plain_token(loss: PolicyLoss, now: torch.Tensor, old: torch.Tensor, t: int, 
 
 
 def take_step(
-    learner: MultiRankLearner, model_path: Path, loss: PolicyLoss, groups: list[Group], *, num_epochs: int = 1
+    learner: MultiRankLearner, model_path: Path, loss: LossSettings, groups: list[Group], *, num_epochs: int = 1
 ) -> Outcome:
     learner.start(
-        model_path=model_path,
-        dtype="float32",
-        loss=loss,
-        temperature=TEMPERATURE,
-        max_completion_tokens=MAX_COMPLETION_TOKENS,
-        prompts_per_update=PROMPTS_PER_UPDATE,
-        num_epochs=num_epochs,
-        num_steps=1,
-        seed=0,
+        StartSpec(
+            model_path=model_path,
+            dtype="float32",
+            loss=loss,
+            temperature=TEMPERATURE,
+            max_completion_tokens=MAX_COMPLETION_TOKENS,
+            prompts_per_update=PROMPTS_PER_UPDATE,
+            num_epochs=num_epochs,
+            num_steps=1,
+            seed=0,
+        )
     )
     before = {name: tensor.double().clone() for name, tensor in learner.weights().named_tensors()}
     metrics = learner.step(groups, advantages_of(groups))
@@ -274,7 +277,8 @@ def test_ranks_in_processes(untied_model, groups, reference, make, num_ranks) ->
     try:
         for number, loss in enumerate(LOSSES.values()):
             budget = (16384, 1, 40)[number % 3]
-            learner.settings = dataclasses.replace(learner.settings, tokens_per_micro_batch=budget)
+            # The only setting that is read at every start.
+            object.__setattr__(learner, "tokens_per_micro_batch", budget)
             found = take_step(learner, untied_model, loss, groups)
             assert_same(found, reference(untied_model, loss))
     finally:
@@ -288,15 +292,17 @@ def test_bfloat16_offload_and_checkpointing_stay_near_the_reference(
 ) -> None:
     learner = DeepSpeedLearner(zero_stage=stage, offload=offload, gradient_checkpointing=True, num_ranks=1)
     learner.start(
-        model_path=untied_model,
-        dtype="bfloat16",
-        loss=PLAIN,
-        temperature=TEMPERATURE,
-        max_completion_tokens=MAX_COMPLETION_TOKENS,
-        prompts_per_update=PROMPTS_PER_UPDATE,
-        num_epochs=1,
-        num_steps=1,
-        seed=0,
+        StartSpec(
+            model_path=untied_model,
+            dtype="bfloat16",
+            loss=PLAIN,
+            temperature=TEMPERATURE,
+            max_completion_tokens=MAX_COMPLETION_TOKENS,
+            prompts_per_update=PROMPTS_PER_UPDATE,
+            num_epochs=1,
+            num_steps=1,
+            seed=0,
+        )
     )
     metrics = learner.step(groups, advantages_of(groups))
     assert {tensor.dtype for _, tensor in learner.weights().named_tensors()} == {torch.bfloat16}

@@ -129,8 +129,8 @@ def own_decisions(trl_module, batches, *, selector="insight"):
         settings=TrainerSettings(
             num_steps=len(batches),
             prompts_per_step=M,
-            sampling=Sampling(num_rollouts=K, max_tokens=6, temperature=1.0, top_p=1.0, seed=0),
-            max_logprob_gap=1.0,
+            sampling=Sampling(num_rollouts=K, max_tokens=6, temperature=1.0, seed=0),
+            max_mean_logprob_gap=1.0,
             evaluate_every=0,
             checkpoint_every=0,
             seed=SEED,

@@ -26,7 +26,7 @@ PROMPTS = [
     )
     for i in range(8)
 ]
-SAMPLING = Sampling(num_rollouts=4, max_tokens=16, temperature=1.0, top_p=1.0, seed=3)
+SAMPLING = Sampling(num_rollouts=4, max_tokens=16, temperature=1.0, seed=3)
 
 
 class ModelWeights:

@@ -24,7 +24,6 @@ WRONG = {
     ),
     "K = 1": (["trainer.rollouts_per_prompt=1"], ["trainer.rollouts_per_prompt=1", "at least 2"]),
     "temperature 0": (["trainer.temperature=0"], ["trainer.temperature=0", "above 0"]),
-    "top_p below 1": (["trainer.top_p=0.9"], ["trainer.top_p=0.9", "must be 1.0"]),
     "resume misspelt": (["resume=yes"], ["resume=", "auto, never"]),
     "no such model folder": (["model.path=./no/such/model"], ["model.path='./no/such/model'", "no such folder"]),
     "folder that is no model": (["model.path={tmp}"], ["model.path=", "config.json"]),

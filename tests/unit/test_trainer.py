@@ -3,15 +3,19 @@
 import pytest
 
 from insight_rl.algorithm.algorithm import Algorithm
+from insight_rl.algorithm.loss import GRPO
 from insight_rl.errors import RunStopped
 from insight_rl.evaluation import Evaluator
 from insight_rl.gate.admit_all import AdmitAll
 from insight_rl.gate.mixed_outcomes import MixedOutcomes
+from insight_rl.learner.batch import BatchSettings, plan_step
+from insight_rl.learner.step_sums import StepSums, to_metrics
 from insight_rl.reward.judge import InProcessJudge
 from insight_rl.selector.random import RandomSelector
 from insight_rl.trainer import Trainer, TrainerSettings
 from insight_rl.types import Completion, Prompt, Reward, Sampling
 
+ALGORITHM = Algorithm(loss=GRPO(), advantage="group_std", clip_low=0.2, clip_high=0.2)
 POOL = [Prompt(id=f"p{i}", task="t", text="", token_ids=(1, 2), answer=i) for i in range(40)]
 
 
@@ -45,13 +49,31 @@ class ScriptedEngine:
 
 
 class ScriptedLearner:
+    """Learns nothing, but plans its step and reports it as the real learner does: without groups, no means."""
+
+    SETTINGS = BatchSettings(
+        loss=ALGORITHM,
+        max_completion_tokens=3,
+        prompts_per_update=8,
+        num_ranks=1,
+        tokens_per_micro_batch=100,
+        share_prompts=True,
+        hidden_size=4,
+        vocab_size=8,
+    )
+
     def __init__(self, events, gap=0.0):
         self.events, self.gap, self.batches = events, gap, []
 
     def step(self, groups_P, advantages_P_G):
         self.events.append("learn")
         self.batches.append((list(groups_P), advantages_P_G))
-        return {"rollout/logprob_gap_max": self.gap, "learner/num_tokens": 1}
+        plan = plan_step(groups_P, advantages_P_G, self.SETTINGS)
+        num_updates = len(plan.ranks[0].updates)
+        names = ("loss", "entropy", "ratio", "clipped_low", "clipped_high", "kl_to_rollout")
+        sums = {"num_tokens": 1.0, "num_gaps": 1.0, "gap": self.gap} | dict.fromkeys(names, 0.0)
+        measured = StepSums(sums=sums, gap_max=self.gap, grad_norms=[1.0] * num_updates) if num_updates else StepSums()
+        return to_metrics(plan, [measured], lr=1e-6)
 
     def weights(self):
         return None
@@ -97,13 +119,13 @@ def make_trainer(*, gate=None, gap=0.0, num_steps=2, judge=reward, max_unjudged=
     selector = ObservingSelector()
     selector.events = events
     selector.open(POOL, num_rollouts=4, seed=1)
-    sampling = Sampling(num_rollouts=4, max_tokens=3, temperature=1.0, top_p=1.0, seed=0)
+    sampling = Sampling(num_rollouts=4, max_tokens=3, temperature=1.0, seed=0)
     trainer = Trainer(
         settings=TrainerSettings(
             num_steps=num_steps,
             prompts_per_step=8,
             sampling=sampling,
-            max_logprob_gap=0.01,
+            max_mean_logprob_gap=0.01,
             evaluate_every=2,
             checkpoint_every=2,
             seed=3,
@@ -112,7 +134,7 @@ def make_trainer(*, gate=None, gap=0.0, num_steps=2, judge=reward, max_unjudged=
         gate=gate or AdmitAll(),
         rollout=ScriptedEngine(events),
         judge=InProcessJudge(judge, max_unjudged_fraction=max_unjudged),
-        algorithm=Algorithm(variant="grpo", advantage="group_std", clip_low=0.2, clip_high=0.2),
+        algorithm=ALGORITHM,
         learner=ScriptedLearner(events, gap),
         evaluator=Evaluator(problems=POOL[1:3], sampling=sampling),
         monitors=[recorder],
@@ -165,16 +187,17 @@ def test_dynamic_sampling_draws_again_for_rejected_groups_and_all_of_them_teach(
 
 
 def test_dynamic_sampling_with_nothing_informative_ends_the_step_short():
-    trainer, _, _ = make_trainer(
+    trainer, _, recorder = make_trainer(
         gate=MixedOutcomes(max_rounds=2), num_steps=1, judge=lambda prompt, completion: Reward(value=0, success=False)
     )
     trainer.train()
     assert trainer.learner.batches[0][0] == []
+    assert recorder.records[1][1]["learner/num_updates"] == 0
 
 
 def test_lost_log_prob_parity_stops_the_run():
     trainer, events, _ = make_trainer(gap=0.5)
-    with pytest.raises(RunStopped, match=r"rollout/logprob_gap_max=0\.5 exceeds"):
+    with pytest.raises(RunStopped, match=r"rollout/logprob_gap_mean=0\.5 exceeds"):
         trainer.train()
     assert "sync" not in events
 

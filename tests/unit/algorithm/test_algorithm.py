@@ -1,27 +1,86 @@
 from __future__ import annotations
 
-import inspect
+import pickle
+import subprocess
+import sys
 from pathlib import Path
-from typing import get_args
 
+import numpy as np
 import pytest
 
 from insight_rl.algorithm.algorithm import Algorithm
-from insight_rl.algorithm.loss_settings import Variant
-from insight_rl.config import compose_config
+from insight_rl.algorithm.loss import GRPO
+from insight_rl.build import build_part
+from insight_rl.config import compose_config, parse_config
+from insight_rl.errors import UsageError
+from insight_rl.types import Completion, Group, Prompt, Reward
 
 CONF = Path(__file__).parents[3] / "conf" / "algorithm"
+OPTIONS = sorted(file.stem for file in CONF.glob("*.yaml"))
+PUBLISHED = {
+    "grpo": ("GRPO", "group_std", 0.2, 0.2),
+    "dapo": ("DAPO", "group_std", 0.2, 0.28),
+    "dr_grpo": ("DrGRPO", "centered", 0.2, 0.2),
+    "gspo": ("GSPO", "group_std", 3e-4, 4e-4),
+    "cispo": ("CISPO", "group_std", 1.0, 4.0),
+}
 
 
-def test_every_variant_has_its_option() -> None:
-    assert {file.stem for file in CONF.glob("*.yaml")} >= set(get_args(Variant))
+def build(*overrides: str) -> Algorithm:
+    return build_part("algorithm", parse_config(compose_config(overrides)).algorithm)
 
 
-@pytest.mark.parametrize("variant", get_args(Variant))
-def test_an_option_names_every_setting_and_constructs(variant) -> None:
-    node = dict(compose_config([f"algorithm={variant}"]).algorithm)
-    assert node.pop("_target_") == "insight_rl.algorithm.algorithm.Algorithm"
-    assert node.keys() == inspect.signature(Algorithm).parameters.keys()
-    algorithm = Algorithm(**node)
-    assert algorithm.loss.variant == variant
-    assert not algorithm.loss.uses_reference and not algorithm.needs_beliefs
+@pytest.mark.parametrize("option", OPTIONS)
+def test_an_option_constructs_what_its_paper_says(option) -> None:
+    algorithm = build(f"algorithm={option}")
+    found = (type(algorithm.loss).__name__, algorithm.advantage, algorithm.clip_low, algorithm.clip_high)
+    assert found == PUBLISHED[option]
+    assert (algorithm.kl_coef, algorithm.importance_cap, algorithm.num_epochs) == (0.0, 2.0, 1)
+    assert not algorithm.mask_truncated and not algorithm.uses_reference
+
+
+def test_settings_are_overridden_under_flat_keys() -> None:
+    algorithm = build("algorithm=dapo", "algorithm.clip_high=0.3", "algorithm.kl_coef=0.01", "algorithm.advantage=mapp")
+    assert (algorithm.clip_high, algorithm.kl_coef, algorithm.advantage) == (0.3, 0.01, "mapp")
+    assert algorithm.uses_reference
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("advantage", "mean"),
+        ("clip_low", 1.5),
+        ("clip_high", -0.1),
+        ("kl_coef", -1.0),
+        ("importance_cap", 0.0),
+        ("num_epochs", 0),
+    ],
+)
+def test_settings_that_no_run_could_use_name_their_key(key, value) -> None:
+    settings = {"loss": GRPO(), "advantage": "centered", "clip_low": 0.2, "clip_high": 0.2}
+    with pytest.raises(UsageError, match=f"^algorithm.{key}="):
+        Algorithm(**(settings | {key: value}))
+
+
+def test_the_configuration_of_an_algorithm_is_checked_without_torch() -> None:
+    code = (
+        "import sys; from insight_rl.algorithm.algorithm import Algorithm; from insight_rl.algorithm.loss import GRPO;"
+        "Algorithm(loss=GRPO(), advantage='centered', clip_low=0.2, clip_high=0.2); assert 'torch' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_an_advantage_of_your_own(tmp_path, monkeypatch) -> None:
+    (tmp_path / "my_advantages.py").write_text(
+        "def best_only(values_G, successes_G, belief, scale=1.0):\n    return scale * (values_G == values_G.max())\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    node = "{_target_: my_advantages.best_only, _partial_: true, scale: 3.0}"
+    algorithm = pickle.loads(pickle.dumps(build(f"algorithm.advantage={node}")))
+    group = Group(
+        prompt=Prompt(id="p", task="t", text="", token_ids=(1,), answer=None),
+        completions_G=(Completion(token_ids=(5,), logprobs=(-0.5,), text="", finish_reason="stop", policy_version=0),)
+        * 2,
+        rewards_G=(Reward(value=0.0, success=False), Reward(value=1.0, success=True)),
+    )
+    np.testing.assert_array_equal(algorithm.advantages([group])[0], [0.0, 3.0])

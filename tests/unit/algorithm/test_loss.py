@@ -10,11 +10,32 @@ import numpy as np
 import pytest
 import torch
 
-from insight_rl.algorithm.loss import sequence_mean, token_objective
-from insight_rl.algorithm.loss_settings import PolicyLoss, sequence_weights
+from insight_rl.algorithm.loss import (
+    CISPO,
+    DAPO,
+    GRPO,
+    GSPO,
+    DrGRPO,
+    LossSettings,
+    Tokens,
+    k3,
+    sequence_mean,
+    token_losses,
+)
+from insight_rl.errors import UsageError
 
-VARIANTS = ("grpo", "dr_grpo", "dapo", "gspo", "cispo")
+LOSSES = {"grpo": GRPO, "dr_grpo": DrGRPO, "dapo": DAPO, "gspo": GSPO, "cispo": CISPO}
+VARIANTS = tuple(LOSSES)
 MAX_COMPLETION_TOKENS = 9
+
+
+def settings_of(variant: str, **changes) -> LossSettings:
+    given = {"clip_low": 0.1, "clip_high": 0.2, "importance_cap": None} | changes
+    return LossSettings(loss=LOSSES[variant](), **given)
+
+
+def variant_of(settings: LossSettings) -> str:
+    return next(name for name, cls in LOSSES.items() if type(settings.loss) is cls)
 
 
 class Case:
@@ -29,14 +50,13 @@ class Case:
         self.rollout = [old + rng.normal(0, 0.4, old.size) for old in self.old]
         self.reference = [old + rng.normal(0, 0.4, old.size) for old in self.old]
 
-    def weights(self, loss: PolicyLoss) -> np.ndarray:
-        return sequence_weights(loss, np.array(self.lengths), max_completion_tokens=MAX_COMPLETION_TOKENS)
+    def weights(self, loss: LossSettings) -> np.ndarray:
+        return loss.loss.sequence_weights(np.array(self.lengths), max_completion_tokens=MAX_COMPLETION_TOKENS)
 
-    def value_and_gradient(self, loss: PolicyLoss) -> tuple[float, np.ndarray]:
+    def value_and_gradient(self, loss: LossSettings) -> tuple[float, np.ndarray]:
         sequences_N = torch.repeat_interleave(torch.arange(len(self.lengths)), torch.tensor(self.lengths))
         now = torch.tensor(np.concatenate(self.now), requires_grad=True)
-        objective = token_objective(
-            loss,
+        tokens = Tokens(
             logprobs_N=now,
             old_logprobs_N=torch.tensor(np.concatenate(self.old)),
             rollout_logprobs_N=torch.tensor(np.concatenate(self.rollout)),
@@ -45,23 +65,24 @@ class Case:
             sequences_N=sequences_N,
             num_sequences=len(self.lengths),
         )
-        total = (objective.value * torch.tensor(self.weights(loss))[sequences_N]).sum()
+        total = (token_losses(loss, tokens).value * torch.tensor(self.weights(loss))[sequences_N]).sum()
         total.backward()
         assert now.grad is not None
         return total.item(), now.grad.numpy()
 
 
-def plain_value(loss: PolicyLoss, case: Case, now: list[list[float]], frozen: list[list[float]]) -> float:
+def plain_value(loss: LossSettings, case: Case, now: list[list[float]], frozen: list[list[float]]) -> float:
     """The loss from its definition in plain Python. ``frozen`` are the log-probs where a gradient must not flow."""
+    variant = variant_of(loss)
     total = 0.0
     total_tokens, num_sequences = sum(case.lengths), len(case.lengths)
     for s, length in enumerate(case.lengths):
         advantage = case.advantages[s]
         sequence_ratio = math.exp(sum(now[s][t] - case.old[s][t] for t in range(length)) / length)
         for t in range(length):
-            ratio = sequence_ratio if loss.variant == "gspo" else math.exp(now[s][t] - case.old[s][t])
+            ratio = sequence_ratio if variant == "gspo" else math.exp(now[s][t] - case.old[s][t])
             low, high = 1 - loss.clip_low, 1 + loss.clip_high
-            if loss.variant == "cispo":
+            if variant == "cispo":
                 constant = min(max(math.exp(frozen[s][t] - case.old[s][t]), low), high)
                 value = -constant * advantage * now[s][t]
             else:
@@ -79,7 +100,7 @@ def plain_value(loss: PolicyLoss, case: Case, now: list[list[float]], frozen: li
                     "dr_grpo": 1 / (num_sequences * MAX_COMPLETION_TOKENS),
                     "dapo": 1 / total_tokens,
                     "cispo": 1 / total_tokens,
-                }[loss.variant]
+                }[variant]
             )
     return total
 
@@ -88,7 +109,7 @@ def plain_value(loss: PolicyLoss, case: Case, now: list[list[float]], frozen: li
 @pytest.mark.parametrize("importance_cap", [None, 1.2])
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_value_and_gradient_equal_the_slow_plain_version(variant, importance_cap, kl_coef) -> None:
-    loss = PolicyLoss(variant=variant, clip_low=0.1, clip_high=0.2, kl_coef=kl_coef, importance_cap=importance_cap)
+    loss = settings_of(variant, kl_coef=kl_coef, importance_cap=importance_cap)
     case = Case()
     value, gradient = case.value_and_gradient(loss)
     now = [list(map(float, sequence)) for sequence in case.now]
@@ -109,8 +130,8 @@ def test_value_and_gradient_equal_the_slow_plain_version(variant, importance_cap
 @pytest.mark.parametrize("correction", ["none", "kl", "importance"])
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_value_and_gradient_equal_trl(variant, correction) -> None:
-    loss = PolicyLoss(
-        variant=variant,
+    loss = settings_of(
+        variant,
         clip_low=1.0 if variant == "cispo" else 0.1,
         clip_high=0.2,
         kl_coef=0.3 if correction == "kl" else 0.0,
@@ -123,8 +144,9 @@ def test_value_and_gradient_equal_trl(variant, correction) -> None:
     np.testing.assert_allclose(gradient, trl_gradient, rtol=0, atol=1e-6)
 
 
-def trl_value_and_gradient(loss: PolicyLoss, case: Case) -> tuple[float, np.ndarray]:
+def trl_value_and_gradient(loss: LossSettings, case: Case) -> tuple[float, np.ndarray]:
     """What TRL's own ``GRPOTrainer._compute_loss`` makes of the same log-probs, with stubs for all around it."""
+    variant = variant_of(loss)
     trl = pytest.importorskip("trl")
     width = max(case.lengths)
     mask = torch.tensor([[t < length for t in range(width)] for length in case.lengths])
@@ -137,10 +159,10 @@ def trl_value_and_gradient(loss: PolicyLoss, case: Case) -> tuple[float, np.ndar
 
     now = padded(case.now).requires_grad_()
     trainer = object.__new__(trl.GRPOTrainer)
-    trainer.loss_type = {"gspo": "grpo"}.get(loss.variant, loss.variant)
-    trainer.importance_sampling_level = "sequence" if loss.variant == "gspo" else "token"
+    trainer.loss_type = {"gspo": "grpo"}.get(variant, variant)
+    trainer.importance_sampling_level = "sequence" if variant == "gspo" else "token"
     trainer.epsilon_low = loss.clip_low
-    trainer.epsilon_high = 1 + loss.clip_high if loss.variant == "cispo" else loss.clip_high
+    trainer.epsilon_high = 1 + loss.clip_high if variant == "cispo" else loss.clip_high
     trainer.beta = loss.kl_coef
     trainer.use_vllm = trainer.vllm_importance_sampling_correction = loss.importance_cap is not None
     trainer.args = SimpleNamespace(delta=None, use_bias_correction_kl=True, steps_per_generation=1)
@@ -183,9 +205,8 @@ def test_kl_term_has_the_gradient_of_the_kl_divergence_itself() -> None:
     policy = logits.log_softmax(0)
     (expected,) = torch.autograd.grad((policy.exp() * (policy - reference)).sum(), logits)
     policy = logits.log_softmax(0)
-    loss = PolicyLoss(variant="grpo", clip_low=0.2, clip_high=0.2, kl_coef=1.0)
-    objective = token_objective(
-        loss,
+    loss = settings_of("grpo", clip_low=0.2, clip_high=0.2, kl_coef=1.0)
+    tokens = Tokens(
         logprobs_N=policy,
         old_logprobs_N=old,
         rollout_logprobs_N=old,
@@ -194,16 +215,16 @@ def test_kl_term_has_the_gradient_of_the_kl_divergence_itself() -> None:
         sequences_N=torch.arange(6),
         num_sequences=6,
     )
+    objective = token_losses(loss, tokens)
     (gradient,) = torch.autograd.grad((old.exp() * objective.value).sum(), logits)
     torch.testing.assert_close(gradient, expected, rtol=1e-12, atol=1e-14)
 
 
 def test_clip_flags_mark_the_tokens_whose_gradient_is_cut() -> None:
-    loss = PolicyLoss(variant="grpo", clip_low=0.1, clip_high=0.2)
+    loss = settings_of("grpo")
     now = torch.tensor([-0.5, 0.5, -0.5, 0.5, 0.05], requires_grad=True)
     zeros = torch.zeros(5)
-    objective = token_objective(
-        loss,
+    tokens = Tokens(
         logprobs_N=now,
         old_logprobs_N=zeros,
         rollout_logprobs_N=zeros,
@@ -212,6 +233,7 @@ def test_clip_flags_mark_the_tokens_whose_gradient_is_cut() -> None:
         sequences_N=torch.arange(5),
         num_sequences=5,
     )
+    objective = token_losses(loss, tokens)
     objective.value.sum().backward()
     assert objective.is_clipped_low.tolist() == [True, False, False, False, False]
     assert objective.is_clipped_high.tolist() == [False, True, False, False, False]
@@ -221,9 +243,9 @@ def test_clip_flags_mark_the_tokens_whose_gradient_is_cut() -> None:
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_weights_depend_on_all_counts_and_not_on_the_order(variant) -> None:
-    loss = PolicyLoss(variant=variant, clip_low=0.2, clip_high=0.2)
+    loss = LOSSES[variant]()
     lengths = np.array([3, 1, 9, 5])
-    weights = sequence_weights(loss, lengths, max_completion_tokens=10)
+    weights = loss.sequence_weights(lengths, max_completion_tokens=10)
     expected = {
         "grpo": 1 / (4 * lengths),
         "gspo": 1 / (4 * lengths),
@@ -232,10 +254,22 @@ def test_weights_depend_on_all_counts_and_not_on_the_order(variant) -> None:
         "cispo": np.full(4, 1 / 18),
     }[variant]
     np.testing.assert_allclose(weights, expected, rtol=1e-15)
-    np.testing.assert_array_equal(sequence_weights(loss, lengths[::-1], max_completion_tokens=10), weights[::-1])
-    assert sequence_weights(loss, np.array([]), max_completion_tokens=10).size == 0
+    np.testing.assert_array_equal(loss.sequence_weights(lengths[::-1], max_completion_tokens=10), weights[::-1])
+    assert loss.sequence_weights(np.array([], dtype=np.int64), max_completion_tokens=10).size == 0
 
 
 def test_sequence_mean_averages_over_each_sequence_alone() -> None:
     means = sequence_mean(torch.tensor([1.0, 3.0, 7.0]), torch.tensor([0, 0, 2]), 3)
     assert means.tolist() == [2.0, 0.0, 7.0]
+
+
+def test_k3_estimates_the_divergence_from_samples_of_the_first_policy() -> None:
+    p, q = (torch.tensor(np.random.default_rng(seed).normal(size=6)).log_softmax(0) for seed in (1, 2))
+    expected = (p.exp() * (p - q)).sum()
+    torch.testing.assert_close((p.exp() * k3(p - q)).sum(), expected, rtol=1e-12, atol=1e-14)
+    assert (k3(p - q) >= 0).all()
+
+
+def test_a_loss_without_its_methods_is_refused_by_name() -> None:
+    with pytest.raises(UsageError, match=r"^algorithm\.loss=.*has no surrogate, sequence_weights"):
+        LossSettings(loss=SimpleNamespace(ratio=lambda tokens: None), clip_low=0.2, clip_high=0.2)

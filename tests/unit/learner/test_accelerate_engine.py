@@ -2,39 +2,31 @@ from __future__ import annotations
 
 import torch
 
-from insight_rl.algorithm.loss_settings import PolicyLoss
+from insight_rl.algorithm.loss import GRPO, LossSettings
 from insight_rl.learner.accelerate_engine import AccelerateEngine
 from insight_rl.learner.settings import LearnerSettings, StartSpec
 from insight_rl.learner.worker import RankWorker
 
-SETTINGS = LearnerSettings(
-    lr=1e-3,
-    weight_decay=0.0,
-    betas=(0.9, 0.999),
-    eps=1e-8,
-    warmup_steps=0,
-    lr_schedule="constant",
-    max_grad_norm=None,
-    tokens_per_micro_batch=100,
-    gradient_checkpointing=False,
-    share_prompts=True,
-    num_ranks=1,
-    deadline_s=7200.0,
-)
+SETTINGS = LearnerSettings(lr=1e-3, weight_decay=0.0, max_grad_norm=None, tokens_per_micro_batch=100)
+
+
+def spec_of(model_path, dtype: str) -> StartSpec:
+    return StartSpec(
+        model_path=model_path,
+        dtype=dtype,
+        loss=LossSettings(loss=GRPO(), clip_low=0.2, clip_high=0.2),
+        num_epochs=1,
+        temperature=1.0,
+        max_completion_tokens=8,
+        prompts_per_update=1,
+        num_steps=1,
+        seed=0,
+    )
 
 
 def started(model_path, dtype: str) -> AccelerateEngine:
     engine = AccelerateEngine(SETTINGS)
-    facts = RankWorker(engine).start(
-        StartSpec(
-            model_path=model_path,
-            dtype=dtype,
-            loss=PolicyLoss(variant="grpo", clip_low=0.2, clip_high=0.2),
-            num_epochs=1,
-            temperature=1.0,
-            seed=0,
-        )
-    )
+    facts = RankWorker(engine).start(spec_of(model_path, dtype))
     assert facts.can_share_prompts
     assert facts.hidden_size == 64
     return engine
@@ -109,15 +101,6 @@ def test_models_that_do_more_to_their_logits_run_whole(tmp_path) -> None:
     )
     Gemma2ForCausalLM(config).save_pretrained(tmp_path)
     engine = AccelerateEngine(SETTINGS)
-    facts = RankWorker(engine).start(
-        StartSpec(
-            model_path=tmp_path,
-            dtype="float32",
-            loss=PolicyLoss(variant="grpo", clip_low=0.2, clip_high=0.2),
-            num_epochs=1,
-            temperature=1.0,
-            seed=0,
-        )
-    )
+    facts = RankWorker(engine).start(spec_of(tmp_path, "float32"))
     assert not engine._scorer.calls_head
     assert not facts.can_share_prompts

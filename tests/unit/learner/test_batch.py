@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from insight_rl.algorithm.loss_settings import PolicyLoss
+from insight_rl.algorithm.loss import GRPO, LossSettings
 from insight_rl.learner.batch import (
     LOGITS_PER_CHUNK,
     BatchSettings,
@@ -22,7 +22,7 @@ from insight_rl.learner.batch import (
 )
 from insight_rl.types import Completion, Group, Prompt, Reward
 
-LOSS = PolicyLoss(variant="grpo", clip_low=0.2, clip_high=0.2)
+LOSS = LossSettings(loss=GRPO(), clip_low=0.2, clip_high=0.2)
 SETTINGS = BatchSettings(
     loss=LOSS,
     max_completion_tokens=12,

@@ -1,12 +1,17 @@
 from __future__ import annotations
 
+import dataclasses
+import pickle
 import sys
 
 import pytest
 
+from insight_rl.algorithm.loss import GRPO, LossSettings
+from insight_rl.config import compose_config, parse_config
 from insight_rl.errors import UsageError
 from insight_rl.learner.accelerate import AccelerateLearner
 from insight_rl.learner.deepspeed import DeepSpeedLearner
+from insight_rl.learner.settings import StartSpec
 
 
 @pytest.mark.parametrize("learner", [AccelerateLearner, DeepSpeedLearner])
@@ -38,6 +43,7 @@ def test_settings_that_no_run_could_use_name_their_key(learner, key, value) -> N
         ("learner.offload", {"offload": "nvme"}),
         ("learner.offload", {"offload": "cpu", "zero_stage": 0}),
         ("learner.deepspeed.train_batch_size", {"deepspeed": {"train_batch_size": 8}}),
+        ("learner.deepspeed.checkpoint", {"deepspeed": {"checkpoint": {"load_universal": True}}}),
         ("learner.deepspeed.bf16", {"deepspeed": {"bf16": {"enabled": True}}}),
         ("learner.deepspeed.zero_optimization.stage", {"deepspeed": {"zero_optimization": {"stage": 1}}}),
     ],
@@ -47,35 +53,29 @@ def test_deepspeed_settings_that_contradict_name_their_key(key, settings) -> Non
         DeepSpeedLearner(**settings)
 
 
-def test_a_precision_the_learner_cannot_train_in_is_refused_before_anything_loads(tmp_path) -> None:
-    from insight_rl.algorithm.algorithm import Algorithm
-
-    learner = AccelerateLearner()
-    with pytest.raises(UsageError, match=r"^model\.dtype='float16'"):
-        learner.start(
+@pytest.mark.parametrize("dtype", ["float16", "float64"])
+def test_one_list_of_precisions_serves_config_and_learner(dtype, tmp_path) -> None:
+    with pytest.raises(UsageError, match=rf"^model\.dtype='{dtype}': must be one of float32, bfloat16$"):
+        parse_config(compose_config([f"model.dtype={dtype}"]))
+    with pytest.raises(UsageError, match=rf"^model\.dtype='{dtype}': must be one of float32, bfloat16$"):
+        StartSpec(
             model_path=tmp_path,
-            dtype="float16",
-            loss=Algorithm(variant="grpo", advantage="centered", clip_low=0.2, clip_high=0.2).loss,
+            dtype=dtype,
+            loss=LossSettings(loss=GRPO(), clip_low=0.2, clip_high=0.2),
+            num_epochs=1,
             temperature=1.0,
             max_completion_tokens=8,
             prompts_per_update=1,
-            num_epochs=1,
             num_steps=1,
             seed=0,
         )
 
 
-@pytest.mark.parametrize(
-    ("schedule", "expected"),
-    [
-        ("constant", [0.5, 1.0, 1.0, 1.0, 1.0, 1.0]),
-        ("linear", [0.5, 1.0, 1.0, 0.75, 0.5, 0.25]),
-        ("cosine", [0.5, 1.0, 1.0, 0.8535533905932737, 0.5, 0.14644660940672627]),
-    ],
-)
-def test_learning_rate_warms_up_and_then_follows_its_schedule(schedule, expected) -> None:
-    learner = AccelerateLearner(lr=1.0, warmup_steps=2, lr_schedule=schedule)
-    assert [learner.settings.lr_at(step, 6) for step in range(1, 7)] == pytest.approx(expected)
+@pytest.mark.parametrize("learner", [AccelerateLearner(lr=1e-3, num_ranks=2), DeepSpeedLearner(zero_stage=3)])
+def test_the_settings_alone_are_what_travels_to_the_ranks(learner) -> None:
+    settings = pickle.loads(pickle.dumps(learner.settings))
+    assert type(settings) is learner.settings_type
+    assert all(getattr(learner, field.name) == getattr(settings, field.name) for field in dataclasses.fields(settings))
 
 
 def test_constructing_a_learner_imports_nothing_heavy() -> None:

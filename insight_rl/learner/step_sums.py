@@ -1,0 +1,62 @@
+"""What the ranks measure in a step, and the metrics made of it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from insight_rl.learner.batch import StepPlan
+from insight_rl.types import Metrics
+
+
+@dataclass(slots=True, kw_only=True)
+class StepSums:
+    """One rank's measurements: sums over its tokens (to be added up over ranks), a maximum, and a norm per update."""
+
+    sums: dict[str, float] = field(default_factory=dict)
+    gap_max: float = -math.inf
+    grad_norms: list[float] = field(default_factory=list)
+
+    def add(self, values: dict[str, float]) -> None:
+        for name, value in values.items():
+            self.sums[name] = self.sums.get(name, 0.0) + value
+
+
+def to_metrics(plan: StepPlan, sums_R: Sequence[StepSums], lr: float) -> Metrics:
+    """Metrics of a step from the sums of all ranks. Means are over the completion tokens that went through the model.
+
+    A step without an update, since no group was kept, has counts only: there is nothing to take a mean of.
+    """
+    total = StepSums()
+    for of_rank in sums_R:
+        total.add(of_rank.sums)
+    grad_norms = sums_R[0].grad_norms if sums_R else []
+    metrics: Metrics = {
+        "learner/lr": lr,
+        "learner/num_sequences": plan.num_sequences,
+        "learner/num_tokens": plan.num_tokens,
+        "learner/num_input_tokens": plan.num_inputs,
+        "learner/num_skipped_groups": plan.num_skipped_groups,
+        "learner/num_updates": len(grad_norms),
+    }
+    if not grad_norms:
+        return metrics
+    sums = total.sums
+    num_tokens, num_gaps = sums["num_tokens"], sums["num_gaps"]
+    metrics |= {
+        "learner/loss": sums["loss"] / len(grad_norms),
+        "learner/grad_norm": float(np.mean(grad_norms)),
+        "learner/entropy": sums["entropy"] / num_tokens,
+        "learner/ratio_mean": sums["ratio"] / num_tokens,
+        "learner/clip_fraction_low": sums["clipped_low"] / num_tokens,
+        "learner/clip_fraction_high": sums["clipped_high"] / num_tokens,
+        "learner/kl_to_rollout": sums["kl_to_rollout"] / num_gaps,
+        "rollout/logprob_gap_mean": sums["gap"] / num_gaps,
+        "rollout/logprob_gap_max": max(of_rank.gap_max for of_rank in sums_R),
+    }
+    if "kl_to_reference" in sums:
+        metrics["learner/kl_to_reference"] = sums["kl_to_reference"] / num_tokens
+    return metrics
