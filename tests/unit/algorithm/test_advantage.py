@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from insight_rl.algorithm.advantage import ADVANTAGES, beta_binomial, centered, group_std, leave_one_out, mapp
 from insight_rl.algorithm.algorithm import Algorithm
-from insight_rl.errors import UsageError
+from insight_rl.algorithm.loss import GRPO
 from insight_rl.types import Completion, Group, Prompt, Reward
 
 NO_VERDICTS = np.array([])
@@ -91,7 +91,8 @@ def test_beta_binomial_equals_mpmath(k, extra, a, b) -> None:
     m = k + extra
     with mpmath.workdps(60):
         expected = mpmath.binomial(m, k) * mpmath.beta(mpmath.mpf(a) + k, mpmath.mpf(b) + m - k) / mpmath.beta(a, b)
-        assert abs(mpmath.mpf(beta_binomial(k, m, a, b)) / expected - 1) < 1e-11
+        # Below 1e-308 a float has fewer digits.
+        assert abs(mpmath.mpf(beta_binomial(k, m, a, b)) - expected) < 1e-11 * expected + mpmath.mpf("1e-308")
 
 
 def test_mapp_is_the_expected_group_normalised_advantage() -> None:
@@ -140,22 +141,5 @@ def test_algorithm_takes_values_for_policy_and_verdicts_for_beliefs() -> None:
     assert by_belief[0] == by_belief[3] < 0 < by_belief[2]
 
 
-@pytest.mark.parametrize(
-    ("key", "value"),
-    [
-        ("advantage", "std"),
-        ("variant", "ppo"),
-        ("clip_low", 1.5),
-        ("clip_high", -0.1),
-        ("kl_coef", -1.0),
-        ("importance_cap", 0.0),
-        ("num_epochs", 0),
-    ],
-)
-def test_settings_that_no_run_could_use_name_their_key(key, value) -> None:
-    with pytest.raises(UsageError, match=f"algorithm.{key}={value!r}"):
-        _algorithm(**{key: value})
-
-
 def _algorithm(**changes) -> Algorithm:
-    return Algorithm(**{"variant": "grpo", "advantage": "centered", "clip_low": 0.2, "clip_high": 0.2} | changes)
+    return Algorithm(**{"loss": GRPO(), "advantage": "centered", "clip_low": 0.2, "clip_high": 0.2} | changes)
