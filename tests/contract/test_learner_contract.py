@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-import importlib
-import inspect
+import functools
 import json
 import math
+import shutil
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from omegaconf import OmegaConf
 
 from insight_rl.algorithm.algorithm import Algorithm
 from insight_rl.algorithm.loss import GRPO
+from insight_rl.build import build_part
+from insight_rl.config import compose_config
 from insight_rl.errors import RunStopped, UsageError
 from insight_rl.learner.settings import StartSpec
+from insight_rl.run_stops import stop_if_logprobs_diverge
 from insight_rl.types import Completion, Group, Metrics, Prompt, Reward
 
 CONF = Path(__file__).parents[2] / "conf" / "learner"
@@ -50,9 +55,8 @@ def compose(name: str) -> dict:
 
 
 def make_learner(name: str, **changes):
-    node = compose(name) | {"lr": 1e-3, "warmup_steps": 2} | changes
-    module, _, cls = node.pop("_target_").rpartition(".")
-    return getattr(importlib.import_module(module), cls)(**node)
+    node = OmegaConf.to_container(compose_config([f"learner={name}"]).learner)
+    return build_part("learner", node | {"lr": 1e-3, "warmup_steps": 2} | changes)
 
 
 def started(name: str, model_path: Path, **changes):
@@ -118,82 +122,173 @@ def assert_equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -
     assert all(torch.equal(one[name], other[name]) for name in one)
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_the_config_names_every_setting_with_its_default(name) -> None:
-    node = compose(name)
-    module, _, cls = node.pop("_target_").rpartition(".")
-    signature = inspect.signature(getattr(importlib.import_module(module), cls)).parameters
-    defaults = {key: list(p.default) if isinstance(p.default, tuple) else p.default for key, p in signature.items()}
-    assert {key: value or None for key, value in node.items()} == {k: v or None for k, v in defaults.items()}
+@dataclass(frozen=True)
+class History:
+    """What one learner did, from its start to its end. Starting one may take processes, so all tests share it."""
+
+    start: dict[str, torch.Tensor]
+    first: Metrics
+    after_first: dict[str, torch.Tensor]
+    second: Metrics
+    empty: Metrics
+    at_checkpoint: dict[str, torch.Tensor]
+    gone_on: list[Metrics]
+    end: dict[str, torch.Tensor]
+    error_after_close: RuntimeError
+    folder: Path
+    """Holds ``model``, ``weights`` and ``checkpoint``, written after the empty step."""
+
+
+@pytest.fixture(scope="module")
+def history_of(tied_model, tmp_path_factory):
+    """Called as ``history_of(name)``; each learner lives once."""
+
+    @functools.cache
+    def live(name: str) -> History:
+        folder = tmp_path_factory.mktemp(name)
+        learner = started(name, tied_model)
+        start = weights_of(learner)
+        first = step(learner, 1)
+        after_first = weights_of(learner)
+        second, empty = step(learner, 2), learner.step([], [])
+        learner.save_model(folder / "model")
+        learner.weights().save(folder / "weights")
+        learner.save_checkpoint(folder / "checkpoint")
+        at_checkpoint = weights_of(learner)
+        gone_on = [step(learner, seed) for seed in (3, 4)]
+        end = weights_of(learner)
+        learner.close()
+        learner.close()
+        with pytest.raises(RuntimeError) as error:
+            step(learner, 5)
+        return History(start, first, after_first, second, empty, at_checkpoint, gone_on, end, error.value, folder)
+
+    return live
 
 
 @each_learner
-def test_steps_weights_models_and_resume(name, tied_model, tmp_path) -> None:
-    """One learner throughout: starting one may take processes."""
-    learner = started(name, tied_model)
-    start = weights_of(learner)
-    assert "lm_head.weight" not in start and "model.embed_tokens.weight" in start
-
-    metrics = step(learner, 1)
-    assert metrics.keys() == METRICS
-    assert all(math.isfinite(value) for value in metrics.values())
-    assert metrics["learner/num_updates"] == 2
-    assert metrics["learner/num_skipped_groups"] == 1
-    assert metrics["learner/lr"] == 5e-4
-    moved = weights_of(learner)
-    assert all(not torch.equal(moved[key], start[key]) for key in start)
-    assert step(learner, 2)["learner/lr"] == 1e-3
-    assert learner.step([], [])["learner/num_updates"] == 0
-
-    check_saved_model(learner, tied_model, tmp_path / "model")
-    check_saved_weights(learner, tmp_path / "weights")
-
-    learner.save_checkpoint(tmp_path / "checkpoint")
-    gone_on = [step(learner, seed) for seed in (3, 4)]
-    expected = weights_of(learner)
-    learner.close()
-    learner.close()
-    with pytest.raises(RuntimeError, match="not started, or already closed"):
-        step(learner, 5)
-
-    resumed = started(name, tied_model)
-    resumed.load_checkpoint(tmp_path / "checkpoint")
-    assert [step(resumed, seed) for seed in (3, 4)] == gone_on
-    assert_equal(weights_of(resumed), expected)
-
-    state_file = tmp_path / "checkpoint" / "learner.json"
-    state_file.write_text(json.dumps(json.loads(state_file.read_text()) | {"num_ranks": 7}))
-    with pytest.raises(UsageError, match="num_ranks"):
-        resumed.load_checkpoint(tmp_path / "checkpoint")
-    with pytest.raises(FileNotFoundError):
-        resumed.load_checkpoint(tmp_path / "nowhere")
-    resumed.close()
+def test_weights_are_listed_once_and_every_one_of_them_learns(name, history_of) -> None:
+    history = history_of(name)
+    assert "lm_head.weight" not in history.start and "model.embed_tokens.weight" in history.start
+    assert all(not torch.equal(history.after_first[key], history.start[key]) for key in history.start)
 
 
-def check_saved_model(learner, source: Path, folder: Path) -> None:
+@each_learner
+def test_a_step_reports_its_metrics(name, history_of) -> None:
+    history = history_of(name)
+    assert history.first.keys() == METRICS
+    assert all(math.isfinite(value) for value in history.first.values())
+    assert history.first["learner/num_updates"] == 2
+    assert history.first["learner/num_skipped_groups"] == 1
+    assert (history.first["learner/lr"], history.second["learner/lr"]) == (5e-4, 1e-3)
+
+
+@each_learner
+def test_a_step_without_groups_changes_nothing_and_reports_counts_only(name, history_of) -> None:
+    """Whoever reads the metrics of a step must not count on means: ``run_stops`` did, and a run died of it."""
+    history = history_of(name)
+    assert history.empty.keys() == {
+        "learner/lr",
+        "learner/num_tokens",
+        "learner/num_input_tokens",
+        "learner/num_sequences",
+        "learner/num_skipped_groups",
+        "learner/num_updates",
+    }
+    assert history.empty["learner/num_updates"] == 0
+    stop_if_logprobs_diverge(history.empty, max_mean_gap=1e-9)
+
+
+@each_learner
+def test_a_saved_model_loads_in_transformers(name, history_of, tied_model) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    learner.save_model(folder)
+    history = history_of(name)
+    folder = history.folder / "model"
     model = AutoModelForCausalLM.from_pretrained(folder)
-    assert_equal(dict(model.named_parameters()), weights_of(learner))
+    assert_equal(dict(model.named_parameters()), history.at_checkpoint)
     assert model.config.tie_word_embeddings
     assert model.dtype == torch.float32
-    original = AutoModelForCausalLM.from_pretrained(source)
+    original = AutoModelForCausalLM.from_pretrained(tied_model)
     assert model.generation_config.eos_token_id == original.generation_config.eos_token_id
-    assert (
-        AutoTokenizer.from_pretrained(folder)("12+3=")["input_ids"]
-        == (AutoTokenizer.from_pretrained(source)("12+3=")["input_ids"])
-    )
+    tokens, expected = (AutoTokenizer.from_pretrained(path)("12+3=")["input_ids"] for path in (folder, tied_model))
+    assert tokens == expected
 
 
-def check_saved_weights(learner, folder: Path) -> None:
+@each_learner
+def test_saved_weights_are_a_safetensors_checkpoint_with_an_index(name, history_of) -> None:
     from safetensors.torch import load_file
 
-    learner.weights().save(folder)
+    history = history_of(name)
+    folder = history.folder / "weights"
     saved = {name: tensor for file in folder.glob("*.safetensors") for name, tensor in load_file(file).items()}
-    assert_equal(saved, weights_of(learner))
+    assert_equal(saved, history.at_checkpoint)
     index = json.loads((folder / "model.safetensors.index.json").read_text())
     assert index["weight_map"].keys() == saved.keys()
+
+
+@each_learner
+def test_a_resumed_learner_goes_on_exactly(name, history_of, tied_model) -> None:
+    history = history_of(name)
+    resumed = started(name, tied_model)
+    try:
+        resumed.load_checkpoint(history.folder / "checkpoint")
+        assert [step(resumed, seed) for seed in (3, 4)] == history.gone_on
+        assert_equal(weights_of(resumed), history.end)
+    finally:
+        resumed.close()
+
+
+@each_learner
+def test_a_checkpoint_of_another_kind_and_none_at_all_are_refused(name, history_of, tied_model, tmp_path) -> None:
+    folder = tmp_path / "checkpoint"
+    shutil.copytree(history_of(name).folder / "checkpoint", folder)
+    state_file = folder / "learner.json"
+    state_file.write_text(json.dumps(json.loads(state_file.read_text()) | {"num_ranks": 7}))
+    learner = make_learner(name)
+    with pytest.raises(UsageError, match="num_ranks"):
+        learner.load_checkpoint(folder)
+    with pytest.raises(FileNotFoundError):
+        learner.load_checkpoint(tmp_path / "nowhere")
+
+
+class RunsCode:
+    """Pickled, it makes a file when it is unpickled."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+
+    def __reduce__(self):
+        return (Path.touch, (self.file,))
+
+
+@each_learner
+def test_a_checkpoint_executes_nothing(name, history_of, tied_model, tmp_path) -> None:
+    """Each file of the checkpoint in turn holds a pickle that acts when it is loaded; one also in torch's old format."""
+    source = history_of(name).folder / "checkpoint"
+    files = [file.relative_to(source) for file in sorted(source.rglob("*.pt"))]
+    assert files
+    proof = tmp_path / "executed"
+    for number, (file, as_zip) in enumerate([*((file, True) for file in files), (files[0], False)]):
+        folder = tmp_path / str(number)
+        shutil.copytree(source, folder)
+        content = torch.load(folder / file, weights_only=False)
+        torch.save(content | {"extra": RunsCode(proof)}, folder / file, _use_new_zipfile_serialization=as_zip)
+        learner = started(name, tied_model)
+        try:
+            with pytest.raises(UsageError, match=rf"{file.name}: damaged, or .*; nothing in it was executed"):
+                learner.load_checkpoint(folder)
+        finally:
+            learner.close()
+        assert not proof.exists()
+    # Else nothing was tried.
+    torch.load(folder / file, weights_only=False)
+    assert proof.exists()
+
+
+@each_learner
+def test_a_closed_learner_says_so(name, history_of) -> None:
+    assert "not started, or already closed" in str(history_of(name).error_after_close)
 
 
 @each_learner
@@ -224,17 +319,23 @@ def test_a_gradient_that_is_not_finite_stops_the_run(name, tied_model) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "changes"),
-    [("accelerate", {}), ("deepspeed", {"zero_stage": 1}), ("deepspeed", {"zero_stage": 3})],
+    [
+        ("accelerate", {"num_ranks": 2}),
+        *(
+            ("deepspeed", {"zero_stage": stage, "num_ranks": ranks})
+            for stage, ranks in ((0, 1), (3, 1), (0, 2), (1, 2), (2, 2), (3, 2))
+        ),
+    ],
     ids=str,
 )
-def test_two_ranks_resume_exactly(name, changes, untied_model, tmp_path) -> None:
-    learner = started(name, untied_model, num_ranks=2, **changes)
+def test_every_way_of_sharding_resumes_exactly(name, changes, untied_model, tmp_path) -> None:
+    learner = started(name, untied_model, **changes)
     step(learner, 1)
     learner.save_checkpoint(tmp_path)
     gone_on = step(learner, 2)
     expected = weights_of(learner)
     learner.close()
-    resumed = started(name, untied_model, num_ranks=2, **changes)
+    resumed = started(name, untied_model, **changes)
     resumed.load_checkpoint(tmp_path)
     assert step(resumed, 2) == gone_on
     assert_equal(weights_of(resumed), expected)
