@@ -50,10 +50,6 @@ each_learner = pytest.mark.parametrize(
 )
 
 
-def compose(name: str) -> dict:
-    return dict(compose_config([f"learner={name}", "model=qwen3-0.6b"]).learner)
-
-
 def make_learner(name: str, **changes):
     node = OmegaConf.to_container(compose_config([f"learner={name}"]).learner)
     return build_part("learner", node | {"lr": 1e-3, "warmup_steps": 2} | changes)
@@ -264,7 +260,7 @@ class RunsCode:
 
 @each_learner
 def test_a_checkpoint_executes_nothing(name, history_of, tied_model, tmp_path) -> None:
-    """Each file of the checkpoint in turn holds a pickle that acts when it is loaded; one also in torch's old format."""
+    """Each file of the checkpoint in turn holds a pickle that acts when loaded; one also in torch's old format."""
     source = history_of(name).folder / "checkpoint"
     files = [file.relative_to(source) for file in sorted(source.rglob("*.pt"))]
     assert files

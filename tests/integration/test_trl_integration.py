@@ -139,7 +139,7 @@ def own_decisions(trl_module, batches, *, selector="insight"):
         gate=AdmitAll(),
         rollout=replay,
         judge=InProcessJudge(replay.reward),
-        algorithm=Algorithm(variant="grpo", advantage="group_std", clip_low=0.2, clip_high=0.2),
+        algorithm=Algorithm(loss=GRPO(), advantage="group_std", clip_low=0.2, clip_high=0.2),
         learner=Learner(replay),
         evaluator=replay,
         monitors=[replay],
