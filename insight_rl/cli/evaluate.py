@@ -22,7 +22,10 @@ from insight_rl.build import (
 )
 from insight_rl.config import RunConfig, compose_config, parse_config
 from insight_rl.errors import UsageError, check
+from insight_rl.model_folder import count_parameters
 from insight_rl.reward.base import Judge
+from insight_rl.reward_fit import check_reward_fits
+from insight_rl.run_settings import compose_from_run
 from insight_rl.seeding import derive_seed
 from insight_rl.tokenizer import ModelTokenizer
 
@@ -34,8 +37,9 @@ if TYPE_CHECKING:
 
 _EPILOG = """
 examples:
-  insight-rl evaluate model.path=runs/demo/model                       the trained model on the task's held-out problems
-  insight-rl evaluate model.path=runs/demo/model task.test_path=my.jsonl --output results.json --samples samples.jsonl
+  insight-rl evaluate run_dir=runs/demo                                a run's model, on its task, with its settings
+  insight-rl evaluate run_dir=runs/demo task.test_path=my.jsonl --output results.json --samples samples.jsonl
+  insight-rl evaluate model.path=runs/demo/model                       the same model with the settings of conf/
   insight-rl evaluate evaluation=math_suite model=smollm2 rollout=vllm   AIME24, AMC23, MATH500, Minerva, OlympiadBench
   insight-rl evaluate evaluation=general --data-dir bench/             local files: bench/mmlu.jsonl, bench/gpqa.csv
 
@@ -54,7 +58,7 @@ def main(argv: Sequence[str]) -> int:
     quiet_libraries()
     from insight_rl.benchmark.suite import load_suite
 
-    config = parse_config(compose_config(arguments.overrides, config_dir=arguments.config_dir))
+    config = _compose(arguments.overrides, arguments.config_dir)
     tokens = completion_tokens(config)
     check(
         tokens < config.model.max_length,
@@ -64,6 +68,7 @@ def main(argv: Sequence[str]) -> int:
     )
     members = load_suite(config, data_dir=arguments.data_dir)
     model_path = find_model(config.model)
+    count_parameters(model_path)  # names missing or damaged weights
     notices: list[str] = []
     runs, folder = _prepare(config, members, model_path, arguments, notices)
     for text in notices:
@@ -79,12 +84,28 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
+def _compose(overrides: Sequence[str], config_dir: Path | None) -> RunConfig:
+    """The settings of the run that ``run_dir=`` names, or of conf/train.yaml; the other overrides win over either."""
+    run_dirs = [override.removeprefix("run_dir=") for override in overrides if override.startswith("run_dir=")]
+    if not run_dirs:
+        config = parse_config(compose_config(overrides, config_dir=config_dir))
+        run_dir = Path(config.model.path).expanduser().parent
+        if (run_dir / "config.yaml").is_file() and (run_dir / "checkpoints").is_dir():
+            print(
+                f"note: the model is that of the run in {run_dir}, but task, reward and settings are those of this "
+                f"command; run_dir={run_dir} in place of model.path takes the run's own"
+            )
+        return config
+    rest = [override for override in overrides if not override.startswith("run_dir=")]
+    return parse_config(compose_from_run(Path(run_dirs[-1]), rest, config_dir=config_dir))
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="insight-rl evaluate", epilog=_EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "overrides", nargs="*", metavar="key=value", help="changes to the configuration of conf/train.yaml"
+        "overrides", nargs="*", metavar="key=value", help="run_dir=RUN, and changes to the configuration"
     )
     parser.add_argument("--config-dir", type=Path, help="a folder with options of your own, laid out like conf/")
     parser.add_argument(
@@ -142,6 +163,9 @@ def _problems(config: RunConfig, member: SuiteMember, tokenizer: ModelTokenizer,
     own: list[str] = []
     try:
         problems = load_problems(member.benchmark.task, tokenizer, config, own)
+        if problems:
+            target = (member.reward_node or {}).get("_target_", type(member.benchmark.reward).__qualname__)
+            own += check_reward_fits(member.benchmark.reward, problems, target=target)
     except UsageError as error:
         if not config.evaluation.benchmarks:
             raise

@@ -1,0 +1,102 @@
+"""The settings of a finished run as the base of another command: ``insight-rl evaluate run_dir=RUN seed=3``."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.errors import OmegaConfBaseException
+
+from insight_rl.config import compose_config
+from insight_rl.errors import UsageError, check
+
+TYPED = ("model", "trainer", "evaluation", "judge")
+PARTS = ("task", "reward", "rollout")
+
+
+def compose_from_run(run_dir: Path, overrides: Sequence[str], *, config_dir: Path | None = None) -> DictConfig:
+    """The configuration of ``insight-rl train``, with the run's own model, task, reward and settings of evaluation.
+
+    ``overrides`` win over the run: an option of a group (``rollout=vllm``) takes its place, a key changes its value.
+    Raises ``UsageError`` for a folder without a readable config.yaml, or an override that does not fit it.
+    """
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import OverrideParseException
+
+    recorded = _load(run_dir)
+    try:
+        parsed = OverridesParser.create().parse_overrides(list(overrides))
+    except OverrideParseException as error:
+        raise UsageError(f"{error.override}: not a valid override; write key=value") from error
+    sections = [(override.package or override.key_or_group).split(".")[0] for override in parsed]
+    replaced = {
+        section
+        for override, section in zip(parsed, sections, strict=True)
+        if override.package is not None or override.key_or_group in (*PARTS, "model", "evaluation")
+    }
+    if "task" in replaced:
+        replaced.add("reward")  # a task brings its own
+    groups = [o.input_line for o, section in zip(parsed, sections, strict=True) if section in replaced]
+    tree = compose_config(groups, config_dir=config_dir)
+    kept = [section for section in (*TYPED, *PARTS) if section not in replaced]
+    try:
+        with open_dict(tree):
+            tree.seed = recorded.seed
+            for section in kept:
+                if section in TYPED:
+                    tree.merge_with({section: recorded[section]})
+                else:
+                    tree[section] = recorded[section]
+                if f"{section}_name" in recorded:
+                    tree[f"{section}_name"] = recorded[f"{section}_name"]
+        if "model" in kept:
+            tree.model.path = str(_model_of(run_dir))
+    except (OmegaConfBaseException, ValueError) as error:
+        raise UsageError(f"{run_dir / 'config.yaml'}: {str(error).splitlines()[0]}") from error
+    for override, section in zip(parsed, sections, strict=True):
+        if section not in replaced:
+            _apply(tree, override, run_dir)
+    return tree
+
+
+def _load(run_dir: Path) -> DictConfig:
+    file = run_dir / "config.yaml"
+    check(file.is_file(), "run_dir", str(run_dir), "has no config.yaml: not the folder of a run")
+    try:
+        tree = OmegaConf.load(file)
+        missing = [key for key in ("seed", *TYPED, *PARTS) if key not in tree]
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, OmegaConfBaseException) as error:
+        raise UsageError(f"{file}: cannot be read ({str(error).splitlines()[0]}); restore it") from error
+    if not isinstance(tree, DictConfig) or missing:
+        raise UsageError(
+            f"{file}: lacks {', '.join(missing) or 'every key'}: not the configuration of a run; restore it"
+        )
+    return tree
+
+
+def _model_of(run_dir: Path) -> Path:
+    folder = run_dir.expanduser().resolve() / "model"
+    check(
+        (folder / "config.json").is_file(),
+        "run_dir",
+        str(run_dir),
+        "has no model yet: it is saved when the run ends, or is stopped with Ctrl-C; or give model.path=...",
+    )
+    return folder
+
+
+def _apply(tree: DictConfig, override: Any, run_dir: Path) -> None:
+    key, line = override.key_or_group, override.input_line
+    check(not override.is_delete() and key != "experiment", line.split("=")[0], line, "does not go with run_dir=...")
+    try:
+        OmegaConf.update(tree, key, override.value(), force_add=override.is_add())
+    except OmegaConfBaseException as error:
+        parent = OmegaConf.select(tree, key.rpartition(".")[0]) if "." in key else tree
+        close = difflib.get_close_matches(key.rpartition(".")[2], map(str, parent or ()), n=2)
+        remedy = f"; did you mean {' or '.join(close)}?" if close else ""
+        reason = str(error).splitlines()[0]
+        raise UsageError(f"{line}: does not fit {run_dir / 'config.yaml'} ({reason}){remedy}") from error
