@@ -31,6 +31,7 @@ _EPILOG = """
 examples:
   insight-rl audit-rewards run_dir=runs/demo                        the samples a training run kept, against its task
   insight-rl audit-rewards samples=samples.jsonl reward=math        what `insight-rl evaluate --samples` wrote
+  insight-rl audit-rewards run_dir=runs/demo reward=math            the same samples judged by another reward
   insight-rl audit-rewards run_dir=runs/demo output=audit.json      every finding as JSON too
 
 findings:
@@ -123,13 +124,26 @@ def _of_run(run_dir: Path, overrides: list[str]) -> tuple[DictConfig, list[Sampl
     try:
         tree = OmegaConf.load(file)
         assert isinstance(tree, DictConfig)
-        tree.merge_with_dotlist(overrides)
+        tree.merge_with(_chosen_parts(tree, overrides))
+        tree.merge_with_dotlist([item for item in overrides if not item.startswith("reward=")])
     except (OmegaConfBaseException, ValueError) as error:
         raise UsageError(f"{file}: {str(error).splitlines()[0]}") from error
     task = build_part("task", OmegaConf.to_container(tree.task, resolve=True))
     encoder = TextEncoder()
     prompts = [*task.train_prompts(encoder), *task.test_prompts(encoder)]
     return tree, _of_file(run_dir / SAMPLES_FILE, {prompt.id: prompt.answer for prompt in prompts})
+
+
+def _chosen_parts(tree: DictConfig, overrides: Sequence[str]) -> DictConfig:
+    """What takes the place of the run's own: another reward, and judging settings that an older run does not name."""
+    names = [item for item in overrides if item.startswith("reward=")]
+    chosen = compose_config([*names, f"model.prompt_style={tree.model.prompt_style}"], config_name="judge")
+    parts: dict[str, Any] = {"judge": OmegaConf.merge(chosen.judge, tree.get("judge") or {})}
+    if names:
+        # The settings of the run's reward are not those of the chosen one.
+        del tree.reward
+        parts["reward"] = chosen.reward
+    return OmegaConf.create(parts)
 
 
 def _of_file(path: Path, answers: Mapping[str, Any]) -> list[Sample]:

@@ -144,6 +144,11 @@ def _show_split(split: str, summary: SplitSummary, *, num_too_long: int, limit: 
     print(f"{split}: {summary.num_prompts} prompts, {summary.num_repeated} of them repeats")
     print(f"  tokens: {lengths}; {num_too_long} longer than the {limit} that the completion leaves")
     print(f"  answers: {_counts(summary.answer_kinds)}")
+    if summary.num_text_only:
+        print(
+            f"  golds compared as text only, as words or as mathematics that cannot be read: {summary.num_text_only}, "
+            f"first {summary.first_text_only!r}"
+        )
     for field, values in summary.metadata.items():
         print(f"  {field}: {_counts(values)}")
 

@@ -28,6 +28,9 @@ COMMANDS = {
     "audit-rewards": ("insight_rl.cli.audit_rewards", "look into the verdicts of a run"),
 }
 
+_FORMER_NAMES = {"score": "judge"}
+"""Names that commands had before; they work, and say the present name."""
+
 _USAGE = f"""insight-rl {__version__}: GRPO training that picks the prompts that teach the model most
 
 usage: insight-rl COMMAND [arguments]
@@ -48,6 +51,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(__version__)
         return 0
     name, *rest = arguments
+    if name in _FORMER_NAMES:
+        print(f"insight-rl {name}: this command is now `insight-rl {_FORMER_NAMES[name]}`", file=sys.stderr)
+        name = _FORMER_NAMES[name]
     if name not in COMMANDS:
         print(f"insight-rl: there is no command {name!r}; choose one of {', '.join(COMMANDS)}", file=sys.stderr)
         return 2

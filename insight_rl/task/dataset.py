@@ -102,6 +102,7 @@ class DatasetTask:
 
     def _problems(self, source: RowSource, *, limit: int | None, held_out: Collection[str] = ()) -> list[Problem]:
         problems: list[Problem] = []
+        numbers: list[int] = []
         unanswered: list[int] = []
         num_held_out = 0
         columns = (*self.rows.fields, *self.only, *self.metadata)
@@ -123,12 +124,14 @@ class DatasetTask:
                 continue
             carried = {field: row[field] for field in self.metadata if row.get(field) is not None}
             problems.append(dataclasses.replace(problem, metadata={**problem.metadata, **carried}))
+            numbers.append(number)
         if unanswered:
             first = ", ".join(map(str, unanswered[:5]))
             told = source, len(unanswered), first, ", ..." if len(unanswered) > 5 else ""
             logger.warning("%s: skipped %d rows without a question or an answer (row %s%s)", *told)
         if num_held_out:
             logger.warning("%s: dropped %d problems that are held out for testing", source, num_held_out)
+        _warn_of_conflicts(source, numbers, problems)
         if not problems:
             reason = "every problem is also a test problem" if num_held_out else "holds no problem"
             raise UsageError(f"{source}: {reason}; check the file and task.only")
@@ -160,6 +163,18 @@ class DatasetTask:
             return f"{content}\n\nSolution:\n"
         system = [] if self.system_prompt is None else [{"role": "system", "content": self.system_prompt}]
         return [*system, {"role": "user", "content": content}]
+
+
+def _warn_of_conflicts(source: RowSource, numbers: Sequence[int], problems: Sequence[Problem]) -> None:
+    """Say which rows ask the same with different answers; training leaves their question out (insight_rl.build)."""
+    first_of: dict[str, int] = {}
+    for index, problem in enumerate(problems):
+        first = first_of.setdefault(problem.id_within(""), index)
+        if problems[first].answer != problem.answer:
+            logger.warning(
+                "%s rows %d and %d ask the same question and give different answers: %.40r and %.40r",
+                *(source, numbers[first], numbers[index], problems[first].answer, problem.answer),
+            )
 
 
 def _source(setting: str, path: str | None, hub: Mapping[str, Any] | None, streaming: bool) -> RowSource | None:

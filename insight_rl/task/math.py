@@ -87,6 +87,8 @@ def _gold_text(value: Any, marker: str | None) -> str:
     if isinstance(value, bool) or not isinstance(value, (str, int, float)):
         raise ValueError(f"answer={str(value)[:60]!r} is no text, number or list of these")
     text = str(value).strip()
+    if text.lower() == "nan" or (isinstance(value, float) and not math.isfinite(value)):
+        raise ValueError(f"answer={text} is no number")
     if marker is not None and marker in text:
         text = text.rpartition(marker)[2].strip()
     if text == "":

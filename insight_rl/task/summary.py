@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from insight_rl.reward.math.judge import is_text_only
 from insight_rl.task.overlap import Overlap, leaks, repeats, without_boilerplate
 from insight_rl.types import Prompt
 
@@ -26,6 +27,9 @@ class SplitSummary:
     token_lengths: Mapping[str, int]
     """min, median, p90, max."""
     answer_kinds: Mapping[str, int]
+    num_text_only: int
+    """Gold answers that are words or that ``reward=math`` cannot read, so that answers are compared with their text."""
+    first_text_only: str | None
     metadata: Mapping[str, Mapping[str, int]]
     """Field -> value -> prompts; ``{"different values": n}`` for a field of many."""
 
@@ -34,11 +38,14 @@ def summarise_split(prompts: Sequence[Prompt]) -> SplitSummary:
     lengths = sorted(len(prompt.token_ids) for prompt in prompts)
     places = {"min": 0, "median": len(lengths) // 2, "p90": int(0.9 * (len(lengths) - 1)), "max": len(lengths) - 1}
     texts = [prompt.text for prompt in prompts]
+    text_only = [gold for prompt in prompts for gold in _golds(prompt.answer) if is_text_only(gold)]
     return SplitSummary(
         num_prompts=len(prompts),
         num_repeated=sum(len(indices) - 1 for indices in repeats(texts)),
         token_lengths={name: lengths[place] for name, place in places.items()},
         answer_kinds=dict(Counter(answer_kind(prompt.answer) for prompt in prompts).most_common()),
+        num_text_only=len(text_only),
+        first_text_only=text_only[0] if text_only else None,
         metadata=_counted_metadata(prompts),
     )
 
@@ -62,6 +69,14 @@ def answer_kind(answer: Any) -> str:
         if pattern.fullmatch(text):
             return kind
     return "expression" if re.search(r"[\d\\^=+*/(){}<>|]", text) else "words"
+
+
+def _golds(answer: Any) -> list[str]:
+    """The texts that ``reward=math`` compares with; empty for the answers of other rewards."""
+    if isinstance(answer, Mapping):
+        return _golds(answer["gold"]) if "gold" in answer else []
+    options = answer if isinstance(answer, (list, tuple)) else [answer]
+    return [option for option in options if isinstance(option, str)]
 
 
 def _counted_metadata(prompts: Sequence[Prompt]) -> dict[str, dict[str, int]]:

@@ -72,6 +72,14 @@ def judge_answer(gold: str, answer: str, tolerance: float = 0.0) -> bool | None:
     return _by_algebra(gold, answer) if _is_fit_for_algebra(gold, answer) else None
 
 
+def is_text_only(gold: str) -> bool:
+    """Whether ``gold`` is words, or mathematics that the parser cannot read: its text is then all that counts."""
+    try:
+        return not _readings(last_boxed(gold) or gold)
+    except OutOfBounds:
+        return True
+
+
 def is_same_text(gold: str, answer: str) -> bool:
     """Whether both are the same but for space, math delimiters, markup and the final point, whatever they contain."""
     if not gold.strip() or abs(len(gold) - len(answer)) > _MAX_DELIMITERS:

@@ -8,6 +8,7 @@ a :class:`~insight_rl.reward.judge_processes.JudgeProcesses`.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -54,6 +55,8 @@ def _texts(gold: Any) -> tuple[str, ...]:
     for option in options:
         is_text = isinstance(option, (str, int, float)) and not isinstance(option, bool)
         check(is_text, "answer", gold, "must be text, a number or a list of these")
+        is_number = str(option).strip().lower() != "nan" and (isinstance(option, str) or math.isfinite(option))
+        check(is_number, "answer", gold, "is no number: mend the row that it comes from")
     check(len(options) > 0, "answer", gold, "must name at least one acceptable answer")
     return tuple(str(option) for option in options)
 

@@ -10,7 +10,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from insight_rl.build import build_part
-from insight_rl.cli import audit_rewards, judge
+from insight_rl.cli import audit_rewards, judge, main
 from insight_rl.config import compose_config
 from insight_rl.errors import UsageError
 
@@ -160,6 +160,25 @@ def test_audit_of_a_run_finds_the_answers_in_its_task(tmp_path):
     ]
 
 
+def test_audit_of_a_run_with_another_reward(tmp_path):
+    tree = compose_config([])
+    del tree.judge.max_unjudged_fraction  # a run of an older version
+    (tmp_path / "config.yaml").write_text(OmegaConf.to_yaml(tree, resolve=True))
+    task = build_part("task", OmegaConf.to_container(tree.task, resolve=True))
+    prompt = task.test_prompts(audit_rewards.TextEncoder())[0]
+    row = {"table": "rollout/samples", "completion": "1+1", "status": "correct", "prompt_id": prompt.id, "step": 1}
+    (tmp_path / "samples.jsonl").write_text(json.dumps(row) + "\n")
+    output = tmp_path / "audit.json"
+    run = [f"run_dir={tmp_path}", f"output={output}"]
+    assert audit_rewards.main([*run, "reward=math", "reward.boxed=false"]) == 0
+    findings = json.loads(output.read_text())
+    assert {finding["now"] for finding in findings} == {"error"}
+    assert 'must have the key "gold"' in findings[0]["reason"]
+    assert audit_rewards.main([*run, "reward.format_value=0.2"]) == 0
+    with pytest.raises(UsageError, match=r"reward=poetry: there is no such option; choose one of .*math"):
+        audit_rewards.main([*run, "reward=poetry"])
+
+
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
@@ -172,3 +191,20 @@ def test_audit_of_a_run_finds_the_answers_in_its_task(tmp_path):
 def test_wrong_audits_are_refused(overrides, message):
     with pytest.raises(UsageError, match=message):
         audit_rewards.main(overrides)
+
+
+def test_the_former_name_works_and_says_the_present_one(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "stdin", Stdin(json.dumps({"response": "\\boxed{12}", "answer": "12"}).encode()))
+    assert main.main(["score", "reward=math"]) == 0
+    output = capsys.readouterr()
+    assert json.loads(output.out)["status"] == "correct"
+    assert "now `insight-rl judge`" in output.err
+    assert main.main(["--help"]) == 0
+    assert "score" not in capsys.readouterr().out
+
+
+def test_a_gold_that_is_no_number_is_an_error(monkeypatch, capsys):
+    lines = [b'{"response": "nan", "answer": NaN}', b'{"response": "inf", "answer": Infinity}']
+    records, _ = run_judge(monkeypatch, capsys, lines, "reward=math")
+    assert [record["status"] for record in records] == ["error", "error"]
+    assert "no number" in records[0]["reason"]

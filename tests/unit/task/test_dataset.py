@@ -220,6 +220,14 @@ def test_rows_without_an_answer_are_skipped_and_named(tmp_path, caplog):
     assert "skipped 1 rows without a question or an answer (row 2)" in caplog.text
 
 
+def test_rows_with_the_same_question_and_another_answer_are_named(tmp_path, caplog):
+    path = write_jsonl(tmp_path / "sums.jsonl", [*SUMS, SUMS[0], {**SUMS[1], "answer": "5"}])
+    with caplog.at_level(logging.WARNING):
+        make_task(train_path=path).train_problems()
+    assert "rows 2 and 6 ask the same question and give different answers: '4' and '5'" in caplog.text
+    assert "rows 1 and 5" not in caplog.text
+
+
 def test_only_and_limits(tmp_path):
     path = write_jsonl(tmp_path / "sums.jsonl", SUMS)
     task = make_task(train_path=path, test_path=None, only={"level": [1]}, max_train=1)

@@ -128,6 +128,10 @@ def test_rows_without_a_question_or_an_answer_are_told_apart(row):
         ({"problem": 7, "answer": "5"}, "problem='7' is no text"),
         ({"problem": "Why?", "answer": {"value": 5}}, "is no text, number or list"),
         ({"problem": "Why?", "answer": True}, "is no text, number or list"),
+        ({"problem": "Why?", "answer": float("nan")}, "answer=nan is no number"),
+        ({"problem": "Why?", "answer": "NaN"}, "answer=NaN is no number"),
+        ({"problem": "Why?", "answer": float("inf")}, "answer=inf is no number"),
+        ({"problem": "Why?", "answer": [1, float("-inf")]}, "answer=-inf is no number"),
     ],
 )
 def test_rows_that_cannot_be_read_say_why(row, reason):

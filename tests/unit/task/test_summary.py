@@ -1,3 +1,5 @@
+import dataclasses
+
 import pytest
 
 from insight_rl.task.summary import answer_kind, find_leaks, summarise_split
@@ -49,3 +51,11 @@ def test_a_shared_template_makes_no_leak():
     test = [prompt(n, template.format(question)) for n, question in enumerate(["three", "Two"])]
     (leak,) = find_leaks(train, test)
     assert (leak.test, leak.train, leak.share) == (1, 1, 1.0)
+
+
+def test_golds_that_only_their_text_can_be_compared_with_are_counted():
+    others = [{"gold": "3.5", "tolerance": 0.1}, {"letter": "A"}, {"numbers": [1]}]
+    answers = ["12", "\\frac{{(", ["1/2", "Monday"], *others]
+    prompts = [dataclasses.replace(prompt(n, f"Q{n}"), answer=answer) for n, answer in enumerate(answers)]
+    summary = summarise_split(prompts)
+    assert (summary.num_text_only, summary.first_text_only) == (2, "\\frac{{(")
