@@ -1,6 +1,6 @@
 """``insight-rl audit-rewards``: judges the recorded samples of a run again and shows the verdicts worth a look.
 
-Owns the comparison and its report. Knows no reward's rules; the second opinion on mathematics is plain math-verify.
+The second opinion on mathematics is plain math-verify.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""``reward=by_task``: each prompt is judged by its own task's reward. Knows the tasks' names, not their rules."""
+"""``reward=by_task``: each prompt is judged by its own task's reward."""
 
 from __future__ import annotations
 

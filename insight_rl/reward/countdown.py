@@ -1,6 +1,6 @@
 """The Countdown verdict: extraction of the answer, a small exact parser, and the reward that goes with each outcome.
 
-Owns the grammar of an answer. Knows nothing of how problems are made or of training. The text is untrusted: nothing
+How problems are made is in :mod:`insight_rl.task.countdown_problems`. The text is untrusted: nothing
 is evaluated by Python, every scan is linear, and length, nesting and digits are bounded.
 
 Policy

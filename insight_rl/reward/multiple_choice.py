@@ -110,11 +110,11 @@ class MultipleChoiceReward(Verifier[Question]):
         found = find_answer(text, gold, lone_letter=self._lone_letter)
         if found is None:
             return Verdict(success=False, status="no_answer")
-        letter, rung = found
+        letter, stage = found
         if letter == SEVERAL:
-            return Verdict(success=False, status="wrong", rung=rung)
+            return Verdict(success=False, status="wrong", stage=stage)
         success = letter == gold.letter
-        return Verdict(success=success, status="correct" if success else "wrong", answer=letter, rung=rung)
+        return Verdict(success=success, status="correct" if success else "wrong", answer=letter, stage=stage)
 
 
 def read_question(answer: Any, *, use_choices: bool = True) -> Question:

@@ -23,7 +23,7 @@ class Verdict:
 
     Example::
 
-        Verdict(success=False, status="wrong", answer="17", rung="boxed")
+        Verdict(success=False, status="wrong", answer="17", stage="boxed")
     """
 
     success: bool | None
@@ -31,7 +31,7 @@ class Verdict:
     """correct | wrong | unparsable | no_answer | timeout | error."""
     answer: str = ""
     """What was taken for the answer."""
-    rung: str = ""
+    stage: str = ""
     """How it was found."""
     reason: str = ""
     """Why there is no verdict."""

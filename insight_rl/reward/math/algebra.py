@@ -1,4 +1,4 @@
-"""The last resort: math-verify on one extracted answer. Knows nothing of responses; imported only where it is needed.
+"""The last resort: math-verify on one extracted answer. Imported only where it is needed: it loads for half a second.
 
 math-verify's own timeouts are signals, which work in the main thread only, so they are off: the deadline belongs to the
 parent of the process this runs in (:mod:`insight_rl.reward.judge_processes`). Only its LaTeX reader is used: its reader

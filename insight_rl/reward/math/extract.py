@@ -1,6 +1,6 @@
 """Which piece of a response is its answer to a mathematical question. Whether it is right is decided elsewhere.
 
-The rungs, first that yields something wins:
+The stages, first that yields something wins:
 
 1. ``boxed``: the last box. Boxes that follow each other with nothing but "and", "or", commas or names between them are
    one answer with several parts, so listing guesses in boxes next to each other answers with the list.
@@ -31,14 +31,14 @@ _MAX_TEXT_ANSWER = 60
 
 
 class Extraction(NamedTuple):
-    rung: str
+    stage: str
     answer: str
     whole: str
     """The sentence or the response that the answer was taken from, for golds that are sentences themselves."""
 
 
-class Rungs(NamedTuple):
-    """Which rungs are used."""
+class Stages(NamedTuple):
+    """Which stages are used."""
 
     boxed: bool = True
     announced: bool = True
@@ -97,15 +97,15 @@ _BEGINS_EQUATION = re.compile(
 _NAME_EQUALS = re.compile(r"\\?[A-Za-z]{1,8}(?:_\{?\w{1,4}\}?)?\s*=\s*$")
 
 
-def extract(text: str, rungs: Rungs) -> Extraction | None:
+def extract(text: str, stages: Stages) -> Extraction | None:
     """The answer in ``text`` (see :func:`~insight_rl.reward.extract.final_text`), or ``None`` if it has none."""
-    if rungs.boxed and (answer := last_boxed(text)) is not None:
+    if stages.boxed and (answer := last_boxed(text)) is not None:
         return Extraction("boxed", answer, answer)
     # A box that was cut off holds no answer, and neither does what was written of it.
     text = text[: unclosed_box(text)]
-    if rungs.announced and (found := _announced(text)) is not None:
+    if stages.announced and (found := _announced(text)) is not None:
         return found
-    if rungs.last_expression and (answer := _last(text)) is not None:
+    if stages.last_expression and (answer := _last(text)) is not None:
         return Extraction("last_expression", answer, text.strip())
     return None
 

@@ -24,7 +24,10 @@ class Symbol:
 
     name: str
     is_opaque: bool = False
-    """It stands for something not looked into (``f(2)``, a derivative): two that differ may still be equal."""
+    """The name is a whole expression that is not evaluated, such as ``f(x+1)`` or a derivative.
+
+    Different names of this kind may mean the same (``f(x+1)`` and ``f(1+x)``), so a difference proves nothing.
+    """
 
 
 @dataclass(frozen=True, slots=True)

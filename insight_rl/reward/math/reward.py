@@ -1,6 +1,6 @@
 """``reward=math``: whether a response answers a mathematical question correctly.
 
-The text after the reasoning is searched for an answer by the rungs of :mod:`~insight_rl.reward.math.extract`; the
+The text after the reasoning is searched for an answer by the stages of :mod:`~insight_rl.reward.math.extract`; the
 answer is compared with the gold by value (:mod:`~insight_rl.reward.math.compare`) and, where that cannot tell, by
 math-verify. Comparing by value is bounded in time and decides nearly all answers; algebra is not, so run this reward in
 a :class:`~insight_rl.reward.judge_processes.JudgeProcesses`.
@@ -15,7 +15,7 @@ from typing import Any
 
 from insight_rl.errors import check
 from insight_rl.reward.math.errors import AlgebraError
-from insight_rl.reward.math.extract import Extraction, Rungs, extract
+from insight_rl.reward.math.extract import Extraction, Stages, extract
 from insight_rl.reward.math.judge import is_same_text, judge_answer
 from insight_rl.reward.shaping import Shaping, Verdict
 from insight_rl.reward.verifier import Verifier
@@ -78,24 +78,24 @@ class MathReward(Verifier[GoldAnswer]):
         shaping: Sequence[Shaping] = (),
     ) -> None:
         super().__init__(max_response_chars=max_response_chars, shaping=shaping)
-        check(boxed or announced or last_expression, "reward.boxed", boxed, "switch on at least one rung")
+        check(boxed or announced or last_expression, "reward.boxed", boxed, "switch on at least one stage")
         check(0 <= tolerance < 1, "reward.tolerance", tolerance, "must be from 0 to below 1")
-        self._rungs = Rungs(boxed=boxed, announced=announced, last_expression=last_expression)
+        self._stages = Stages(boxed=boxed, announced=announced, last_expression=last_expression)
         self._tolerance = tolerance
 
     def read_gold(self, answer: Any) -> GoldAnswer:
         return read_gold(answer, tolerance=self._tolerance)
 
     def judge_text(self, text: str, gold: GoldAnswer) -> Verdict:
-        found = extract(text, self._rungs)
+        found = extract(text, self._stages)
         if found is None:
             return Verdict(success=False, status="no_answer")
         if any(is_same_text(option, found.whole) for option in gold.texts):
-            return Verdict(success=True, status="correct", answer=found.whole, rung=found.rung)
+            return Verdict(success=True, status="correct", answer=found.whole, stage=found.stage)
         verdict = self._compare(gold, found)
-        if verdict.status == "unparsable" and found.rung == "boxed":
+        if verdict.status == "unparsable" and found.stage == "boxed":
             # A sentence in a box.
-            inner = extract(found.answer, self._rungs._replace(boxed=False))
+            inner = extract(found.answer, self._stages._replace(boxed=False))
             return verdict if inner is None else self._compare(gold, inner)
         return verdict
 
@@ -111,9 +111,9 @@ class MathReward(Verifier[GoldAnswer]):
                 failure = str(error)
                 continue
             if verdict:
-                return Verdict(success=True, status="correct", answer=found.answer, rung=found.rung)
+                return Verdict(success=True, status="correct", answer=found.answer, stage=found.stage)
             is_read |= verdict is False
         if failure:
-            return Verdict(success=None, status="error", answer=found.answer, rung=found.rung, reason=failure)
+            return Verdict(success=None, status="error", answer=found.answer, stage=found.stage, reason=failure)
         status = "wrong" if is_read else "unparsable"
-        return Verdict(success=False, status=status, answer=found.answer, rung=found.rung)
+        return Verdict(success=False, status=status, answer=found.answer, stage=found.stage)

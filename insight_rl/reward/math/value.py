@@ -1,4 +1,4 @@
-"""Whether two scalar expressions have the same value, without symbolic algebra. Knows no lists, sets or text.
+"""Whether two scalar expressions have the same value, without symbolic algebra.
 
 Constants that are rational are compared exactly. Everything else is evaluated at fixed pseudo-random points: first in
 complex doubles, where nearly every wrong answer already differs, then to 80 digits. Two different elementary functions
@@ -134,15 +134,23 @@ def _same_function(gold: Scalar, answer: Scalar, symbols: set[Symbol]) -> bool |
 
 
 def _may_hide_equality(first: Scalar, second: Scalar) -> bool:
-    """Whether each stands on something opaque that the other lacks: f(1+x) and f(x+1)."""
+    """Whether the expressions may be equal although they differ at every point tried.
+
+    That is so where both contain opaque symbols, but not the same ones: ``2 f(1+x)`` and ``2 f(x+1)`` get different
+    values, since ``f(1+x)`` and ``f(x+1)`` are two symbols here, and are equal. If only one side contains an opaque
+    symbol, or both contain the same ones, different values mean different expressions.
+    """
     opaque = [{symbol for symbol in symbols_of(node) if symbol.is_opaque} for node in (first, second)]
     return bool(opaque[0]) and bool(opaque[1]) and opaque[0] != opaque[1]
 
 
 def is_multiple(first: tuple[Scalar, Scalar], second: tuple[Scalar, Scalar]) -> int | None:
-    """Whether ``first[0] - first[1]`` is a constant multiple of ``second[0] - second[1]``.
+    """Whether the equations ``first[0] = first[1]`` and ``second[0] = second[1]`` are multiples of each other.
 
-    1 or -1, the sign of the constant factor; 0 if it is none; ``None`` where that cannot be decided.
+    They are if ``(first[0] - first[1]) / (second[0] - second[1])`` has the same value at every point: ``x - y = 1`` and
+    ``2y = 2x - 2`` have the quotient -1/2 everywhere. Returns the sign of that quotient, 1 or -1 (for inequalities it
+    says whether the relation is turned round); 0 if the quotient changes from point to point; ``None`` if it cannot be
+    decided, because one side is zero everywhere, the values are too few, or opaque symbols may hide equality.
     """
     symbols = set().union(*(symbols_of(node) for node in (*first, *second)))
     if len(symbols) > _MAX_SYMBOLS:

@@ -130,7 +130,7 @@ def test_unequal_answers(gold, answer, form):
 
 
 @pytest.mark.parametrize(
-    ("response", "answer", "rung"),
+    ("response", "answer", "stage"),
     [
         ("<think>\\boxed{1}</think> 2 and \\boxed{3}, no: \\boxed{4}", "4", "boxed"),
         ("The answer is 5. But \\boxed{7} is what I box", "7", "boxed"),
@@ -148,19 +148,19 @@ def test_unequal_answers(gold, answer, form):
         ("-1 + sqrt(3)", "-1 + sqrt(3)", "last_expression"),
     ],
 )
-def test_which_piece_is_the_answer(response, answer, rung):
+def test_which_piece_is_the_answer(response, answer, stage):
     verdict = MathReward().judge(response, "nothing like it")
-    assert (verdict.answer, verdict.rung) == (answer, rung)
+    assert (verdict.answer, verdict.stage) == (answer, stage)
 
 
 @pytest.mark.parametrize("off", ["boxed", "announced", "last_expression"])
 def test_rungs_can_be_switched_off(off):
     responses = {"boxed": "\\boxed{7}", "announced": "The answer is 7 of course", "last_expression": "this makes 7"}
-    all_rungs, reward = MathReward(), MathReward(**{off: False})
-    assert all_rungs.judge(responses[off], "7").rung == off
-    others = MathReward(**{rung: rung == off for rung in responses})
-    assert others.judge(responses[off], "7").rung == off
-    assert reward.judge(responses[off], "7").rung != off
+    all_stages, reward = MathReward(), MathReward(**{off: False})
+    assert all_stages.judge(responses[off], "7").stage == off
+    others = MathReward(**{stage: stage == off for stage in responses})
+    assert others.judge(responses[off], "7").stage == off
+    assert reward.judge(responses[off], "7").stage != off
 
 
 @pytest.mark.parametrize(
