@@ -10,6 +10,7 @@ import mmap
 import os
 import tempfile
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -52,9 +53,11 @@ def write_to_memory(named_tensors: Iterable[tuple[str, torch.Tensor]]) -> tuple[
             places.append(TensorPlace(name=name, dtype=tensor.dtype, shape=tuple(tensor.shape), offset=offset))
         file.flush()
     except OSError as error:
+        with suppress(OSError):
+            file.close()
         raise RunStopped(
-            f"no room for a copy of the weights on their way to the rollout engine ({error}, after "
-            f"{file.tell() / 2**20:.0f} MiB); give the run more memory, or set TMPDIR to a folder with more space"
+            f"no room for a copy of the weights on their way to the rollout engine ({error}); "
+            "give the run more memory, or set TMPDIR to a folder with more space"
         ) from error
     return file, HandedWeights(path=f"/proc/{os.getpid()}/fd/{file.fileno()}", tensors=tuple(places))
 

@@ -99,7 +99,7 @@ class RankWorker:
         for batches, old_logprobs in zip(updates, old, strict=True):
             for batch, logprobs_N in zip(batches, old_logprobs, strict=True):
                 if batch.is_measured:
-                    _add_gap(result, logprobs_N, batch.rollout_logprobs_N)
+                    add_gap(result, logprobs_N, batch.rollout_logprobs_N)
         return result
 
     def _accumulate(
@@ -217,7 +217,7 @@ def _sums(tokens: Tokens, losses: TokenLosses, loss: torch.Tensor, entropies_N: 
     return dict(zip(columns, torch.stack([value.double() for value in columns.values()]).tolist(), strict=True))
 
 
-def _add_gap(result: StepSums, logprobs_N: torch.Tensor, rollout_logprobs_N: torch.Tensor) -> None:
+def add_gap(result: StepSums, logprobs_N: torch.Tensor, rollout_logprobs_N: torch.Tensor) -> None:
     gap_N = (rollout_logprobs_N - logprobs_N).double()
     result.add({"num_gaps": gap_N.numel(), "gap": gap_N.abs().sum().item(), "kl_to_rollout": k3(gap_N).sum().item()})
     result.gap_max = max(result.gap_max, gap_N.abs().max().item())

@@ -119,6 +119,7 @@ class Replay:
 def own_decisions(trl_module, batches, *, selector="insight"):
     """The prompts that our own trainer rolls out step by step when its rollouts earn the rewards of ``batches``."""
     from insight_rl.algorithm.algorithm import Algorithm
+    from insight_rl.algorithm.loss import GRPO
     from insight_rl.trainer import Trainer, TrainerSettings
 
     selector = trl_module.make_selector(selector, {})
