@@ -132,7 +132,7 @@ ENTRIES: tuple[MetricEntry, ...] = (
            "engine sampled with and the learner's before its update. Rounding is near 1e-5 in float32. One large "
            "value among many tokens is an outlier; see the mean.", MISMATCH),
     _entry("rollout/logprob_gap_mean", "nats", "0", "Mean absolute difference of the same. Rounding is near 1e-6 in "
-           "float32 and 0.01 to 0.05 in bfloat16; more means that the engine runs on other weights. The run stops "
+           "float32 and 0.03 to 0.07 in bfloat16; more means that the engine runs on other weights. The run stops "
            "above `trainer.max_mean_logprob_gap`.", MISMATCH),
     _entry("rollout/samples", "table", "", "A few completions with prompt, reward and status; in `samples.jsonl`."),
     _entry("learner/loss", "loss", "", "The loss that was minimised. Near 0 by construction of the advantages; its "

@@ -59,3 +59,16 @@ def test_selector(train):
 def test_gate(train):
     metrics, _ = train("gate=few_right", "gate.most=0.25", "task=two_numbers")
     assert all(record["gate/num_groups"] >= record["gate/num_kept"] for record in metrics)
+
+
+@pytest.mark.parametrize("num_ranks", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_loss(train, num_ranks):
+    """In ranks of their own too: the loss travels there."""
+    metrics, _ = train("algorithm=soft_clip", "algorithm.kl_coef=0.1", f"learner.num_ranks={num_ranks}")
+    assert len(metrics) == 2
+    assert any(record["learner/num_updates"] > 0 for record in metrics)
+
+
+def test_a_loss_that_has_no_methods_is_one_line(capsys):
+    assert main(["train", "algorithm.loss={_target_: insight_rl.gate.admit_all.AdmitAll}"]) == 2
+    assert "algorithm.loss=" in (message := capsys.readouterr().err) and "has no ratio" in message
