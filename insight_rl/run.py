@@ -40,7 +40,7 @@ from insight_rl.rollout.base import RolloutEngine
 from insight_rl.run_dir import RunDir, SelectionLog, SelectionLogs, choose_run_dir
 from insight_rl.run_stops import MEAN_LOGPROB_GAP_LIMITS
 from insight_rl.seeding import derive_seed
-from insight_rl.selector.base import Selector, TellsItsOrder
+from insight_rl.selector.base import FollowsItsRun, Selector, TellsItsOrder
 from insight_rl.selector.decision_log import DECISIONS_FOLDER, DecisionLog, RecordsDecisions
 from insight_rl.state_codec import load_state, save_state
 from insight_rl.stop_signals import stop_on_signals
@@ -129,6 +129,8 @@ def build_parts(config: RunConfig) -> Parts:
     monitors = {name: build_part(f"monitor.{name}", node) for name, node in config.monitor.items()}
     # Whatever else watches the run, its own record comes first.
     monitors = {"jsonl": monitors.pop("jsonl", None) or JsonlMonitor(), **monitors}
+    if isinstance(cheap["selector"], FollowsItsRun):
+        monitors["selector"] = cheap["selector"].monitor()
     model_path = find_model(config.model)
     num_parameters = count_parameters(model_path)
     data = load_data(cheap["task"], ModelTokenizer(model_path), config)

@@ -65,3 +65,12 @@ class TellsItsOrder(Protocol):
     """A selector that can say whether it goes through the whole pool before it comes back to any prompt."""
 
     def visits_unseen_first(self) -> bool: ...
+
+
+@runtime_checkable
+class FollowsItsRun(Protocol):
+    """A selector that wants to see the run it selects for, as one does that is shown elsewhere."""
+
+    def monitor(self) -> Any:
+        """A :class:`~insight_rl.monitor.base.Monitor` to add to those of the run."""
+        ...

@@ -1,4 +1,4 @@
-"""The service's HTTP interface, version 1: paths, documentation and error answers. Decides nothing.
+"""The service's HTTP interface, version 1: paths, documentation and error answers.
 
 Handlers are plain functions, which FastAPI runs in threads: waiting for the disk or for another request on the same
 run never holds up the rest. Errors are always ``{"detail": "what is wrong and how to mend it"}``.
@@ -69,6 +69,7 @@ def make_app(host: Host, options: SelectorOptions, limits: Limits) -> FastAPI:
     app.add_middleware(Guard, limits=limits, traffic=traffic)
     app.include_router(_pools(host), prefix="/v1/pools", tags=["pools"])
     app.include_router(_runs(host), prefix="/v1/runs", tags=["runs"])
+    app.include_router(_watching(host), prefix="/v1/runs", tags=["runs"])
     app.include_router(_selectors(host, options), prefix="/v1/selectors", tags=["selectors"])
     app.include_router(_service(registry), tags=["service"])
     _explain_errors(app)
@@ -142,6 +143,17 @@ def _runs(host: Host) -> APIRouter:
         """Version and hash of the selector's state: equal states decide alike."""
         return host.run(run).state()
 
+    @router.post("/{run}/fork")
+    def fork(run: RunName, request: schema.ForkRun) -> schema.RunInfo:
+        """A new run that goes on from an earlier version of this one: how a trainer resumes from a checkpoint."""
+        return host.fork(run, request)
+
+    return router
+
+
+def _watching(host: Host) -> APIRouter:
+    router = APIRouter()
+
     @router.get("/{run}/metrics")
     def run_metrics(run: RunName) -> schema.MetricsAnswer:
         """What the selector reports of itself."""
@@ -152,10 +164,10 @@ def _runs(host: Host) -> APIRouter:
         """What the page draws."""
         return host.run(run).live_view()
 
-    @router.post("/{run}/fork")
-    def fork(run: RunName, request: schema.ForkRun) -> schema.RunInfo:
-        """A new run that goes on from an earlier version of this one: how a trainer resumes from a checkpoint."""
-        return host.fork(run, request)
+    @router.post("/{run}/report", status_code=204)
+    def report(run: RunName, request: schema.Report) -> None:
+        """Tell what the page shows besides the selector: accuracy, and that the run has ended."""
+        host.run(run).report(request)
 
     return router
 

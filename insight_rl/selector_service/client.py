@@ -1,6 +1,6 @@
 """A selector that lives in a service: the trainer's side of :mod:`insight_rl.selector_service`.
 
-Holds the pool's texts and the connection; beliefs and generator are the service's. Knows nothing of how it decides.
+The pool's texts and the connection are here; beliefs and generator are the service's.
 
 Every operation is numbered by step and round, so that a request whose answer was lost can be sent again and counts
 once. A checkpoint holds the run's name and the number of operations it had seen; to go on from there, the client has
@@ -9,12 +9,14 @@ the service *fork* the run at that point. What the interrupted process did after
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import secrets
 import time
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from insight_rl.errors import RunStopped, UsageError, check
@@ -23,6 +25,8 @@ from insight_rl.types import Histogram, Metrics, Outcome, Prompt, Table
 
 if TYPE_CHECKING:
     import httpx
+
+_log = logging.getLogger(__name__)
 
 _CHUNK = 20_000
 _RETRIED_STATUS = frozenset({429, 502, 503, 504})
@@ -66,6 +70,7 @@ class RemoteSelector:
         self._url = url.rstrip("/")
         self._choice = {"name": selector["name"], "settings": dict(selector.get("settings") or {})}
         self._wanted_name = run
+        self._name_stem = "run"
         self._token_env = token_env
         self._timeout_s = timeout_s
         self._num_retries = num_retries
@@ -85,7 +90,7 @@ class RemoteSelector:
         self._seed = seed
         self._run: str | None = None
         self._origin: tuple[str, int] | None = None
-        self._version = self._step = self._round = 0
+        self._version, self._step, self._round = 0, 1, 0  # steps are counted from 1, as everywhere in a run
         self._last_scores: list[float] = []
         self._beliefs: dict[str, tuple[float, float]] = {}
         self._is_running = False
@@ -93,7 +98,7 @@ class RemoteSelector:
         self._fields = _numbers_asked_for(settings, pool)
         self._fingerprint = pool_fingerprint(pool, self._fields)
         self._is_fresh = self._wanted_name is None
-        name = self._wanted_name or f"run-{secrets.token_hex(4)}"
+        name = self._wanted_name or f"{self._name_stem}-{secrets.token_hex(4)}"
         if self._begin(name) == 0:
             self._run = name
         else:  # a run of that name has been here before: leave it as it is
@@ -161,6 +166,29 @@ class RemoteSelector:
     def metrics(self) -> Metrics:
         answer = self._call("GET", f"/v1/runs/{self._attach()}/metrics")["metrics"]
         return {name: _metric(value) for name, value in answer.items()}
+
+    def monitor(self) -> RunReporter:
+        return RunReporter(self)
+
+    def call_by(self, run_dir: Path) -> None:
+        """Before :meth:`open`: name the run at the service after this folder, unless it has a name already."""
+        name = re.sub(r"[^A-Za-z0-9._-]+", "-", run_dir.name).lstrip("._-")[:60]
+        self._name_stem = name or "run"
+
+    def report(self, step: int, *, accuracy: float | None = None, is_finished: bool = False) -> None:
+        """Tell the service what its page shows of the run besides the selector; no decision depends on it.
+
+        A service that does not answer is a warning: the run itself has nothing to lose by it.
+        """
+        import httpx
+
+        if not hasattr(self, "_http") or self._run is None:
+            return  # stopped before the first request
+        body = {"step": step, "accuracy": accuracy, "is_finished": is_finished}
+        try:
+            self._http.request("POST", f"/v1/runs/{self._run}/report", json=body).raise_for_status()
+        except httpx.HTTPError as error:
+            _log.warning("selector.url=%r: the service's page lacks the report of step %d (%s)", self._url, step, error)
 
     # The service
 
@@ -241,6 +269,30 @@ class RemoteSelector:
 
     def _error(self, text: str) -> Exception:
         return (RunStopped if self._is_running else UsageError)(f"selector.url={self._url!r}: {text}")
+
+
+class RunReporter:
+    """The monitor of a remote selector: the run's name, accuracy and end, for the service's page."""
+
+    def __init__(self, selector: RemoteSelector) -> None:
+        self._selector = selector
+        self._step = 0
+
+    def open(self, run_dir: Path, *, config: Mapping[str, Any], num_steps: int, first_step: int) -> None:
+        self._selector.call_by(run_dir)
+
+    def log(self, metrics: Metrics, *, step: int) -> None:
+        self._step = step
+        accuracy = metrics.get("eval/accuracy")
+        if isinstance(accuracy, float):
+            self._selector.report(step, accuracy=accuracy)
+
+    def notice(self, text: str) -> None:
+        """Notices are for the people at the trainer."""
+
+    def close(self, summary: object | None = None) -> None:
+        if summary is not None:
+            self._selector.report(self._step, is_finished=True)
 
 
 def _detail(response: httpx.Response) -> str:

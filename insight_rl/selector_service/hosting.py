@@ -28,6 +28,7 @@ from insight_rl.errors import UsageError
 from insight_rl.selector.base import Selector
 from insight_rl.selector.decision_log import RecordsDecisions
 from insight_rl.selector_service import schema
+from insight_rl.selector_service.history import MAX_PICKS, RunHistory, latest_picks
 from insight_rl.selector_service.pools import HostedPool, PromptIds
 from insight_rl.selector_service.schema import Refused
 from insight_rl.selector_service.store import OutOfOrder, Store
@@ -39,7 +40,6 @@ _log = logging.getLogger("uvicorn.error")  # the logger that the server has set 
 KEPT_SNAPSHOTS = 2
 _RELIABILITY_WINDOW = 20_000
 """Prompts observed that the reliability curve of the page looks back on."""
-_MAX_PICKS = 50
 
 Request = TypeVar("Request", schema.SelectRequest, schema.ObserveRequest)
 
@@ -53,6 +53,8 @@ class _Live:
     snapshot_version: int
     forecasts: deque[tuple[float, int, int]] = field(default_factory=lambda: deque(maxlen=_RELIABILITY_WINDOW))
     """Mean of the belief before, successes and judged rollouts of the latest observations."""
+    beliefs_of_picks: dict[str, list[float]] = field(default_factory=dict)
+    """alpha and beta of the prompts of the latest selection, as they were when it was made."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,6 +87,7 @@ class HostedRun:
         self._lock = threading.RLock()
         self._live: _Live | None = None
         self._in_flight: dict[tuple[str, int, int], _InFlight] = {}
+        self._history = RunHistory(store, self.id)
 
     # Operations
 
@@ -161,6 +164,9 @@ class HostedRun:
         ids = [prompt.id for prompt in live.selector.select(request.num_prompts)]
         if isinstance(live.selector, RecordsDecisions):
             live.selector.take_decisions()  # nobody here asks for them; kept, they would pile up
+        shown = ids[:MAX_PICKS]
+        pairs = zip(shown, beliefs_of(live.selector, shown), strict=True)
+        live.beliefs_of_picks = {each: list(pair) for each, pair in pairs}
         return {
             "ids": ids,
             "positions": self._positions(self._pool.prompts(), ids),
@@ -305,23 +311,25 @@ class HostedRun:
             self._positions(pool, request.ids)
             return schema.Beliefs(beliefs=[list(pair) for pair in beliefs_of(live.selector, request.ids)])
 
+    def report(self, request: schema.Report) -> None:
+        self._store.report(self.id, request.step, accuracy=request.accuracy, is_finished=request.is_finished).result()
+
     def live_view(self) -> schema.LiveView:
         with self._lock:
             live = self._settled()
-            rows = self._store.read(
-                "SELECT step, result FROM operations WHERE run_id = ? AND kind = 'select' "
-                "ORDER BY version DESC LIMIT 1",
-                self.id,
-            )
-            latest = json.loads(rows[0][1]) if rows else {"ids": [], "scores": []}
-            ids = latest["ids"][:_MAX_PICKS]
-            picks = zip(ids, latest["scores"], beliefs_of(live.selector, ids), strict=False)
+            seen = self._store.read("SELECT last_seen_at, is_finished FROM activity WHERE run_id = ?", self.id)
+            step, picks = latest_picks(self._store, self.id, live.selector, live.beliefs_of_picks)
             return schema.LiveView(
                 info=self.info(),
                 num_prompts=len(self._pool.prompts()),
+                num_steps=self._history.num_steps(),
+                last_seen_at=seen[0][0] if seen else None,
+                is_finished=bool(seen and seen[0][1]),
                 metrics=to_json(live.selector.metrics()),
-                picks=[schema.Pick(id=i, score=score, alpha=a, beta=b) for i, score, (a, b) in picks],
-                picks_step=rows[0][0] if rows else None,
+                history=self._history.stretches(),
+                accuracy=self._history.accuracies(),
+                picks=picks,
+                picks_step=step,
                 reliability=reliability_curve(live.forecasts),
             )
 
@@ -331,8 +339,9 @@ class HostedRun:
                 self._forget(self._live)
 
             def write(db: sqlite3.Connection) -> None:
-                for table, key in (("operations", "run_id"), ("snapshots", "run_id"), ("runs", "id")):
-                    db.execute(f"DELETE FROM {table} WHERE {key} = ?", (self.id,))
+                for table in ("operations", "snapshots", "activity", "accuracies"):
+                    db.execute(f"DELETE FROM {table} WHERE run_id = ?", (self.id,))
+                db.execute("DELETE FROM runs WHERE id = ?", (self.id,))
 
             self._store.submit(write).result()
 

@@ -227,11 +227,33 @@ class ReliabilityBin(Message):
     num_rollouts: int
 
 
+class Report(Message):
+    """What a trainer tells of its run for the page; no decision depends on it. Sent again, it replaces the first."""
+
+    step: Step
+    accuracy: float | None = Field(default=None, ge=0, le=1, description="on held-out problems")
+    is_finished: bool = False
+
+
 class Pick(Message):
     id: str
     score: float | None
-    alpha: float
-    beta: float
+    belief: Belief | None = Field(description="alpha and beta that the score was computed from; null after a restart")
+    num_successes: int | None = Field(description="null until observed")
+    num_judged: int | None
+    belief_now: Belief
+
+
+class StepSummary(Message):
+    step: int = Field(description="last step that it stands for")
+    num_groups: int
+    informative_fraction: float | None = Field(description="share of the groups with both outcomes; null without any")
+    success_rate: float | None = Field(description="of the judged rollouts")
+
+
+class AccuracyPoint(Message):
+    step: int
+    accuracy: float
 
 
 class LiveView(Message):
@@ -239,7 +261,12 @@ class LiveView(Message):
 
     info: RunInfo
     num_prompts: int
+    num_steps: int = Field(description="steps observed")
+    last_seen_at: float | None = Field(description="last operation or report, seconds since 1970")
+    is_finished: bool
     metrics: MetricValues
-    picks: list[Pick] = Field(description="the latest selection, best first, at most 50, with the beliefs of now")
+    history: list[StepSummary] = Field(description="every step, or at most 300 stretches of steps, ascending")
+    accuracy: list[AccuracyPoint] = Field(description="as the trainer reported it")
+    picks: list[Pick] = Field(description="the latest selection, best first, at most 50")
     picks_step: int | None
     reliability: list[ReliabilityBin] = Field(description="forecast against outcome, latest observations since loading")

@@ -10,6 +10,7 @@ from __future__ import annotations
 import queue
 import sqlite3
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import closing
@@ -45,6 +46,15 @@ CREATE TABLE snapshots (
     run_id INTEGER NOT NULL, version INTEGER NOT NULL, state BLOB NOT NULL, PRIMARY KEY (run_id, version)
 );
 """
+_VIEW_STATEMENTS = """
+CREATE TABLE IF NOT EXISTS activity (
+    run_id INTEGER PRIMARY KEY, last_seen_at REAL NOT NULL, is_finished INTEGER NOT NULL
+);
+CREATE TABLE IF NOT EXISTS accuracies (
+    run_id INTEGER NOT NULL, step INTEGER NOT NULL, accuracy REAL NOT NULL, PRIMARY KEY (run_id, step)
+);
+"""
+"""What only the page shows; a version of the service that does not know these tables leaves them alone."""
 _CLOSE = object()
 
 
@@ -111,6 +121,7 @@ class Store:
                 f"--data-dir={str(folder)!r}: written in format {version}, this version reads {_FORMAT}; use the "
                 "version that wrote it, or another folder"
             )
+        self._writer.executescript(_VIEW_STATEMENTS)
 
     # Writing
 
@@ -181,6 +192,17 @@ class Store:
                 "INSERT INTO operations VALUES (?, ?, ?, ?, ?, ?, ?)",
                 (run_id, version, kind, step, round, request, result),
             )
+            _note_activity(connection, run_id, is_finished=False)
+
+        return self.submit(write)
+
+    def report(self, run_id: int, step: int, *, accuracy: float | None, is_finished: bool) -> Future[None]:
+        """Keep what the page shows of a run besides its selector."""
+
+        def write(connection: sqlite3.Connection) -> None:
+            if accuracy is not None:
+                connection.execute("INSERT OR REPLACE INTO accuracies VALUES (?, ?, ?)", (run_id, step, accuracy))
+            _note_activity(connection, run_id, is_finished=is_finished)
 
         return self.submit(write)
 
@@ -231,6 +253,10 @@ class Store:
         self._reader.close()
         self._writer.close()
         self._lock_file.close()
+
+
+def _note_activity(connection: sqlite3.Connection, run_id: int, *, is_finished: bool) -> None:
+    connection.execute("INSERT OR REPLACE INTO activity VALUES (?, ?, ?)", (run_id, time.time(), is_finished))
 
 
 def _last_version(connection: sqlite3.Connection, run_id: int) -> int:

@@ -190,7 +190,7 @@ def test_metrics_are_keyed_and_complete(option):
 @pytest.mark.parametrize(
     ("setting", "value", "remedy"),
     [
-        ("prior_alpha", 0.0, "above 0"),
+        ("prior_alpha", 0.0, "from 0.001 to"),
         ("prior_beta", "x", "must be a number"),
         ("forgetting", 1.5, r"in \[0, 1\]"),
         ("no_such_setting", 1, "no such setting"),

@@ -26,11 +26,12 @@ def url(start_service, tmp_path_factory):
         client.post("/v1/pools/pool/seal", json={"num_prompts": 200}).raise_for_status()
         body = {"run": "shown", "pool": "pool", "num_rollouts": 8, "seed": 0}
         client.post("/v1/runs", json=body).raise_for_status()
-        for step in range(20):
+        for step in range(1, 21):
             chosen = client.post("/v1/runs/shown/select", json={"step": step, "num_prompts": 16}).json()["ids"]
             seen = [{"id": each, "num_judged": 8, "num_successes": len(each) * step % 9} for each in chosen]
             client.post("/v1/runs/shown/observe", json={"step": step, "observations": seen}).raise_for_status()
-        client.post("/v1/runs/shown/select", json={"step": 20, "num_prompts": 16}).raise_for_status()
+        client.post("/v1/runs/shown/select", json={"step": 21, "num_prompts": 16}).raise_for_status()
+        client.post("/v1/runs/shown/report", json={"step": 20, "accuracy": 0.4}).raise_for_status()
     return url
 
 
@@ -53,7 +54,12 @@ def test_the_page_shows_beliefs_picks_and_calibration(url, tmp_path):
     assert len(re.findall(r'<circle class="dot"', page)) == len(view["reliability"]) > 1
     rows = re.findall(r'<td class="id" title="[^"]*">([^<]*)</td>', page)
     assert rows == [pick["id"].replace("<", "&lt;").replace(">", "&gt;") for pick in view["picks"]]
-    assert "Selection of step 20" in page
+    assert "Selection of step 21" in page
+    (informative,) = re.findall(r'<polyline class="line" points="([^"]*)"', page)
+    assert len(informative.split()) == len(view["history"]) == 20
+    assert "40.0%" in page  # the accuracy reported
+    for title in ("training step", "mean of the belief", "success rate forecast"):
+        assert f">{title}</text>" in page
     assert 'option value="shown"' in page
 
 

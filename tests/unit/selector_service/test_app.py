@@ -12,6 +12,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from insight_rl.errors import UsageError
+from insight_rl.selector.acquisition import weighted_mutual_information
 from insight_rl.selector.pool import pool_fingerprint
 from insight_rl.selector_service import schema
 from insight_rl.selector_service.app import make_app
@@ -370,6 +371,72 @@ def test_metrics_and_the_live_view(client):
     assert 'insight_rl_requests_total{operation="observe",status="200"} 30.0' in text
     assert 'insight_rl_selector_informative_fraction{run="run"}' in text
     assert client.get("/metrics").headers["content-type"].startswith("text/plain")
+
+
+def test_picks_have_score_and_belief_of_the_same_moment_and_their_outcome(client):
+    add_run(client)
+    steps(client, 1, 25)
+    ids = select(client, 25)["ids"]
+    view = ok(client.get("/v1/runs/run/live"))
+    for pick in view["picks"]:
+        alpha, beta = pick["belief"]
+        expected = weighted_mutual_information(np.array([alpha]), np.array([beta]), 8)[0]
+        assert pick["score"] == pytest.approx(expected), "the score is that of the belief beside it"
+        assert (pick["num_judged"], pick["belief_now"]) == (None, pick["belief"])
+    seen = {each["id"]: each["num_successes"] for each in outcomes(ids, 25)}
+    observe(client, 25, ids)
+    later = ok(client.get("/v1/runs/run/live"))
+    assert [pick["belief"] for pick in later["picks"]] == [pick["belief"] for pick in view["picks"]]
+    assert {pick["id"]: pick["num_successes"] for pick in later["picks"]} == seen
+    assert all(pick["belief_now"] != pick["belief"] for pick in later["picks"])
+
+
+def test_the_history_is_that_of_the_log_and_goes_through_forks_and_restarts(tmp_path):
+    client = serving(tmp_path / "data", snapshot_every=6)
+    add_run(client)
+    steps(client, 1, 9)
+    for step, accuracy in ((4, 0.25), (8, 0.5)):
+        ok(client.post("/v1/runs/run/report", json={"step": step, "accuracy": accuracy}))
+    whole = ok(client.get("/v1/runs/run/live"))
+    assert [each["step"] for each in whole["history"]] == list(range(1, 9))
+    assert (whole["num_steps"], whole["is_finished"]) == (8, False)
+    for each in whole["history"]:
+        counts = [seen["num_successes"] for seen in outcomes(["x"] * 6, each["step"])]
+        assert each["informative_fraction"] == pytest.approx(np.mean([0 < count < 8 for count in counts]))
+        assert each["success_rate"] == pytest.approx(np.mean(counts) / 8)
+    ok(client.post("/v1/runs/run/fork", json={"name": "again", "version": 10}))
+    steps(client, 6, 8, run="again")
+    ok(client.post("/v1/runs/again/report", json={"step": 7, "accuracy": 0.75, "is_finished": True}))
+    client.host.close()
+    client = serving(tmp_path / "data")
+    fork = ok(client.get("/v1/runs/again/live"))
+    assert fork["history"] == whole["history"][:7]
+    assert fork["accuracy"] == [{"step": 4, "accuracy": 0.25}, {"step": 7, "accuracy": 0.75}]
+    assert fork["is_finished"]
+    assert fork["last_seen_at"] >= ok(client.get("/v1/runs/run/live"))["last_seen_at"]
+    client.host.close()
+
+
+def test_a_long_history_is_shown_in_stretches(client, monkeypatch):
+    monkeypatch.setattr("insight_rl.selector_service.history.MAX_STRETCHES", 4)
+    add_run(client)
+    steps(client, 1, 11)
+    view = ok(client.get("/v1/runs/run/live"))
+    assert [each["step"] for each in view["history"]] == [3, 6, 8, 10]
+    assert sum(each["num_groups"] for each in view["history"]) == 60
+    assert view["num_steps"] == 10
+
+
+def test_reports_never_reach_the_selector(client):
+    add_run(client)
+    steps(client, 1, 3)
+    before = state(client)
+    ok(client.post("/v1/runs/run/report", json={"step": 2, "accuracy": 0.5}))
+    assert state(client) == before
+    assert client.post("/v1/runs/run/report", json={"step": 2, "accuracy": 1.5}).status_code == 422
+    assert client.post("/v1/runs/no/report", json={"step": 2}).status_code == 404
+    ok(client.delete("/v1/runs/run"))
+    assert client.host.store.read("SELECT * FROM activity") == client.host.store.read("SELECT * FROM accuracies") == []
 
 
 def test_reliability_is_weighted_by_rollouts():
