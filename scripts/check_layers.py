@@ -14,13 +14,13 @@ from pathlib import Path
 PACKAGE = Path(__file__).parent.parent / "insight_rl"
 
 LAYERS = (
-    ("__init__", "errors", "paths", "seeding", "state_codec", "types"),
-    ("clock", "disk_failures", "files", "stop_signals", "target_check"),
-    ("config", "model_folder", "run_stops", "step_metrics"),
-    ("algorithm", "gate", "reward", "weight_sync", "selector"),
+    ("__init__", "child_main", "errors", "paths", "seeding", "state_codec", "types"),
+    ("child_process", "clock", "disk_failures", "files", "target_check"),
+    ("config", "leftovers", "model_folder", "run_stops", "step_metrics", "stop_signals"),
+    ("algorithm", "gate", "reward", "weight_sync", "selector", "run_settings"),
     ("learner", "task", "tokenizer", "checkpoint", "monitor"),
     ("rollout", "report", "run_dir", "build"),
-    ("evaluation", "reward_fit", "run_settings", "simulation", "selector_service", "integration"),
+    ("evaluation", "reward_fit", "simulation", "selector_service", "integration"),
     ("benchmark", "trainer"),
     ("run",),
     ("cli",),

@@ -10,6 +10,7 @@ import sys
 import time
 from pathlib import Path
 
+import httpx
 import pytest
 
 from insight_rl.errors import RunStopped, UsageError
@@ -68,6 +69,11 @@ def test_remote_and_local_selector_make_the_same_run(local_run, start_service, t
         ]
         for folder in (local_run, tmp_path / "remote")
     ]
+    (info,) = httpx.get(f"{url}/v1/runs").json()
+    assert info["run"].startswith("remote-"), "named after the run's folder"
+    view = httpx.get(f"{url}/v1/runs/{info['run']}/live").json()
+    assert view["is_finished"]
+    assert (view["num_steps"], view["picks_step"]) == (STEPS, STEPS), "counted from 1, as in selections.jsonl"
     for own, remote in zip(*metrics, strict=True):
         assert remote == {key: own[key] for key in remote}
         assert {key for key in own.keys() - remote.keys() if not key.startswith("time/")} == set()
