@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from insight_rl.config import compose_config
 from insight_rl.errors import UsageError, check
+from insight_rl.report.runs import read_config
 
 TYPED = ("model", "trainer", "evaluation", "judge")
 PARTS = ("task", "reward", "rollout")
@@ -64,18 +64,13 @@ def compose_from_run(run_dir: Path, overrides: Sequence[str], *, config_dir: Pat
 
 
 def _load(run_dir: Path) -> DictConfig:
-    file = run_dir / "config.yaml"
-    check(file.is_file(), "run_dir", str(run_dir), "has no config.yaml: not the folder of a run")
-    try:
-        tree = OmegaConf.load(file)
-        missing = [key for key in ("seed", *TYPED, *PARTS) if key not in tree]
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, OmegaConfBaseException) as error:
-        raise UsageError(f"{file}: cannot be read ({str(error).splitlines()[0]}); restore it") from error
-    if not isinstance(tree, DictConfig) or missing:
-        raise UsageError(
-            f"{file}: lacks {', '.join(missing) or 'every key'}: not the configuration of a run; restore it"
-        )
-    return tree
+    config = read_config(run_dir)
+    check(bool(config), "run_dir", str(run_dir), "has no config.yaml: not the folder of a run")
+    missing = [key for key in ("seed", *TYPED, *PARTS) if key not in config]
+    if missing:
+        lacking = ", ".join(missing)
+        raise UsageError(f"{run_dir / 'config.yaml'}: lacks {lacking}: not the configuration of a run; restore it")
+    return OmegaConf.create(config)
 
 
 def _model_of(run_dir: Path) -> Path:

@@ -26,24 +26,50 @@ examples:
   insight-rl train task=deepscaler task.train_path=data/deepscaler/train.parquet
 """
 
+ACTIONS = {
+    "inspect": "look into a task's prompts: counts, lengths, answers, repeats, leaks, samples",
+    "prepare": "write a data set into local files",
+}
+
 
 def main(argv: Sequence[str]) -> int:
-    parser = argparse.ArgumentParser(
-        prog="insight-rl data", epilog=_EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("action", choices=("prepare", "inspect"))
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="changes to the configuration")
-    parser.add_argument("--config-dir", type=Path, help="a folder with options of your own, laid out like conf/")
-    parser.add_argument("--output-dir", type=Path, help="prepare: where train and test go")
-    parser.add_argument("--format", choices=("jsonl", "parquet"), default="jsonl", help="prepare: kind of file")
-    parser.add_argument("--samples", type=int, default=2, help="inspect: prompts of each split to show (default 2)")
-    parser.add_argument("--output", type=Path, help="inspect: write what is found as JSON to this file")
-    arguments = parser.parse_intermixed_args(argv)
+    if not argv or argv[0] not in ACTIONS:
+        return _explain_actions(argv)
+    action, *rest = argv
+    arguments = _parser(action).parse_intermixed_args(rest)
     quiet_libraries()
     config = parse_config(compose_config(arguments.overrides, config_dir=arguments.config_dir))
-    if arguments.action == "prepare":
+    if action == "prepare":
         return _prepare(config, arguments.output_dir, arguments.format)
     return _inspect(config, num_samples=arguments.samples, output=arguments.output)
+
+
+def _explain_actions(argv: Sequence[str]) -> int:
+    lines = [f"  {name:<9}{text}" for name, text in ACTIONS.items()]
+    usage = "\n".join(["usage: insight-rl data ACTION [arguments]", "", *lines, _EPILOG.rstrip()])
+    if argv and argv[0] in ("-h", "--help"):
+        print(usage)
+        return 0
+    given = f"there is no action {argv[0]!r}" if argv else "an action is missing"
+    raise UsageError(f"{given}; take one of {', '.join(ACTIONS)}, as in `insight-rl data inspect task=gsm8k`")
+
+
+def _parser(action: str) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog=f"insight-rl data {action}",
+        description=ACTIONS[action],
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="changes to the configuration")
+    parser.add_argument("--config-dir", type=Path, help="a folder with options of your own, laid out like conf/")
+    if action == "prepare":
+        parser.add_argument("--output-dir", type=Path, help="where train and test go")
+        parser.add_argument("--format", choices=("jsonl", "parquet"), default="jsonl", help="kind of file")
+    else:
+        parser.add_argument("--samples", type=int, default=2, help="prompts of each split to show (default 2)")
+        parser.add_argument("--output", type=Path, help="write what is found as JSON to this file")
+    return parser
 
 
 def _prepare(config: RunConfig, folder: Path | None, form: str) -> int:

@@ -67,8 +67,22 @@ def run_combinations(overrides: Sequence[str], config_dir: Path | None) -> int:
         codes.append(run_to_its_end(command))
         if codes[-1] in {128 + number for number in STOP_SIGNALS}:
             return codes[-1]
+    _print_accuracies([base / (label or "run") for _, label in combinations])
     print(f"compare them: insight-rl plot {base}/*")
     return next((code for code in codes if code), 0)
+
+
+def _print_accuracies(run_dirs: Sequence[Path]) -> None:
+    from rich.console import Console
+
+    from insight_rl.monitor.records import METRICS_FILE
+    from insight_rl.report.accuracies import accuracy_table
+    from insight_rl.report.runs import load_runs
+
+    # A run that was refused or died early has left no metrics.
+    begun = [folder for folder in run_dirs if (folder / METRICS_FILE).is_file()]
+    if begun:
+        Console().print(accuracy_table(load_runs(begun)))
 
 
 def expand_combinations(overrides: Sequence[str]) -> tuple[Path, list[tuple[list[str], str]]]:

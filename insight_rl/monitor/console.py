@@ -51,6 +51,9 @@ class ConsoleMonitor:
         self._first_step = 1
         self._step = 0
         self._started_s = 0.0
+        self._evaluate_every = 0
+        self._evaluate_s = 0.0
+        self._evaluating_s = 0.0
         self._latest: dict[str, float] = {}
         self._accuracy_before: float | None = None
 
@@ -58,6 +61,7 @@ class ConsoleMonitor:
         # The evaluation before training is step 0 and no training step.
         self._num_steps, self._first_step = num_steps, max(1, first_step)
         self._step = self._first_step - 1
+        self._evaluate_every = int(config.get("evaluation", {}).get("every", 0))
         self._started_s = time.monotonic()
         if self._console.is_terminal and not self._console.is_dumb_terminal:
             streams = sys.stdout, sys.stderr
@@ -69,9 +73,12 @@ class ConsoleMonitor:
     def log(self, metrics: Metrics, *, step: int) -> None:
         self._latest.update({key: float(v) for key, v in metrics.items() if isinstance(v, (int, float))})
         self._step = step
+        evaluate_s = float(metrics.get("time/evaluate_s", 0.0))  # type: ignore[arg-type]
+        self._evaluate_s = evaluate_s or self._evaluate_s
+        self._evaluating_s += evaluate_s
         if step < self._first_step:
             # The estimate of the time left starts with the first training step.
-            self._started_s = time.monotonic()
+            self._started_s, self._evaluating_s = time.monotonic(), 0.0
         if "eval/accuracy" in metrics:
             self._print(self._evaluation_line())
         if self._live is not None:
@@ -140,9 +147,18 @@ class ConsoleMonitor:
     def _time_left(self) -> str:
         if self._num_done() == 0:
             return "-:--:-- left"
-        # By the wall clock, so that evaluations and checkpoints are part of the estimate.
-        seconds_per_step = (time.monotonic() - self._started_s) / self._num_done()
-        return f"{_clock(seconds_per_step * (self._num_steps - self._step))} left"
+        # By the wall clock, so that checkpoints are part of the estimate. An evaluation may take longer than all steps
+        # between two of them, so those still to come are counted.
+        stepping_s = time.monotonic() - self._started_s - self._evaluating_s
+        left_s = stepping_s / self._num_done() * (self._num_steps - self._step)
+        return f"{_clock(left_s + self._evaluate_s * self._num_evaluations_left())} left"
+
+    def _num_evaluations_left(self) -> int:
+        every = self._evaluate_every
+        if every == 0 or self._step >= self._num_steps:
+            return 0
+        # The last step always has one.
+        return (self._num_steps - 1) // every - self._step // every + 1
 
     def _render(self) -> Group:
         progress = RichTable.grid(expand=True, padding=(0, 2, 0, 0))
@@ -191,8 +207,7 @@ def _render_summary(summary: Summary) -> Group:
         if (summary.run_dir / name).exists():
             files.add_row(f"  {name}", meaning)
 
-    notes = [Text(note, style="yellow") for note in summary.notes]
-    return Group(Rule("summary"), figures, Text(), times, Text(), files, *notes)
+    return Group(Rule("summary"), figures, Text(), times, Text(), files)
 
 
 def _accuracy_text(summary: Summary) -> Text:

@@ -21,7 +21,7 @@ class Summary:
 
         Summary(run_dir=Path("runs/demo"), model_dir=Path("runs/demo/model"), num_steps=120, accuracy_before=0.3125,
                 accuracy_after=0.4375, accuracy_best=0.4414, best_step=100, num_rollouts=61440, num_tokens=552960,
-                informative_fraction=0.71, seconds={"select": 0.2, ..., "other": 1.1}, notes=())
+                informative_fraction=0.71, seconds={"select": 0.2, ..., "other": 1.1})
     """
 
     run_dir: Path
@@ -53,11 +53,8 @@ class Summary:
     seconds: dict[str, float]
     """Wall-clock seconds of each of :data:`PHASES`."""
 
-    notes: tuple[str, ...] = ()
-    """What the user should know besides, a sentence each."""
 
-
-def summarise(run_dir: Path, *, notes: Sequence[str] = ()) -> Summary:
+def summarise(run_dir: Path) -> Summary:
     """The summary of a finished or cut-short run. Raises ``UsageError`` where the folder has no metrics."""
     path = run_dir / METRICS_FILE
     records = read_records(path) if path.is_file() else []
@@ -80,7 +77,6 @@ def summarise(run_dir: Path, *, notes: Sequence[str] = ()) -> Summary:
         num_tokens=int(_last(records, "rollout/num_tokens")),
         informative_fraction=sum(fractions) / len(fractions) if fractions else None,
         seconds=_seconds(records),
-        notes=tuple(notes),
     )
 
 

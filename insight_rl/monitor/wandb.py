@@ -119,8 +119,11 @@ class WandbMonitor:
             figures = asdict(summary)
             for key in ("accuracy_before", "accuracy_after", "accuracy_best", "num_rollouts", "num_tokens", "seconds"):
                 self._run.summary[f"final/{key}"] = figures[key]
+        is_offline, folder = self._run.settings.mode == "offline", Path(self._run.settings.sync_dir)
         self._run.finish(exit_code=1 if summary is None else 0)
         self._run = None
+        if is_offline:
+            print(f"W&B: kept offline; send it with `wandb sync {folder}`")
         while self._own_variables:
             del os.environ[self._own_variables.pop()]
 

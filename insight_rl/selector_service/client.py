@@ -239,8 +239,11 @@ class RemoteSelector:
 
         reason = ""
         for attempt in range(self._num_retries + 1):
+            if attempt == 1:
+                pauses_s = sum(map(self._pause_s, range(1, self._num_retries + 1)))
+                _log.warning("selector.url=%s: no answer (%s); trying for %.0f s more", self._url, reason, pauses_s)
             if attempt:
-                time.sleep(min(_FIRST_PAUSE_S * 2 ** (attempt - 1), _LONGEST_PAUSE_S))
+                time.sleep(self._pause_s(attempt))
             try:
                 response = self._http.request(method, path, json=body)
             except httpx.TransportError as error:
@@ -258,6 +261,11 @@ class RemoteSelector:
             f"the service does not answer ({reason}; tried {self._num_retries + 1} times); start it with `insight-rl "
             "serve-selector` on the data folder it had, then give the same command again"
         )
+
+    @staticmethod
+    def _pause_s(attempt: int) -> float:
+        """Before the ``attempt``-th try after the first."""
+        return min(_FIRST_PAUSE_S * 2 ** (attempt - 1), _LONGEST_PAUSE_S)
 
     def _refusal(self, response: httpx.Response) -> Exception:
         detail = _detail(response)

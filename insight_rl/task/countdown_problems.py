@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from insight_rl.errors import UsageError
+from insight_rl.task.rows import json_reason
 
 ProblemKey = tuple[tuple[int, ...], int]
 """Sorted numbers and target: equal for problems that differ only in the order of their numbers."""
@@ -167,7 +168,8 @@ def read_problems(path: Path, *, key: str) -> list[CountdownProblem]:
         try:
             problems.append(_problem_of_row(json.loads(line)))
         except json.JSONDecodeError as error:
-            raise UsageError(f"{name} row {row_number}: not JSON ({error}); write one object a line") from error
+            reason = f"not JSON ({json_reason(error)}); write one object a line"
+            raise UsageError(f"{name} row {row_number}: {reason}") from error
         except (ValueError, RecursionError) as error:
             raise UsageError(f"{name} row {row_number}: {error}") from error
     if not problems:

@@ -136,8 +136,15 @@ def _read_jsonl(path: Path, columns: Collection[str]) -> Iterator[tuple[int, Row
             try:
                 row = json.loads(line)
             except (ValueError, RecursionError) as error:
-                raise _BadRow(number, f"not JSON ({error}); write one object a line") from error
+                raise _BadRow(number, f"not JSON ({json_reason(error)}); write one object a line") from error
             yield number, _as_object(number, row)
+
+
+def json_reason(error: Exception) -> str:
+    """What is wrong within one line of JSON; the library counts lines too, and would always say line 1."""
+    if isinstance(error, json.JSONDecodeError):
+        return f"{error.msg} at character {error.pos + 1}"
+    return str(error) or type(error).__name__
 
 
 def _read_json(path: Path, columns: Collection[str]) -> Iterator[tuple[int, Row]]:

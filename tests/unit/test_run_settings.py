@@ -80,7 +80,7 @@ def test_an_override_that_does_not_fit_is_named(override, message, run_dir):
 @pytest.mark.parametrize("content", ["[1, 2]", "a: 1", "a: [", "model: !!python/object/apply:os.system [id]", "\x00"])
 def test_a_folder_that_holds_no_configuration_is_named(content, run_dir):
     (run_dir / "config.yaml").write_text(content)
-    with pytest.raises(UsageError, match=r"config\.yaml: .*restore it"):
+    with pytest.raises(UsageError, match=r"config\.yaml: .*restore"):
         compose(run_dir)
 
 

@@ -54,7 +54,7 @@ def show_run(tmp_path, console, *, first_step=0) -> str:
         monitor.log(metrics_of(step), step=step)
     records = [metrics_record(metrics_of(step), step=step) for step in range(NUM_STEPS + 1)]
     (tmp_path / "metrics.jsonl").write_text(to_lines(records))
-    monitor.close(summarise(tmp_path, notes=["a closing remark"]))
+    monitor.close(summarise(tmp_path))
     return console.file.getvalue()
 
 
@@ -95,7 +95,6 @@ def test_the_summary_has_its_figures_and_files(file_output, tmp_path):
     assert rows["total"] == ["28.0"]
     assert "metrics.jsonl" in rows
     assert "curves.png" not in rows, "only files that are there are listed"
-    assert "a closing remark" in summary
 
 
 @pytest.mark.parametrize("width", [50, 80, 120])
@@ -152,3 +151,22 @@ def test_a_run_cut_short_closes_without_a_summary(tmp_path):
 def test_bad_setting_names_key_and_remedy():
     with pytest.raises(UsageError, match=r"monitor\.console\.lines_every=0: must be at least 1"):
         ConsoleMonitor(lines_every=0)
+
+
+def test_time_left_counts_the_evaluations_to_come(tmp_path, monkeypatch):
+    now = 0.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    console = Console(file=io.StringIO(), highlight=False)
+    monitor = ConsoleMonitor(console=console, lines_every=1)
+    monitor.open(tmp_path, config={"evaluation": {"every": 4}}, num_steps=10, first_step=0)
+    for step in range(7):
+        is_evaluated = step in (0, 4)
+        now += 100.0 if is_evaluated else 0.0
+        now += 2.0 if step else 0.0
+        monitor.log({"eval/accuracy": 0.5, "time/evaluate_s": 100.0} if is_evaluated else {}, step=step)
+    lines = [
+        line.split() for line in console.file.getvalue().splitlines() if line.startswith("step") and "left" in line
+    ]
+    # 2 s a step, and 100 s each after steps 4, 8 and 10.
+    left = {line[1]: line[line.index("left") - 1] for line in lines}
+    assert left["1/10"] == "0:05:18" and left["4/10"] == "0:03:32" and left["6/10"] == "0:03:28"

@@ -39,13 +39,12 @@ RECORDS = [
 def test_summary_of_a_run(tmp_path):
     (tmp_path / "metrics.jsonl").write_text(to_lines(RECORDS))
     (tmp_path / "model").mkdir()
-    summary = summarise(tmp_path, notes=["one note"])
+    summary = summarise(tmp_path)
     assert (summary.accuracy_before, summary.accuracy_after) == (0.25, 0.5)
     assert (summary.accuracy_best, summary.best_step) == (0.75, 2)
     assert (summary.num_steps, summary.num_rollouts, summary.num_tokens) == (3, 24, 250)
     assert summary.informative_fraction == 0.75
     assert summary.model_dir == tmp_path / "model"
-    assert summary.notes == ("one note",)
     assert tuple(summary.seconds) == PHASES
     assert summary.seconds == {
         "select": 0.5,

@@ -114,6 +114,10 @@ def test_a_real_offline_run_resumed_under_its_id(tmp_path, home, capfd):
     run_steps(run_dir, first_step=0, last_step=2)
     run_steps(run_dir, first_step=3, last_step=4)
 
+    folders = sorted(str(folder) for folder in run_dir.glob("wandb/offline-run-*"))
+    told = sorted(line.split("`")[1] for line in capfd.readouterr().out.splitlines() if "wandb sync" in line)
+    assert told == [f"wandb sync {folder}" for folder in folders]
+
     first, second = read_back(run_dir)
     assert first["run"][0].run_id == second["run"][0].run_id == (run_dir / "wandb" / "run_id").read_text().strip()
     run = first["run"][0]

@@ -366,3 +366,11 @@ def test_a_row_that_is_no_unicode_text_is_named(field, tmp_path):
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     with pytest.raises(UsageError, match=r"sums\.jsonl row 2: .*is not Unicode text .*mend the row"):
         make_task(train_path=str(path)).train_prompts(ENCODER)
+
+
+def test_a_broken_row_is_counted_once(tmp_path):
+    path = tmp_path / "sums.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in SUMS) + "{oops\n")
+    with pytest.raises(UsageError, match=r"row 5: not JSON \(.* at character 2\)") as error:
+        make_task(train_path=str(path)).train_prompts(ENCODER)
+    assert "line 1" not in str(error.value), "a line of the file, not of the row"
