@@ -193,7 +193,7 @@ def _usable(
     context: tuple[Task, ModelTokenizer, RunConfig],
     notices: list[str],
 ) -> list[Prompt]:
-    """The prompts that fit with their completion and are not there already; what is dropped is told."""
+    """The prompts that fit with their completion and are are not duplicates; a notice says how many were dropped."""
     if not prompts:
         raise UsageError(f"task: it has no {kind} prompts; check its file or its settings")
     unique = list({prompt.id: prompt for prompt in prompts}.values())

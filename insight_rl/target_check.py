@@ -1,6 +1,6 @@
 """Checks a ``_target_`` node of the configuration against the class it names, before anything is constructed.
 
-Owns the comparison with the signature only; whether a value makes sense is the constructor's own check.
+Only names and types of arguments are compared with the signature; the constructor itself checks the values.
 """
 
 from __future__ import annotations

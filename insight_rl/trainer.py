@@ -8,7 +8,7 @@
         policy_t    <- learner            advantages within each group, then the policy gradient
         engine      <- policy_t
 
-Owns the order of these and the run's counters. Knows no process, device, file format or configuration.
+This file has the order of these steps and the counters of the run, and nothing of processes, devices or files.
 """
 
 from __future__ import annotations
@@ -59,13 +59,13 @@ class TrainerSettings:
 
 
 class SelectionLog(Protocol):
-    """Where the decisions of a step are kept for good."""
+    """Records which prompts were selected in a step, with their scores."""
 
     def log(self, step: int, groups: Sequence[Group], scores: Sequence[float]) -> None: ...
 
 
 class Saver(Protocol):
-    """Writes a checkpoint of the whole run; the step's ``metrics`` tell how good it is."""
+    """Writes a checkpoint of the whole run; the step's ``metrics`` say how good it is."""
 
     def __call__(self, progress: Progress, metrics: Metrics) -> None: ...
 
@@ -102,7 +102,7 @@ class Trainer:
         self.stop_requested = False
 
     def train(self) -> None:
-        """Run to ``num_steps``, or to the end of the present step once ``stop_requested`` is set."""
+        """Run to ``num_steps``, or to the end of the current step once ``stop_requested`` is set."""
         if self.progress.step == 0:
             self.log(self.evaluate() | self.clock.lap(), step=0)
         while self.progress.step < self.settings.num_steps and not self.stop_requested:

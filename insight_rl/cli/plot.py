@@ -1,4 +1,4 @@
-"""``insight-rl plot RUN_DIR...``: one picture of one or more runs. Knows nothing of how a run is made."""
+"""``insight-rl plot RUN_DIR...``: one picture of one or more runs."""
 
 from __future__ import annotations
 

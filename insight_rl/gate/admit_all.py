@@ -1,4 +1,4 @@
-"""The gate that is always open: plain GRPO."""
+"""The gate that admits every group: plain GRPO."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The seam of admission: which scored groups the learner trains on. Never sees beliefs or the model."""
+"""The interface of gates: which judged groups the learner trains on."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from insight_rl.types import Group
 
 
 class Gate(Protocol):
-    """Admits or rejects a scored group; a rejected one still teaches the selector and still counts as cost."""
+    """Admits or rejects a judged group. The selector observes a rejected group too, and it counts as cost."""
 
     max_rounds: int
     """How often a step may select and roll out, the first time included, to replace rejected groups."""

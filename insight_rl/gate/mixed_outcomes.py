@@ -1,7 +1,7 @@
 """Dynamic sampling (DAPO, arXiv 2503.14476): only groups with both outcomes are trained on.
 
-Deviation from the paper: the number of rounds is bounded, and a step that stays short trains on what it has. Nothing
-is ever duplicated to fill a batch.
+Deviation from the paper: the number of rounds is bounded. A step that still has too few groups trains on those it has;
+no group is duplicated to fill the batch.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ class MixedOutcomes:
     """Admits a group if the verifier's verdicts on it differ; judged on the verdict, not on the shaped reward."""
 
     def __init__(self, *, max_rounds: int = 4) -> None:
-        check(max_rounds >= 1, "gate.max_rounds", max_rounds, "must be at least 1 (the first roll-out counts as one)")
+        check(max_rounds >= 1, "gate.max_rounds", max_rounds, "must be at least 1 (the first time counts as one)")
         self.max_rounds = max_rounds
 
     def admit(self, outcome: Outcome) -> bool:

@@ -1,4 +1,4 @@
-"""The seam of reporting: where the metrics of a step go. Never changes what the run does."""
+"""The interface of monitors, which receive the metrics of each step and never change what the run does."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from insight_rl.types import Metrics
 
 
 class Monitor(Protocol):
-    """Receives the metrics of each step. Constructed by the config, opened once the run's folder exists."""
+    """Receives the metrics of each step. Constructed by the config, opened when the run's folder exists."""
 
     def open(self, run_dir: Path, *, config: Mapping[str, Any], num_steps: int, first_step: int) -> None:
         """``first_step`` is the first that will be logged: 0, or one past the checkpoint a run resumes from.

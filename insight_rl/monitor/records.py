@@ -1,4 +1,4 @@
-"""The format of ``metrics.jsonl`` and ``samples.jsonl``: metrics to lines and back. Knows nothing of who reads them."""
+"""The format of ``metrics.jsonl`` and ``samples.jsonl``: metrics to lines and back."""
 
 from __future__ import annotations
 

@@ -139,7 +139,7 @@ class Watch:
         }
 
     def open(self, run_dir: Path, *, config: Mapping[str, Any], num_steps: int, first_step: int) -> None:
-        """Reads what a resumed run has recorded before; what it was told then is not told again."""
+        """Read what a resumed run has recorded; a notice that it gave then is not given again."""
         path = run_dir / METRICS_FILE
         for record in read_records(path) if path.is_file() else []:
             if record["step"] < first_step:

@@ -1,6 +1,6 @@
-"""The Beta belief about a prompt's success rate: pure functions over arrays. Knows nothing of prompts or selection.
+"""The Beta belief about a prompt's success rate: pure functions over arrays.
 
-phi ~ Beta(alpha, beta) is the belief about the chance that one rollout of the prompt succeeds under the present policy.
+phi ~ Beta(alpha, beta) is the belief about the chance that one rollout of the prompt succeeds under the current policy.
 S successes in K judged rollouts are conjugate to it. InSight, arXiv 2603.01907.
 """
 
@@ -27,7 +27,7 @@ def updated(
         alpha <- lambda alpha + (1 - lambda) alpha_0 + S
         beta  <- lambda beta  + (1 - lambda) beta_0  + K - S
 
-    A prompt without a judged rollout (K = 0) keeps its belief: nothing was learnt, so nothing is forgotten either.
+    A prompt without a judged rollout (K = 0) keeps its belief: nothing was observed, so nothing is forgotten either.
     """
     has_verdict = judged > 0
     new_alpha = forgetting * alpha + (1.0 - forgetting) * prior_alpha + successes

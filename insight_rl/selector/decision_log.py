@@ -1,6 +1,6 @@
 """The decision log: what a selector knew of every candidate of a step, what it chose, and what came of it.
 
-Owns the files ``decisions/step_*.parquet`` of a run, one a step and one row a candidate. Chooses nothing itself.
+The files are ``decisions/step_*.parquet``: one file for each step, one row for each candidate.
 """
 
 from __future__ import annotations

@@ -47,7 +47,7 @@ class Prior:
             )
 
     def of(self, prompts: Iterable[Prompt], size: int) -> PoolPrior:
-        """The prior of each prompt of a pool of ``size``; reads through the pool only if tasks are told apart."""
+        """The prior of each prompt of a pool of ``size``. Reads the prompts only where settings differ by task."""
         if not self.by_task and not self.chance_levels:
             return PoolPrior(np.array([self.alpha]), np.array([self.beta]), None, None)
         tasks = list(self.by_task)

@@ -8,7 +8,7 @@ from insight_rl.selector.belief_selector import BeliefSelector
 
 
 class RandomSelector(BeliefSelector):
-    """M prompts uniformly without replacement from those that are not out for roll-out."""
+    """M prompts uniformly without replacement from those that are not being rolled out."""
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(score=None, candidate_ratio=1, **settings)

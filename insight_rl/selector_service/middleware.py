@@ -1,6 +1,6 @@
-"""What stands before every request: host name, token, rate and body size; and the clock of the Prometheus metrics.
+"""Checks every request before it is handled: host name, token, rate and body size; and measures it for Prometheus.
 
-Plain ASGI, so that a request that is refused costs nothing. Knows nothing of what the requests mean.
+Plain ASGI, so that refusing a request costs next to nothing.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Pools of prompt ids: uploaded in chunks, sealed, and then shared by every run on them. Knows nothing of selection."""
+"""Pools of prompt ids: uploaded in chunks, sealed, and then shared by every run on them."""
 
 from __future__ import annotations
 

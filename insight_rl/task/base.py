@@ -1,4 +1,4 @@
-"""The seam of data: where prompts come from. Knows nothing of selection or training."""
+"""The interface of tasks: where prompts come from."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Task(Protocol):
     """Makes the prompts to train on and the held-out prompts to evaluate on.
 
     Constructed by the config with keyword-only settings (cheap: values are checked, files are not read yet).
-    Over-long prompts are dropped by the caller, with a count; the task does not know the context length.
+    The caller drops prompts that are too long, with a count: a task does not know the context length.
     """
 
     name: str

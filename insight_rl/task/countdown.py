@@ -1,7 +1,5 @@
 """The Countdown task: from problems in files or drawn from a seed to prompts for the model at hand.
 
-Owns wording, ids and the separation of training and held-out problems. Knows nothing of selection, rewards or models.
-
 Two prompt styles: ``bare`` is ``3,7,12=24:`` (the bundled tiny model answers with an expression, then stops); ``chat``
 asks a language model in words to reason and to put the expression into <answer> tags.
 """

@@ -78,7 +78,7 @@ class DatasetTask:
         return [self._prompt(problem, encoder) for problem in self.train_problems()]
 
     def test_prompts(self, encoder: PromptEncoder) -> list[Prompt]:
-        """Repeated problems are kept, as ``<id>#2`` and so on: how many there are is part of a benchmark."""
+        """Repeated problems are kept, with ids ``<id>#2`` and so on: their number is part of a benchmark."""
         prompts = [self._prompt(problem, encoder) for problem in self.test_problems()]
         seen: Counter[str] = Counter()
         for index, prompt in enumerate(prompts):
@@ -127,8 +127,8 @@ class DatasetTask:
             numbers.append(number)
         if unanswered:
             first = ", ".join(map(str, unanswered[:5]))
-            told = source, len(unanswered), first, ", ..." if len(unanswered) > 5 else ""
-            logger.warning("%s: skipped %d rows without a question or an answer (row %s%s)", *told)
+            found = source, len(unanswered), first, ", ..." if len(unanswered) > 5 else ""
+            logger.warning("%s: skipped %d rows without a question or an answer (row %s%s)", *found)
         if num_held_out:
             logger.warning("%s: dropped %d problems that are held out for testing", source, num_held_out)
         _warn_of_conflicts(source, numbers, problems)

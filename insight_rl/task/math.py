@@ -1,4 +1,4 @@
-"""Problems with a free answer: how their rows read, and what the model is asked to do. Knows no model and no reward."""
+"""Problems with a free answer: how their rows are read, and what the model is asked to do."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Several tasks in one pool, in the shares asked for. Owns the shares; wording and ids stay with the parts."""
+"""Several tasks in one pool, in the shares that are asked for. Wording and ids come from the tasks themselves."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from insight_rl.types import Prompt
 class MixtureTask:
     """``parts`` maps a name to ``{task, weight}``; prompts keep their own task's name.
 
-    The pool holds ``num_train`` prompts in the shares of the weights, or as many as go without repeating any. Which of
-    a part are taken depends on ``seed`` alone. Held out are the held-out problems of every part.
+    The pool holds ``num_train`` prompts in the shares of the weights, or as many as go without repeating any. Which
+    prompts of a part are taken depends only on ``seed``. The held-out problems are those of all parts.
     """
 
     name = "mixture"

@@ -1,4 +1,4 @@
-"""Problems with options to choose from: how their rows read, and what the model is asked. Knows no model, no reward."""
+"""Problems with options to choose from: how their rows are read, and what the model is asked."""
 
 from __future__ import annotations
 

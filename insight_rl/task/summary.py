@@ -16,7 +16,7 @@ _INTEGER = re.compile(r"[-+]?\d[\d,]*")
 _DECIMAL = re.compile(r"[-+]?[\d,]*\.\d+(?:e[-+]?\d+)?|[-+]?\d+e[-+]?\d+", re.IGNORECASE)
 _FRACTION = re.compile(r"[-+]?(?:\\d?frac\s*\{?-?\d+\}?\s*\{?\d+\}?|\d+/\d+)")
 _COUNTED = 8
-"""Values of a metadata field that are counted one by one; of a field with more only how many there are is told."""
+"""A metadata field with at most so many values is summarised by the count of each; others by the number of values."""
 
 
 @dataclass(frozen=True, kw_only=True)
