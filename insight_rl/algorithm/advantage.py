@@ -1,11 +1,11 @@
-"""How much better than its siblings each rollout of a group was. Pure functions of one group; no model, no tensors.
+"""How much better each rollout was than the others of its group. Pure functions of one group.
 
-Every estimator has the form of :class:`AdvantageFn` and is chosen by name in the config
-(``algorithm.advantage=centered``); NaN marks a rollout that was not judged: it enters no baseline and comes out as NaN.
+Every estimator is an :class:`AdvantageFn`, chosen by name in the config (``algorithm.advantage=centered``). NaN marks a
+rollout that was not judged: it is left out of the baseline, and its advantage is NaN.
 
-Deviation from the published formulas: a group whose values differ by no more than ``FLAT_TOLERANCE`` gets exact zeros
-(except from ``mapp``, which weighs by beliefs and so rates flat groups too), since dividing rounding residue by its own
-standard deviation would make it look like signal.
+Unlike the published formulas, a group whose values differ by no more than ``FLAT_TOLERANCE`` gets exact zeros: dividing
+a rounding error by its own standard deviation would make it look like a signal. ``mapp`` is the exception: it weighs by
+beliefs, so it rates such groups too.
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ STD_FLOOR = 1e-4
 
 
 class AdvantageFn(Protocol):
+    """An estimator of advantages; your own is named by ``algorithm.advantage={_target_: ..., _partial_: true}``."""
+
     def __call__(self, values_G: np.ndarray, successes_G: np.ndarray, belief: Belief | None) -> np.ndarray:
         """Advantages, float64, shape (G,).
 

@@ -11,6 +11,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 
+from insight_rl.errors import UsageError
 from insight_rl.learner.engine import Scorer
 from insight_rl.learner.logprobs import TokenScorer
 from insight_rl.learner.models import load_policy
@@ -88,8 +89,11 @@ class AccelerateEngine:
     def load(self, folder: Path) -> None:
         state = load_tensors(folder / _CHECKPOINT)
         parameters = dict(self.model.named_parameters())
-        if parameters.keys() != state["model"].keys():
-            raise ValueError(f"the checkpoint in {folder} is of another model than {self._spec.model_path}")
+        if not isinstance(state, dict) or parameters.keys() != state.get("model", {}).keys():
+            raise UsageError(
+                f"{folder / _CHECKPOINT}: not a checkpoint of the model at {self._spec.model_path}; remove it to go on "
+                "from an older one, or take another run_dir"
+            )
         with torch.no_grad():
             for name, parameter in parameters.items():
                 parameter.copy_(state["model"][name])

@@ -37,7 +37,11 @@ class TrainSequence:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """A prompt and the completions computed with it in one line."""
+    """A prompt and the completions computed with it in one line.
+
+    Example: ``Row(sequences=(one,))`` is the prompt with one completion; ``Row(sequences=(one, other))`` computes the
+    prompt once for both. All sequences of a row have the same prompt.
+    """
 
     sequences: tuple[TrainSequence, ...]
 
@@ -51,7 +55,24 @@ class Row:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MicroBatch:
-    """B rows padded on the right to L tokens; N completion tokens in S sequences, sequence after sequence."""
+    """B rows padded on the right to L tokens; N completion tokens in S sequences, sequence after sequence.
+
+    Example: prompt 11 12 13 with completions 21 22 (advantage 1) and 31 32 33 (advantage -1). In two rows::
+
+        input_ids    [[11, 12, 13, 21,  0],     the last token of a completion is no input
+                      [11, 12, 13, 31, 32]]
+        sources_N    [2, 3, 7, 8, 9]            the hidden state that predicts each token: row x 5 + column
+        targets_N    [21, 22, 31, 32, 33]
+        sequences_N  [0, 0, 1, 1, 1]
+        advantages_N [1, 1, -1, -1, -1]
+
+    In one row that shares the prompt, targets and below are the same, and::
+
+        input_ids    [[11, 12, 13, 21, 31, 32]]
+        segments     [[ 0,  0,  0,  1,  2,  2]]
+        positions    [[ 0,  1,  2,  3,  3,  4]]
+        sources_N    [2, 3, 2, 4, 5]            the prompt's last token predicts both first tokens
+    """
 
     input_ids: np.ndarray
     """int64 (B, L)."""
@@ -80,7 +101,11 @@ class MicroBatch:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RankPlan:
-    """One rank's share of a step: per update its micro-batches, as many as every other rank has."""
+    """One rank's share of a step: per update its micro-batches, as many as every other rank has.
+
+    Example: with two updates, of two micro-batches and of one, ``updates`` is ``((a, b), (c,))`` and ``chunk_counts``,
+    say, ``((3, 2), (1,))``.
+    """
 
     updates: tuple[tuple[MicroBatch, ...], ...]
     chunk_counts: tuple[tuple[int, ...], ...]

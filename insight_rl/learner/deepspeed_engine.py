@@ -20,6 +20,7 @@ from deepspeed.runtime.zero.config import ZeroStageEnum
 from deepspeed.utils.tensor_fragment import fragment_address
 from transformers.integrations.deepspeed import HfDeepSpeedConfig
 
+from insight_rl.errors import UsageError
 from insight_rl.learner.engine import Scorer
 from insight_rl.learner.logprobs import TokenScorer
 from insight_rl.learner.models import load_policy
@@ -30,7 +31,6 @@ _TAG = "deepspeed"
 
 # DeepSpeed calls collectives by their old names, once a bucket.
 warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed")
-
 
 # Classes of DeepSpeed's whose objects stand in its checkpoints: plain records.
 _ALLOWED_IN_CHECKPOINTS = (fragment_address, LossScaler, ZeroStageEnum)
@@ -152,7 +152,7 @@ class DeepSpeedEngine:
     def load(self, folder: Path) -> None:
         loaded, _ = self._engine.load_checkpoint(str(folder), tag=_TAG)
         if loaded is None:
-            raise ValueError(f"DeepSpeed found no checkpoint in {folder}")
+            raise UsageError(f"{folder}: DeepSpeed finds no checkpoint in it; remove it to go on from an older one")
 
     def close(self) -> None:
         self._engine.destroy()

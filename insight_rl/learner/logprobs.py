@@ -76,8 +76,8 @@ class TokenScorer(torch.nn.Module):
 def sharing_mask(segments: torch.Tensor) -> torch.Tensor:
     """Which token sees which in rows that share a prompt: bool (B, 1, L, L), from segments (B, L).
 
-    A token sees what stands before it in the prompt and in its own completion. Padding sees itself, lest its softmax
-    be empty.
+    A token sees what stands before it in the prompt and in its own completion. Padding sees itself, because
+    the softmax of nothing is not defined.
     """
     length = segments.shape[1]
     is_before = torch.ones(length, length, dtype=torch.bool, device=segments.device).tril()

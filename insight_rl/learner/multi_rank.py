@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from insight_rl.errors import check
+from insight_rl.errors import UsageError, check
 from insight_rl.learner.batch import BatchSettings, plan_step
 from insight_rl.learner.processes import MakeWorker, RankProcesses
 from insight_rl.learner.schedule import lr_at
@@ -95,12 +95,18 @@ class MultiRankLearner(LearnerSettings, ABC):
         (folder / _STATE).write_text(json.dumps(self._kind() | {"num_steps_done": self._num_steps_done}))
 
     def load_checkpoint(self, folder: Path) -> None:
-        """Raises ``UsageError`` for a checkpoint of another kind of learner or another number of ranks."""
-        state = json.loads((folder / _STATE).read_text())
+        """Raises ``UsageError`` for a damaged checkpoint, or one of another kind of learner or number of ranks."""
+        file = folder / _STATE
+        try:
+            state = json.loads(file.read_text(encoding="utf-8"))
+            num_steps_done = int(state["num_steps_done"])
+        except (ValueError, TypeError, KeyError) as error:
+            raise UsageError(f"{file}: damaged ({error}); remove this checkpoint to go on from an older one") from error
         for key, present in self._kind().items():
-            check(state[key] == present, f"learner ({key})", present, f"the checkpoint in {folder} has {state[key]!r}")
+            found = state.get(key)
+            check(found == present, f"learner ({key})", present, f"the checkpoint in {folder} has {found!r}")
         self._everywhere("load_checkpoint", folder)
-        self._num_steps_done = state["num_steps_done"]
+        self._num_steps_done = num_steps_done
 
     def save_model(self, folder: Path) -> None:
         self._everywhere("save_model", folder)

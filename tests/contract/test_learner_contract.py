@@ -244,6 +244,10 @@ def test_a_checkpoint_of_another_kind_and_none_at_all_are_refused(name, history_
     learner = make_learner(name)
     with pytest.raises(UsageError, match="num_ranks"):
         learner.load_checkpoint(folder)
+    for damaged in ("", "[1]", "{}"):
+        state_file.write_text(damaged)
+        with pytest.raises(UsageError, match=r"learner\.json: damaged"):
+            learner.load_checkpoint(folder)
     with pytest.raises(FileNotFoundError):
         learner.load_checkpoint(tmp_path / "nowhere")
 
