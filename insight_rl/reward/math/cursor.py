@@ -104,9 +104,11 @@ class Cursor:
     # -- names
 
     def name_of(self, letter: str) -> str:
-        """``letter`` with its subscript and primes: ``x_{10}'`` is ``x_10'``."""
+        """``letter`` with its index and primes: ``x_{10}'`` and ``x10'`` are ``x_10'``."""
         name = letter
-        if self.accept("_"):
+        if self.has_index():
+            name += "_" + self.take().text
+        elif self.accept("_"):
             name += "_" + self._subscript()
         while self.accept("'"):
             name += "'"
@@ -114,6 +116,12 @@ class Cursor:
             self.at += 4
             name += "'"
         return name
+
+    def has_index(self) -> bool:
+        """Whether digits follow directly: ``x2`` is an index, or an identifier, and no product."""
+        token = self.peek()
+        follows = token.kind == "number" and not token.is_spaced and token.text.isdigit()
+        return follows and self.peek(1).text != "_"
 
     def _subscript(self) -> str:
         if not self.accept("{"):

@@ -34,7 +34,7 @@ class Extraction(NamedTuple):
     stage: str
     answer: str
     whole: str
-    """The sentence or the response that the answer was taken from, for golds that are sentences themselves."""
+    """The announced sentence that the answer was taken from, for golds that are sentences; else the answer."""
 
 
 class Stages(NamedTuple):
@@ -106,7 +106,7 @@ def extract(text: str, stages: Stages) -> Extraction | None:
     if stages.announced and (found := _announced(text)) is not None:
         return found
     if stages.last_expression and (answer := _last(text)) is not None:
-        return Extraction("last_expression", answer, text.strip())
+        return Extraction("last_expression", answer, answer)
     return None
 
 

@@ -199,7 +199,9 @@ def tokenize(cleaned: str) -> list[Token]:
         elif kind == "command" and text[1:] in FUNCTIONS:
             tokens.append(Token("name", text[1:], is_spaced))
         else:
-            tokens.append(Token(kind or "op", "^" if text == "**" else text, is_spaced))
+            # An exponent or index without braces is one letter: the 3 of ``2^i3`` is a factor.
+            is_apart = is_spaced or (len(tokens) > 1 and tokens[-2].text in ("^", "_"))
+            tokens.append(Token(kind or "op", "^" if text == "**" else text, is_apart))
         is_spaced = False
         if len(tokens) > MAX_TOKENS:
             raise OutOfBounds("too long")
@@ -225,7 +227,8 @@ def _split_arguments(tokens: list[Token]) -> list[Token]:
     result: list[Token] = []
     for token, num_digits in zip(tokens, num_split, strict=True):
         digits = token.text[:num_digits]
-        result += [Token("number", digit, index == 0 and token.is_spaced) for index, digit in enumerate(digits)]
+        # As if spaced: the 2 of ``\\frac x2`` is no index of x.
+        result += [Token("number", digit, True) for digit in digits]
         if rest := token.text[num_digits:]:
             result.append(Token(token.kind, rest, num_digits == 0 and token.is_spaced))
     return result

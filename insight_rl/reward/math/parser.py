@@ -311,7 +311,7 @@ class _Parser(Cursor):
         return Symbol(f"{number.value}_{base.value}")
 
     def symbol(self, name: str) -> Scalar:
-        if name in ("e", "i") and self.peek().text not in ("_", "'"):
+        if name in ("e", "i") and self.peek().text not in ("_", "'") and not self.has_index():
             return Constant(name)
         name = self.name_of(name)
         if self.peek().text == "(" and not self.peek().is_spaced and self.is_application(name):

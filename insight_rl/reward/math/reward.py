@@ -87,6 +87,8 @@ class MathReward(Verifier[GoldAnswer]):
         return read_gold(answer, tolerance=self._tolerance)
 
     def judge_text(self, text: str, gold: GoldAnswer) -> Verdict:
+        if self._stages.last_expression and any(is_same_text(option, text) for option in gold.texts):
+            return Verdict(success=True, status="correct", answer=text.strip(), stage="last_expression")
         found = extract(text, self._stages)
         if found is None:
             return Verdict(success=False, status="no_answer")
