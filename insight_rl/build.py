@@ -1,6 +1,6 @@
 """From configuration to objects: the only module that instantiates ``_target_`` nodes.
 
-Ordered by cost, so that a mistake shows before anything slow begins: cheap parts, the model's folder, the data; only
+Ordered by cost, so that a mistake is found before anything slow begins: cheap parts, the model's folder, the data; only
 then the modules that import torch.
 """
 
@@ -59,7 +59,7 @@ def build_judge(reward: RewardFn, config: JudgeConfig) -> Judge:
 
 
 def find_model(config: ModelConfig) -> Path:
-    """The model's folder: ``model.path`` itself, or the hub's copy. Checks that it holds the context asked for."""
+    """The model's folder: ``model.path`` itself, or the hub's copy. Checks that its context is long enough."""
     folder = Path(config.path).expanduser()
     if not folder.is_dir():
         folder = _fetch_from_hub(config.path)
@@ -193,7 +193,7 @@ def _usable(
     context: tuple[Task, ModelTokenizer, RunConfig],
     notices: list[str],
 ) -> list[Prompt]:
-    """The prompts that fit with their completion and are are not duplicates; a notice says how many were dropped."""
+    """The prompts that fit with their completion and are no duplicates; a notice says how many were dropped."""
     if not prompts:
         raise UsageError(f"task: it has no {kind} prompts; check its file or its settings")
     unique = list({prompt.id: prompt for prompt in prompts}.values())
@@ -233,7 +233,7 @@ def _ways_to_fit(task: Task, tokenizer: ModelTokenizer, config: RunConfig) -> li
 
 
 def quiet_libraries() -> None:
-    """Keep the libraries' own progress bars out of the run's display; what the user has set stays."""
+    """Keep the libraries' progress bars out of the run's display, unless the user has set these variables."""
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")

@@ -1,6 +1,6 @@
-"""Turns what a run meets when its disk fails into one sentence: a full disk, a folder that was deleted, an I/O error.
+"""Turns errors of the disk into one sentence with a remedy: a full disk, a deleted folder, an I/O error.
 
-Only errors that say so themselves are translated; every other keeps its traceback.
+Every other error keeps its traceback.
 """
 
 from __future__ import annotations

@@ -151,7 +151,7 @@ def build_parts(config: RunConfig) -> Parts:
 
 
 def open_selector(config: RunConfig, parts: Parts) -> None:
-    """Give the selector its pool, once a run and before any model loads."""
+    """Give the selector its pool, once in a run, before any model loads."""
     parts.selector.open(
         parts.data.pool, num_rollouts=config.trainer.rollouts_per_prompt, seed=derive_seed(config.seed, "selector")
     )
@@ -312,7 +312,7 @@ def _describe(config: RunConfig, parts: Parts) -> list[str]:
 
 
 def _doubts(config: RunConfig, parts: Parts) -> list[str]:
-    """Settings that are legal but hardly meant, a sentence each."""
+    """One sentence for each setting that is allowed but looks like a mistake."""
     import torch
 
     settings: dict[str, Any] = config.learner

@@ -116,7 +116,7 @@ class Trainer:
                 self.checkpoint(metrics)
 
     def request_stop(self) -> None:
-        """Have :meth:`train` end after the present step and its checkpoint. May be called from a signal handler."""
+        """Have :meth:`train` end after the current step and its checkpoint. May be called from a signal handler."""
         self.stop_requested = True
 
     def train_step(self, step: int) -> Metrics:

@@ -70,8 +70,8 @@ def _with_local_files(nodes: dict[str, Any], data_dir: Path) -> dict[str, Any]:
 def model_fingerprint(folder: Path) -> str:
     """A hash of the model's configuration, tokenizer and weights.
 
-    Of large files only the beginning, the middle and the end are read. Training
-    changes every tensor, so two checkpoints of one run differ in any of these pieces.
+    Of large files only the beginning, the middle and the end are read. Training changes every tensor, so two
+    checkpoints of one run differ in any of these pieces.
     """
     digest = hashlib.blake2b(digest_size=8)
     for file in sorted(folder.iterdir()):

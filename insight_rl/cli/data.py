@@ -184,7 +184,7 @@ def _counts(counts: Mapping[str, int]) -> str:
 
 
 def _show_samples(prompts: Sequence[Prompt], num_samples: int) -> None:
-    """Spread over the set, the same ones every time."""
+    """Print a few samples, evenly spread over the set."""
     for number in range(min(num_samples, len(prompts))):
         prompt = prompts[number * len(prompts) // num_samples]
         text = "\n    ".join(prompt.text.splitlines())

@@ -179,7 +179,7 @@ def _problems(config: RunConfig, member: SuiteMember, tokenizer: ModelTokenizer,
 
 
 def _run_all(config: RunConfig, members: Sequence[SuiteMember], runs: Sequence[BenchmarkRun], model_path: Path) -> None:
-    """Through one engine; nothing is loaded where every chunk is there already."""
+    """Run all benchmarks through one engine. No model is loaded if no chunk is missing."""
     complete = [run.name for run in runs if not run.missing_chunks()]
     if complete:
         print(f"complete already: {', '.join(complete)}")
@@ -209,7 +209,7 @@ def _run_all(config: RunConfig, members: Sequence[SuiteMember], runs: Sequence[B
 
 @contextmanager
 def _progress(run: BenchmarkRun) -> Iterator[Any]:
-    """A bar in a terminal, else a line a chunk where there are several."""
+    """Show a bar in a terminal; elsewhere print a line for each chunk, if there are several."""
     from rich.console import Console
     from rich.progress import Progress
 

@@ -81,7 +81,7 @@ def _parse(settings: Sequence[str]) -> dict[str, str]:
 
 
 def _print_step(console: Console, view: StepView) -> None:
-    """Candidates by how often they had been rolled out before: where the choice went."""
+    """Print a table of the candidates, by how often they had been rolled out before this step."""
     from rich import box
     from rich.table import Table
 

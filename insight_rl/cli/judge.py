@@ -88,7 +88,7 @@ def judge_lines(judges: JudgeProcesses, lines: BinaryIO, output: TextIO) -> Coun
 
 
 def _windows(lines: BinaryIO) -> Iterator[list[bytes]]:
-    """A line at first, then as many as a window holds: a slow writer sees its first verdicts soon."""
+    """The first line alone, then windows of many lines, so that the first verdict comes soon."""
     size = 1
     rest = iter(lines)
     while window := list(itertools.islice(rest, size)):

@@ -105,7 +105,7 @@ def serve(arguments: argparse.Namespace) -> None:
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A bound socket. Raises ``UsageError`` if the address cannot be had."""
+    """A bound socket. Raises ``UsageError`` if the address cannot be used."""
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         return socket.create_server((host, port), family=family, backlog=1024)
@@ -134,7 +134,7 @@ def read_token(file: Path | None, variable: str) -> str | None:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach the address; a name counts if all it stands for is loopback."""
+    """Whether only this machine can reach the address; for a name: whether all of its addresses are loopback."""
     try:
         addresses = {str(entry[4][0]) for entry in socket.getaddrinfo(host, None)}
     except OSError as error:

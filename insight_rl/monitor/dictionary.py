@@ -1,4 +1,4 @@
-"""The metric dictionary: every key a run may log, with unit, meaning and source. Holds no values and reads no files.
+"""The metric dictionary: every key a run may log, with unit, meaning and source.
 
 ``docs/metrics.md`` is this module printed: ``python -m insight_rl.monitor.dictionary > docs/metrics.md``.
 """

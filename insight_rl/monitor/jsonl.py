@@ -1,4 +1,4 @@
-"""Writes each step's metrics to files of the run's folder, whole or not at all. Draws and prints nothing."""
+"""Writes each step's metrics to files of the run's folder, whole or not at all."""
 
 from __future__ import annotations
 

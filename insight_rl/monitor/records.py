@@ -61,7 +61,7 @@ def to_lines(records: Iterable[Mapping[str, Any]]) -> str:
 
 
 def read_records(path: Path) -> list[Record]:
-    """Every whole line of a file; a last line torn by a crash is passed over.
+    """Every whole line of a file; a last line that a crash has cut off is skipped.
 
     Raises ``UsageError`` for a damaged line in the middle: the writer never leaves one, so the file was edited.
     """

@@ -1,4 +1,4 @@
-"""The closing figures of a run, taken from its ``metrics.jsonl``. Never looks at the trainer or its objects."""
+"""The closing figures of a run, taken from its ``metrics.jsonl``."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ PHASES = (*STEP_PHASES, "evaluate", "checkpoint", "other")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Summary:
-    """What a run came to, over all of its records, those from before a resume included.
+    """The figures of a run over all of its records, including those from before a resume.
 
     Example::
 

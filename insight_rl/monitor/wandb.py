@@ -33,7 +33,7 @@ class WandbMonitor:
     """One W&B run per ``run_dir``, resumed under the same id; its files are below ``run_dir/wandb``.
 
     ``mode="auto"`` is online where wandb finds credentials (``WANDB_API_KEY``, ``wandb login``), otherwise offline;
-    ``WANDB_MODE`` has the last word, as everywhere in wandb.
+    ``WANDB_MODE`` overrides it, as everywhere in wandb.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Notices when a run goes on without learning, or is set up in a way that is hardly meant. Never stops a run.
+"""Gives a notice when a run does not learn, or when its settings look like a mistake. Never stops a run.
 
 Each check is a pure function that returns one sentence with cause and remedy, or ``None``. Those on settings are asked
 once, before a model loads; :class:`Watch` asks the others after every step and says each of them once a run.

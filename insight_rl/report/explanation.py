@@ -1,4 +1,4 @@
-"""Why a step's prompts were chosen, or one was not: a run's decision log put into words. Draws and prints nothing."""
+"""Why a step's prompts were chosen, or one was not: a run's decision log in sentences."""
 
 from __future__ import annotations
 

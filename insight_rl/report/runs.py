@@ -100,7 +100,8 @@ def read_config(run_dir: Path) -> dict[str, Any]:
 def group_runs(runs: Sequence[Run]) -> dict[str, list[Run]]:
     """Runs that differ in their seed only, under a label that says in what they differ from the others.
 
-    Equal runs of equal seed are kept apart by their folder: averaging a run with itself would feign certainty.
+    Equal runs of equal seed are kept apart by their folder: averaging a run with itself would show a certainty that is
+    not there.
     """
     labels = _labels(runs)
     repeats = Counter((label, run.seed) for label, run in zip(labels, runs, strict=True))
@@ -117,7 +118,7 @@ def _labels(runs: Sequence[Run]) -> list[str]:
     flats = [dict(_flatten(run.config)) for run in runs]
     areas = [area for area in dict.fromkeys(a for run in runs for a in run.config) if area not in NO_DIFFERENCE]
     areas = [area for area in areas if not area.endswith("_name")]
-    # What was selected by comes first in a label, as it does in the reader's mind.
+    # The selector comes first in a label.
     areas.sort(key=lambda area: area != "selector")
     parts: list[list[str]] = [[] for _ in runs]
     settings: list[list[str]] = [[] for _ in runs]

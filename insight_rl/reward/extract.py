@@ -1,4 +1,4 @@
-"""Finds the part of a response that answers: text after the reasoning, boxes, sentences. Judges nothing.
+"""Finds the part of a response that answers: text after the reasoning, boxes, sentences.
 
 Every function is linear in the length of the text, whatever the text.
 """

@@ -2,7 +2,7 @@
 
     submit(prompt, completions) -> jobs, judged while generation goes on -> collect() in the order of submission
 
-A thread of the parent hands out batches, reads one result per job and holds the clock. A worker that is silent for
+A thread of the parent hands out batches, reads one result per job and keeps the deadlines. A worker that is silent for
 ``deadline_s`` is killed and replaced: its current job is a timeout, the rest of its batch goes back to the front of the
 queue. So do the jobs of a worker that dies, unless the job it was at has failed too often. The only signal in use is
 SIGKILL, to workers, so it works from any thread and beside any framework; workers are plain child processes that never
@@ -135,7 +135,7 @@ class JudgeProcesses:
         self._run()
 
     def collect(self) -> list[tuple[Reward, ...]]:
-        """Wait for every group submitted since the last call. Raises ``RunStopped`` if the alarm rings."""
+        """Wait for every group submitted since the last call. Raises ``RunStopped`` above ``max_unjudged_fraction``."""
         return [tuple(judged.reward for judged in group) for group in self.collect_judged()]
 
     def collect_judged(self) -> list[tuple[Judged, ...]]:

@@ -12,7 +12,7 @@ from insight_rl.weight_sync.base import WeightChannel, WeightSource
 
 
 class RolloutEngine(Protocol):
-    """Samples completions from the present policy.
+    """Samples completions from the current policy.
 
     Constructed by the config with keyword-only settings (cheap and validated), then :meth:`start` loads the model.
     """

@@ -1,4 +1,4 @@
-"""What the trainer calls a selector by: which prompts to roll out next, and what came of them."""
+"""The interface of selectors, which choose the prompts to roll out next and learn from the outcomes."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Selector(Protocol):
         ...
 
 
-# What a selector may offer besides; whoever wants it asks by ``isinstance``.
+# Optional abilities of a selector; callers test for them with ``isinstance``.
 
 
 @runtime_checkable
@@ -69,7 +69,7 @@ class TellsItsOrder(Protocol):
 
 @runtime_checkable
 class FollowsItsRun(Protocol):
-    """A selector that wants to see the run it selects for, as one does that is shown elsewhere."""
+    """A selector that also receives the metrics of its run, such as the remote one, whose service shows them."""
 
     def monitor(self) -> Any:
         """A :class:`~insight_rl.monitor.base.Monitor` to add to those of the run."""

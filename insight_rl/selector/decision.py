@@ -55,7 +55,7 @@ def with_exploration(decision: Decision, chance: np.ndarray, num_explored: int) 
 def chance_by_redraws(redraw: Callable[[], np.ndarray], size: int, num_picked: int) -> np.ndarray:
     """How often each of ``size`` candidates is among the best ``num_picked`` of 100 fresh draws of the scores.
 
-    Off by up to 0.1, and never 0: the draw that was made counts as one more win for everybody.
+    Off by up to 0.1, and never 0: every candidate is given one extra win.
     """
     wins = np.ones(size)
     for _ in range(_NUM_REDRAWS):

@@ -14,7 +14,7 @@ EVIDENCE_EDGES = np.concatenate([[0.0], 2.0 ** np.arange(21)])
 
 
 def pool_metrics(pool: BeliefPool) -> Metrics:
-    """Statistics over all N prompts, in time that follows the number of visited ones."""
+    """Statistics over all N prompts, in time proportional to the number of visited ones."""
     alpha, beta = pool.beliefs(pool.visited)
     evidence = alpha + beta
     mean = alpha / evidence
@@ -34,7 +34,7 @@ def pool_metrics(pool: BeliefPool) -> Metrics:
 def step_metrics(
     alpha: np.ndarray, beta: np.ndarray, successes: np.ndarray, judged: np.ndarray, ages: np.ndarray
 ) -> dict[str, float]:
-    """How the beliefs held *before* an update foretold what was observed, over the P groups of a step.
+    """How well the beliefs *before* an update predicted what was observed, over the P groups of a step.
 
     ``ages`` are -1 for prompts seen for the first time. A figure that the step says nothing about is left out.
     """

@@ -1,6 +1,6 @@
-"""Guards around any score: exploration floor, cap on repeats, alarm. Off by default, for the papers have none of them.
+"""Guards around any score: exploration floor, cap on repeats, alarm. Off by default: the papers have none of them.
 
-Knows which prompts were observed when, and how many groups were informative; nothing of scores or beliefs.
+They need to know when each prompt was observed and how many groups were informative, but no scores or beliefs.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _log = logging.getLogger(__name__)
 
 
 class Guards:
-    """Settings of the guards and the little memory that they need: the steps of the last window."""
+    """The settings of the guards, and what they remember: the steps of the last window."""
 
     def __init__(
         self,
@@ -75,9 +75,9 @@ class Guards:
         return indices[visits >= self._max_visits]
 
     def observe(self, indices: np.ndarray, successes: np.ndarray, judged: np.ndarray) -> dict[str, float]:
-        """Take note of a step; the metric ``selector/alarm`` if there is an alarm to speak of.
+        """Record a step; returns ``selector/alarm`` if the alarm is on.
 
-        The alarm goes off after ``alarm_after`` steps in a row of too few informative groups, and says once why.
+        The alarm goes off after ``alarm_after`` steps in a row of too few informative groups, and logs the reason once.
         """
         if self._max_visits is not None:
             self._recent.append(indices)

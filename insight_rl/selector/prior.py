@@ -84,9 +84,9 @@ class PoolPrior:
     def beyond_chance(self, alpha: Floats, beta: Floats, indices: np.ndarray) -> tuple[Floats, Floats]:
         """The belief with what guessing explains taken out: the classical correction for guessing.
 
-        Who does not know is right with chance c, so F failures come with c / (1 - c) F lucky successes. Taking those
+        Whoever guesses is right with probability c, so F failures come with c / (1 - c) F lucky successes. Taking those
         from alpha leaves the evidence n as it is and maps the mean phi to (phi - c) / (1 - c): pure guessing, 1 in 4
-        right, becomes a success rate of 0, which no score takes for learnable. At least a thousandth of n stays.
+        right, becomes a success rate of 0, which no score rates as learnable. At least a thousandth of n stays.
         """
         if self._chance is None:
             return alpha, beta

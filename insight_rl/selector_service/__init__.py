@@ -1,1 +1,1 @@
-"""The selector as a service: schema (what is said), store (what is kept), hosting (what it means), app (HTTP)."""
+"""The selector as a service: schema (messages), store (disk), hosting (runs and pools), app (HTTP)."""

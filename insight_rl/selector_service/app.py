@@ -220,7 +220,7 @@ def _service(registry: CollectorRegistry) -> APIRouter:
 
 
 def _explain_errors(app: FastAPI) -> None:
-    """Every error as one sentence; nothing of what was sent is echoed but where it stands."""
+    """Answer every error with one sentence, which names the place in the request but does not repeat its content."""
 
     def answer(status: int, detail: str, headers: Any = None) -> JSONResponse:
         readable = detail.encode("utf-8", "backslashreplace").decode()

@@ -231,9 +231,9 @@ class RemoteSelector:
     def _call(
         self, method: str, path: str, body: Mapping[str, Any] | None = None, *, missing_is_none: bool = False
     ) -> Any:
-        """The service's answer. Tries again when it cannot be reached or asks for patience: every request may repeat.
+        """The service's answer. Tries again when it cannot be reached or asks to wait: every request may be sent twice.
 
-        Raises ``UsageError`` for what was asked wrongly and before the run has begun, ``RunStopped`` after.
+        Raises ``UsageError`` for a wrong request and before the run has begun, ``RunStopped`` after that.
         """
         import httpx
 

@@ -2,7 +2,8 @@
 
 A run's state follows from its definition and the log of its operations (select, observe), each with a version number.
 So a restart replays the log from the newest snapshot, and a fork at any version replays up to it. Nothing is ever
-rewound: who resumes from an older checkpoint forks the run, and requests of the process that died go to the old one.
+rewound: a trainer that resumes from an older checkpoint forks the run, and late requests of the process that died reach
+the old run.
 Raises :class:`~insight_rl.selector_service.schema.Refused` with the HTTP status to answer.
 """
 

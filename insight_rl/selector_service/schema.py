@@ -1,7 +1,4 @@
-"""What clients and the selector service say to each other, version 1: ids and counts, never text or weights.
-
-Names, types and limits of the HTTP interface.
-"""
+"""The messages of the HTTP interface, version 1, with their types and limits: ids and counts, never text or weights."""
 
 from __future__ import annotations
 

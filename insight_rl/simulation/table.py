@@ -97,8 +97,8 @@ def write_raw_numbers(study: Study, config: SimulationConfig, path: Path) -> Non
 def replay_table(fractions: dict[str, np.ndarray], *, title: str) -> Table:
     """Informative share of the picks: over the run, against all that was rolled out, and in its two halves.
 
-    The interval is over steps, the mean over seeds standing for each: it tells how far the finding is more than the
-    luck of these rollouts.
+    The interval is over steps, the mean over seeds standing for each: it says how much of the difference could be
+    chance.
     """
     from rich import box
     from rich.table import Table

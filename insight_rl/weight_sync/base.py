@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 class WeightSource(Protocol):
-    """The learner's present weights under their Hugging Face names; a tied ``lm_head`` is not listed."""
+    """The learner's current weights under their Hugging Face names; a tied ``lm_head`` is not listed."""
 
     def named_tensors(self) -> Iterator[tuple[str, torch.Tensor]]:
         """Every tensor, whole (gathered if sharded), detached; valid only until the next one is asked for."""
