@@ -230,10 +230,16 @@ class Child:
         """The child has done what it was asked; nothing is lost if it is ended now."""
         self._waiting_for = None
 
-    def look(self, patience: Patience, *, doing: str) -> None:
+    @property
+    def is_stopped(self) -> bool:
+        """Whether it was stopped by a signal (or a debugger) and has not been told to go on."""
+        return _state(self.pid) in ("T", "t")
+
+    def look(self, patience: Patience, *, doing: str, names: str | None = None) -> None:
         """Raise :class:`ChildLost` if the child is dead, or if the wait has lasted for its deadline.
 
         To be called again and again during a wait. At a deadline the stacks of all processes are written first.
+        ``names``: what to call all the children that are waited for, if it is not known which of them is to blame.
         """
         # A grandchild may hold a copy of the child's end of the socket, so that its death does not close it.
         if self.is_dead and not _is_readable(self.channel):
@@ -241,9 +247,9 @@ class Child:
         limit = max(self.deadline_s, START_DEADLINE_S) if doing == "start" else self.deadline_s
         if patience.look() < limit:
             return
-        state = "it is stopped, e.g. by SIGSTOP; " if _state(self.pid) in ("T", "t") else ""
+        names, state = (self.name, "it is stopped, e.g. by SIGSTOP; ") if self.is_stopped else (names or self.name, "")
         raise ChildLost(
-            f"{self.name} gave no sign of life for {patience.waited_s:.0f} s in {doing}; {state}{write_stacks()}; if "
+            f"{names} gave no sign of life for {patience.waited_s:.0f} s in {doing}; {state}{write_stacks()}; if "
             f"it only needs more time, raise {self.key}={self.deadline_s:g}; the run can be resumed from its last "
             f"checkpoint{self.log_tail()}"
         )

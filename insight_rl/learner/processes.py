@@ -77,23 +77,27 @@ class RankProcesses:
             while pending := [child for child in self._ranks if child not in results]:
                 for child in Child.ready(pending):
                     results[child] = self._result(child, method)
-                for child in pending:
-                    if child not in results:
-                        child.look(patience, doing=method)
+                silent = [child for child in self._ranks if child not in results]
+                names = ", ".join(child.name for child in silent)
+                # In a collective all wait for one; where that one is stopped, it is the one to name.
+                for child in sorted(silent, key=lambda child: not child.is_stopped):
+                    child.look(patience, doing=method, names=names)
             return [results[child] for child in self._ranks]
         except Exception:
             # The others may wait in a collective for a rank that will not come.
             self.close(grace_s=0)
             raise
 
-    @staticmethod
-    def _result(child: Child, method: str) -> Any:
+    def _result(self, child: Child, method: str) -> Any:
         is_ok, result, trace = child.receive(doing=method)
         if is_ok:
             child.answered()
             return result
         if isinstance(result, (UsageError, RunStopped)):
             raise result
+        for other in self._ranks:
+            if other.is_dead:  # what this one raised is only a consequence
+                other.fail_as_dead(method, None)
         raise RankFailed(f"{child.name} failed in {method}:\n{trace}")
 
     def close(self, *, grace_s: float = GRACE_S) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from insight_rl.child_process import Child, ChildLost, end_all_at_once, start_process
+from insight_rl.child_process import Child, ChildLost, Patience, end_all_at_once, start_process
 from insight_rl.errors import UsageError
 
 TARGETS = """
@@ -72,9 +72,8 @@ def test_messages_arrive_as_they_were(message, start):
 
 def test_the_last_words_of_a_child_are_received_before_its_death_is(start):
     child = start("short")
-    child.channel._socket.settimeout(0.01)
-    while not child.is_dead:
-        time.sleep(0.01)
+    wait_for(lambda: child.is_dead)
+    child.look(Patience(), doing="speak")  # as after a wait in which it spoke and ended
     assert child.receive(doing="speak") == "the last word"
     with pytest.raises(ChildLost, match=r"the child died in speak \(exit code 3\)"):
         child.receive(doing="speak")

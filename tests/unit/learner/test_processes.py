@@ -11,6 +11,7 @@ import sys
 import time
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -125,6 +126,37 @@ def test_a_stopped_rank_is_named_as_stopped_and_its_stack_is_had_all_the_same(tm
     (file,) = tmp_path.glob("stacks-*.txt")
     assert "state T" in file.read_text() and "in serve" in file.read_text()
     assert not is_alive(pid)
+
+
+def test_the_stopped_rank_is_named_and_not_the_one_that_waits_for_it() -> None:
+    ranks = RankProcesses(make_worker, 2, deadline_s=1.5)
+    pids = ranks.call("pid", [(), ()])
+    os.kill(pids[1], signal.SIGSTOP)
+    with pytest.raises(ChildLost, match=r"^learner rank 1 gave no sign of life .* it is stopped"):
+        ranks.call("sleep", [(600,), (600,)])
+
+
+def test_where_none_is_stopped_all_that_do_not_answer_are_named() -> None:
+    ranks = RankProcesses(make_worker, 3, deadline_s=1.5)
+    ranks.call("pid", [(), (), ()])
+    with pytest.raises(ChildLost, match=r"^learner rank 0, learner rank 2 gave no sign of life"):
+        ranks.call("sleep", [(600,), (0,), (600,)])
+
+
+def test_what_a_rank_raises_because_another_died_is_not_taken_for_the_cause() -> None:
+    """The others notice a death by a broken collective, perhaps before the trainer sees the death itself."""
+    ranks = RankProcesses(make_worker, 2)
+    pids = ranks.call("pid", [(), ()])
+    os.kill(pids[1], signal.SIGKILL)
+    while not ranks._ranks[1].is_dead:
+        time.sleep(0.01)
+    with pytest.raises(ChildLost, match="learner rank 1 died"):
+        ranks._result(raising(ranks), "step")
+
+
+def raising(ranks: RankProcesses) -> Any:
+    ranks._ranks[0].send(("divide", (1, 0)), doing="step")
+    return ranks._ranks[0]
 
 
 def test_a_stopped_rank_that_does_not_even_read_what_it_is_sent_is_noticed() -> None:
