@@ -170,8 +170,8 @@ def _problems(config: RunConfig, member: SuiteMember, tokenizer: ModelTokenizer,
         if not config.evaluation.benchmarks:
             raise
         key = f"evaluation.benchmarks.{member.name}"
-        told = re.sub(r"\btask\.(?=\w)", f"{key}.task.", str(error))
-        raise UsageError(f"{told}; or leave the benchmark out: '~{key}'") from error
+        message = re.sub(r"\btask\.(?=\w)", f"{key}.task.", str(error))
+        raise UsageError(f"{message}; or leave the benchmark out: '~{key}'") from error
     notices += [f"{member.name}: {text}" if config.evaluation.benchmarks else text for text in own]
     if not problems:
         raise UsageError(f"task {member.name} has no held-out problems; name some with task.test_path=...")

@@ -51,7 +51,7 @@ class MappSelector(BeliefSelector):
                 break
         for _ in range(60):
             middle = 0.5 * (low + high)
-            rung = -np.expm1(-decision.scores * middle).sum()
-            low, high = (middle, high) if rung < num_picked else (low, middle)
+            elapsed = -np.expm1(-decision.scores * middle).sum()
+            low, high = (middle, high) if elapsed < num_picked else (low, middle)
         chance: np.ndarray = -np.expm1(-decision.scores * high)
         return chance

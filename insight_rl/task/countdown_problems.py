@@ -1,6 +1,6 @@
 """Countdown problems: making solvable ones, and reading and checking files of them.
 
-Owns the arithmetic of the puzzle (use every number once, hit the target). Knows nothing of prompts or of a model.
+The puzzle: use every number exactly once and reach the target.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Rows of a data set, from a local file or folder or from the hub, one by one. Knows nothing of what is in them.
+"""Rows of a data set, from a local file or folder or from the hub, one by one.
 
 JSONL, Parquet and CSV files are read directly, so a bad row can be named; folders and hub names go through the
 ``datasets`` library, which is imported only then.
@@ -190,7 +190,7 @@ _READERS: dict[str, Callable[[Path, Collection[str]], Iterator[tuple[int, Row]]]
 
 
 def _go_offline_if_unreachable() -> None:
-    """Without a network the hub library tries for half a minute per file; told of it, it goes to its cache at once."""
+    """Without a network the hub library tries for half a minute per file; told to be offline, it uses its cache at once."""
     proxied = any(os.environ.get(name) for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"))
     if proxied or "HF_HUB_OFFLINE" in os.environ:
         return

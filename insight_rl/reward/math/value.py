@@ -26,7 +26,7 @@ MAX_FACTORIAL = 1_000
 MAX_MAGNITUDE = 1e6
 """Largest |exponent x ln base| and argument of a function: beyond it a value is refused rather than computed."""
 MAX_AGREEING = 1e25
-"""Constants above it that are not rational cannot be told from their neighbours."""
+"""Constants above it that are not rational cannot be distinguished from their neighbours."""
 _MAX_SYMBOLS = 24
 _NUM_DIGITS = 80
 _PRECISE = mpmath.mp.clone()
