@@ -190,7 +190,7 @@ _READERS: dict[str, Callable[[Path, Collection[str]], Iterator[tuple[int, Row]]]
 
 
 def _go_offline_if_unreachable() -> None:
-    """Without a network, set the hub library to offline; else it tries for half a minute before it looks into its cache."""
+    """Without a network, set the hub library to offline; else it tries for half a minute before it uses its cache."""
     proxied = any(os.environ.get(name) for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"))
     if proxied or "HF_HUB_OFFLINE" in os.environ:
         return
