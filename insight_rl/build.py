@@ -1,4 +1,4 @@
-"""From configuration to objects: the only module that instantiates ``_target_`` nodes.
+"""From configuration to objects: the only module that makes what ``_target_`` nodes name.
 
 Ordered by cost, so that a mistake is found before anything slow begins: cheap parts, the model's folder, the data; only
 then the modules that import torch.
@@ -6,6 +6,7 @@ then the modules that import torch.
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,9 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from hydra.errors import InstantiationException
-from hydra.utils import instantiate
 
+from insight_rl.allowed_code import CONTROL_KEYS, import_target
 from insight_rl.config import EvaluationConfig, JudgeConfig, ModelConfig, RunConfig
 from insight_rl.errors import UsageError, check
 from insight_rl.model_folder import read_context_length
@@ -31,12 +31,27 @@ from insight_rl.types import Prompt, Sampling
 def build_part(key: str, node: Any) -> Any:
     """The object that a ``_target_`` node names; raises ``UsageError`` for anything the user can mend."""
     check_part(key, node)
+    return _construct(key, node)
+
+
+def _construct(key: str, node: Any) -> Any:
+    """What Hydra's ``instantiate`` would make of a plain tree, but a value is never read as an interpolation again."""
+    if isinstance(node, list):
+        return [_construct(f"{key}[{index}]", item) for index, item in enumerate(node)]
+    if not isinstance(node, dict):
+        return node
+    values = {name: _construct(f"{key}.{name}", item) for name, item in node.items() if name not in CONTROL_KEYS}
+    if "_target_" not in node:
+        return values
+    target = import_target(key, node["_target_"])
+    if node.get("_partial_"):
+        return functools.partial(target, **values)
     try:
-        return instantiate(node, _convert_="object")
-    except InstantiationException as error:
-        if isinstance(error.__cause__, UsageError):
-            raise error.__cause__ from None
+        return target(**values)
+    except UsageError:
         raise
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"{key}: {node['_target_']} does not take these settings: {error}") from error
 
 
 def build_judge(reward: RewardFn, config: JudgeConfig) -> Judge:

@@ -11,7 +11,7 @@ import difflib
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from hydra.errors import HydraException, MissingConfigException, OverrideParseEx
 from omegaconf import MISSING, DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
+from insight_rl.allowed_code import allowed, check_targets
 from insight_rl.errors import UsageError, check
 from insight_rl.paths import conf_dir, data_dir
 from insight_rl.types import DTYPES
@@ -147,11 +148,33 @@ NAMED_GROUPS = (
     "selector",
     "gate",
     "rollout",
+    "weight_sync",
     "algorithm",
     "learner",
     "evaluation",
 )
 """Groups of which ``<group>_name`` in the configuration says which option was chosen."""
+
+
+FREE_ON_RESUME = (
+    "run_dir",
+    "resume",
+    "trainer.num_steps",
+    "trainer.max_logprob_gap",
+    "checkpoint",
+    "evaluation",
+    "monitor",
+    "judge",
+    "learner.deadline_s",
+    "rollout.deadline_s",
+    "weight_sync",
+    *(f"{group}_name" for group in NAMED_GROUPS),
+)
+"""Keys, and mappings of keys, that may differ when a run is resumed: they change how far it goes or what is seen of it,
+not what it is."""
+
+PARTS = ("task", "reward", "selector", "gate", "rollout", "weight_sync", "algorithm", "learner", "monitor")
+"""Keys whose nodes name classes of the user's choice."""
 
 
 @dataclass(kw_only=True)
@@ -164,6 +187,7 @@ class RunConfig:
     selector_name: str | None = None
     gate_name: str | None = None
     rollout_name: str | None = None
+    weight_sync_name: str | None = None
     algorithm_name: str | None = None
     learner_name: str | None = None
     evaluation_name: str | None = None
@@ -176,15 +200,15 @@ class RunConfig:
     checkpoint: CheckpointConfig = MISSING
     evaluation: EvaluationConfig = MISSING
     judge: JudgeConfig = MISSING
-    task: Any = MISSING
-    selector: Any = MISSING
-    gate: Any = MISSING
-    rollout: Any = MISSING
-    weight_sync: Any = MISSING
-    reward: Any = MISSING
-    algorithm: Any = MISSING
-    learner: Any = MISSING
-    monitor: Any = MISSING
+    task: dict[str, Any] = MISSING
+    selector: dict[str, Any] = MISSING
+    gate: dict[str, Any] = MISSING
+    rollout: dict[str, Any] = MISSING
+    weight_sync: dict[str, Any] = MISSING
+    reward: dict[str, Any] = MISSING
+    algorithm: dict[str, Any] = MISSING
+    learner: dict[str, Any] = MISSING
+    monitor: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         check(self.seed >= 0, "seed", self.seed, "must be at least 0")
@@ -217,6 +241,7 @@ def compose_config(
             raise UsageError(f"{override}: is filled in from the option chosen; give {group}={value or '...'}")
     if config_dir is not None:
         check(config_dir.is_dir(), "--config-dir", str(config_dir), "is not a folder")
+        allowed.allow(folders=[config_dir])
         overrides.append(f"hydra.searchpath=[file://{config_dir.resolve()}]")
     try:
         with initialize_config_dir(str(conf_dir()), version_base="1.3"):
@@ -248,7 +273,8 @@ def parse_config(tree: DictConfig) -> RunConfig:
         # OmegaConf appends lines about its own node types.
         raise UsageError(str(error).splitlines()[0]) from None
     assert isinstance(config, RunConfig)
-    check(isinstance(config.monitor, dict), "monitor", config.monitor, "must name one or more of conf/monitor")
+    check_targets("", {key: getattr(config, key) for key in PARTS})
+    check_targets("evaluation.benchmarks", config.evaluation.benchmarks)
     return config
 
 

@@ -93,16 +93,18 @@ def train(tree: DictConfig) -> Summary:
         cleanup.callback(run_dir.close)
         store = CheckpointStore(run_dir.path / "checkpoints", keep_last=config.checkpoint.keep_last)
         cleanup.enter_context(explain_disk_failures(run_dir.path, store.newest_name))
-        run_dir.begin(tree, resume=config.resume)
+        run_dir.check_same_run(tree, resume=config.resume)
         cleanup.enter_context(stacks_in(run_dir.path))
         checkpoint, damage = store.newest_sound()
         progress = _load_progress(checkpoint)
+        changes = run_dir.record(tree, step=progress.step)
         first_step = progress.step + 1 if checkpoint else 0
         cleanup.enter_context(_open_monitors(parts, run_dir, tree, config, first_step))
         open_selector(config, parts)
         if checkpoint:
             _restore_selector(parts.selector, checkpoint)
-        for text in (*damage, *parts.data.notices, *_describe(config, parts), *_doubts(config, parts)):
+        notices = (*damage, *changes, *parts.data.notices, *_describe(config, parts), *_doubts(config, parts))
+        for text in notices:
             parts.say(text)
 
         trainer = assemble(config, parts, run_dir, store, first_step, cleanup)

@@ -6,35 +6,25 @@ config.yaml  metrics.jsonl  selections.jsonl  decisions/  checkpoints/  model/  
 from __future__ import annotations
 
 import os
+import typing
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
-from insight_rl.config import RunConfig
+from insight_rl.config import FREE_ON_RESUME, NAMED_GROUPS, RunConfig
 from insight_rl.errors import UsageError
 from insight_rl.files import lock_folder, write_atomically
 from insight_rl.monitor.records import drop_records_from, finite_or_none, to_lines
+from insight_rl.nested import flatten
+from insight_rl.recorded_config import CONFIG_FILE, read_recorded_config
 from insight_rl.selector.decision_log import DecisionLog
 from insight_rl.types import Group
 
-_FREE_KEYS = (
-    "run_dir",
-    "resume",
-    "trainer.num_steps",
-    "trainer.max_",
-    "checkpoint.",
-    "evaluation.",
-    "monitor.",
-    "judge.",
-    "learner.deadline_s",
-    "rollout.deadline_s",
-    "weight_sync.",
-)
-"""Settings that may differ when a run is resumed: they change how far it goes or what is seen of it, not what it is."""
+_NO_CHANGE = ("run_dir", "resume", *(f"{group}_name" for group in NAMED_GROUPS))
+"""Keys that need no record of what they were before."""
 
 
 class RunDir:
@@ -50,32 +40,51 @@ class RunDir:
             remedy="choose another folder with run_dir=...",
         )
 
-    def begin(self, tree: DictConfig, *, resume: str) -> None:
-        """Record the resolved configuration. Raises ``UsageError`` if the folder holds a run that this is not."""
-        if resume == "never" and (self.path / "config.yaml").exists():
+    def check_same_run(self, tree: DictConfig, *, resume: str) -> None:
+        """Raise ``UsageError`` naming the first setting in which ``tree`` differs from the run that is in this folder."""
+        before, now = self._recorded(), flatten(_plain(tree))
+        if not before:
+            return
+        if resume == "never":
             raise UsageError(
                 f"run_dir={str(self.path)!r}: it already holds a run and resume=never; take another run_dir, or "
                 "resume=auto to go on with that run"
             )
-        self._check_same_run(tree)
-        write_atomically(self.path / "config.yaml", OmegaConf.to_yaml(tree, resolve=True))
+        for key in _different(before, now):
+            if any(key == free or key.startswith(f"{free}.") for free in FREE_ON_RESUME):
+                continue
+            name = f"{key.partition('.')[0]}_name"
+            if before.get(name) and before[name] != now.get(name):
+                given, kept = (f"{name.removesuffix('_name')}={names[name]}" for names in (now, before))
+            else:
+                given = f"{key}={now.get(key)!r}"
+                kept = f"{key}={before[key]!r}" if key in before else f"no setting {key}"
+            raise UsageError(
+                f"{given}: the run in {self.path} was started with {kept}; keep that to resume it, or take another "
+                "run_dir"
+            )
 
-    def _check_same_run(self, tree: DictConfig) -> None:
-        """Raise ``UsageError`` naming the first setting in which ``tree`` differs from the run in this folder."""
-        file = self.path / "config.yaml"
-        if not file.exists():
-            return
-        try:
-            before = _flatten(OmegaConf.to_container(OmegaConf.load(file)))
-        except (OSError, OmegaConfBaseException) as error:
-            raise UsageError(f"{file}: cannot be read ({error}); restore it or take another run_dir") from error
-        now = _flatten(OmegaConf.to_container(tree, resolve=True))
-        for key in sorted(before.keys() | now.keys()):
-            if before.get(key) != now.get(key) and not key.startswith(_FREE_KEYS):
-                raise UsageError(
-                    f"{key}={now.get(key)!r}: the run in {self.path} was started with {before.get(key)!r}; keep that "
-                    "to resume it, or take another run_dir"
-                )
+    def record(self, tree: DictConfig, *, step: int) -> list[str]:
+        """Write ``config.yaml``, the settings of the steps after ``step``.
+
+        Where they differ from those before, these stay as ``config_<step>.yaml``; returns a sentence that says so.
+        """
+        before, now = self._recorded(), flatten(_plain(tree))
+        changes = [key for key in _different(before, now) if before and not key.startswith(_NO_CHANGE)]
+        notices = []
+        if changes:
+            earlier = self.path / f"config_{step:06d}.yaml"
+            # Of two changes at one step, the first ended the settings that the steps before had.
+            if not earlier.exists():
+                write_atomically(earlier, (self.path / CONFIG_FILE).read_text(encoding="utf-8"))
+            words = ", ".join(f"{key}={now.get(key)!r} (was {before.get(key)!r})" for key in changes)
+            notices.append(f"settings changed after step {step}: {words}; the earlier ones are in {earlier.name}")
+        write_atomically(self.path / CONFIG_FILE, OmegaConf.to_yaml(tree, resolve=True))
+        return notices
+
+    def _recorded(self) -> dict[str, Any]:
+        """The flattened configuration of the run that is here, empty where there is none."""
+        return flatten(read_recorded_config(self.path)) if (self.path / CONFIG_FILE).exists() else {}
 
     def close(self) -> None:
         self._lock.close()
@@ -119,10 +128,9 @@ def choose_run_dir(config: RunConfig) -> Path:
     return Path("runs", f"{stamp}_{config.task_name}_{config.selector_name}_seed{config.seed}").resolve()
 
 
-def _flatten(node: Any, prefix: str = "") -> dict[str, Any]:
-    if not isinstance(node, dict) or not node:
-        return {prefix.rstrip("."): node}
-    flat: dict[str, Any] = {}
-    for key, value in node.items():
-        flat |= _flatten(value, f"{prefix}{key}.")
-    return flat
+def _plain(tree: DictConfig) -> dict[str, Any]:
+    return typing.cast("dict[str, Any]", OmegaConf.to_container(tree, resolve=True))
+
+
+def _different(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    return sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))

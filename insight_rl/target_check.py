@@ -6,17 +6,16 @@ Only names and types of arguments are compared with the signature; the construct
 from __future__ import annotations
 
 import difflib
-import importlib
 import inspect
 import types
 import typing
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from insight_rl.allowed_code import check_targets, import_target
 from insight_rl.errors import UsageError, check
 
-_EXTRA_OF_MODULE = {"vllm": "cpu", "deepspeed": "cpu", "ray": "ray", "trl": "trl", "fastapi": "serve", "httpx": "serve"}
-_NUMBERS = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+_TYPE_WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
 
 
 def check_part(key: str, node: Any) -> None:
@@ -26,6 +25,7 @@ def check_part(key: str, node: Any) -> None:
     of another type than it annotates.
     """
     check(isinstance(node, dict) and "_target_" in node, key, node, "must be a mapping with a _target_ class")
+    check_targets(key, node)
     target = import_target(key, node["_target_"])
     parameters = inspect.signature(target).parameters
     hints = typing.get_type_hints(target.__init__ if inspect.isclass(target) else target)
@@ -57,33 +57,15 @@ def _check_nested(key: str, value: Any) -> None:
             _check_nested(f"{key}[{index}]", item)
 
 
-def import_target(key: str, path: str) -> Callable[..., Any]:
-    """The class or function at a dotted ``path``; raises ``UsageError`` with the reason and remedy if there is none."""
-    module_name, _, attribute = path.rpartition(".")
-    try:
-        target = getattr(importlib.import_module(module_name), attribute)
-    except ModuleNotFoundError as error:
-        package = (error.name or "").split(".")[0]
-        extra = _EXTRA_OF_MODULE.get(package)
-        remedy = (
-            f"install it with `pip install 'insight-rl[{extra}]'`" if extra else "check the spelling and PYTHONPATH"
-        )
-        raise UsageError(f"{key}._target_={path!r}: module {error.name} is not installed; {remedy}") from error
-    except (AttributeError, ValueError) as error:
-        raise UsageError(f"{key}._target_={path!r}: there is no {attribute!r} in {module_name!r}") from error
-    check(callable(target), f"{key}._target_", path, "must name a class or a function")
-    return typing.cast("Callable[..., Any]", target)
-
-
 def _check_type(key: str, value: Any, hint: Any) -> None:
     """Scalars and unions of them; anything richer is the constructor's business."""
     origin = typing.get_origin(hint)
     options = typing.get_args(hint) if origin in (typing.Union, types.UnionType) else (hint,)
-    if not all(option in _NUMBERS or option is type(None) or _is_container(option) for option in options):
+    if not all(option in _TYPE_WORDS or option is type(None) or _is_container(option) for option in options):
         return
     if any(_fits(value, option) for option in options):
         return
-    names = [_NUMBERS.get(option, "null" if option is type(None) else "a list or mapping") for option in options]
+    names = [_TYPE_WORDS.get(option, "null" if option is type(None) else "a list or mapping") for option in options]
     raise UsageError(f"{key}={value!r}: must be {' or '.join(names)}")
 
 

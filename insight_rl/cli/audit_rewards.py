@@ -18,9 +18,11 @@ from omegaconf.errors import OmegaConfBaseException
 
 from insight_rl.build import build_part
 from insight_rl.cli.judge import build_judge_processes
+from insight_rl.cli.own_code import add_own_code_options, allow_own_code
 from insight_rl.config import compose_config
 from insight_rl.errors import UsageError, check
 from insight_rl.monitor.records import SAMPLES_FILE
+from insight_rl.recorded_config import read_recorded_config
 from insight_rl.reward.base import BaseReward
 from insight_rl.reward.judge_processes import Judged, JudgeProcesses
 from insight_rl.reward.math.reward import MathReward
@@ -75,7 +77,9 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument(
         "overrides", nargs="*", metavar="key=value", help="run_dir= or samples=, output=, slow_s=, limit=, reward=..."
     )
+    add_own_code_options(parser)
     arguments = parser.parse_args(argv)
+    allow_own_code(arguments)
     options = dict(item.split("=", 1) for item in arguments.overrides if item.split("=", 1)[0] in _OPTIONS)
     overrides = [item for item in arguments.overrides if item.split("=", 1)[0] not in _OPTIONS]
     check(
@@ -119,16 +123,16 @@ class TextEncoder:
 
 def _of_run(run_dir: Path, overrides: list[str]) -> tuple[DictConfig, list[Sample]]:
     """The run's reward and its samples, with the answers of its task."""
-    file = run_dir / "config.yaml"
-    check(file.is_file(), "run_dir", str(run_dir), "has no config.yaml: not the folder of a run")
+    tree = OmegaConf.create(read_recorded_config(run_dir))
     try:
-        tree = OmegaConf.load(file)
-        assert isinstance(tree, DictConfig)
         tree.merge_with(_chosen_parts(tree, overrides))
         tree.merge_with_dotlist([item for item in overrides if not item.startswith("reward=")])
     except (OmegaConfBaseException, ValueError) as error:
-        raise UsageError(f"{file}: {str(error).splitlines()[0]}") from error
-    task = build_part("task", OmegaConf.to_container(tree.task, resolve=True))
+        raise UsageError(f"{' '.join(overrides)}: {str(error).splitlines()[0]}") from error
+    for key in ("task", "reward", "judge"):
+        check(isinstance(tree.get(key), DictConfig), "run_dir", str(run_dir), f"its config.yaml has no {key}")
+    # Not resolved: what looks like an interpolation in somebody's record is text.
+    task = build_part("task", OmegaConf.to_container(tree.task))
     encoder = TextEncoder()
     prompts = [*task.train_prompts(encoder), *task.test_prompts(encoder)]
     return tree, _of_file(run_dir / SAMPLES_FILE, {prompt.id: prompt.answer for prompt in prompts})

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from insight_rl.build import build_part, completion_tokens, find_model, quiet_libraries
+from insight_rl.cli.own_code import add_own_code_options, allow_own_code
 from insight_rl.config import RunConfig, compose_config, parse_config
 from insight_rl.errors import UsageError
 from insight_rl.task.dataset import DatasetTask
@@ -37,6 +38,7 @@ def main(argv: Sequence[str]) -> int:
         return _explain_actions(argv)
     action, *rest = argv
     arguments = _parser(action).parse_intermixed_args(rest)
+    allow_own_code(arguments)
     quiet_libraries()
     config = parse_config(compose_config(arguments.overrides, config_dir=arguments.config_dir))
     if action == "prepare":
@@ -62,7 +64,7 @@ def _parser(action: str) -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="changes to the configuration")
-    parser.add_argument("--config-dir", type=Path, help="a folder with options of your own, laid out like conf/")
+    add_own_code_options(parser)
     if action == "prepare":
         parser.add_argument("--output-dir", type=Path, help="where train and test go")
         parser.add_argument("--format", choices=("jsonl", "parquet"), default="jsonl", help="kind of file")

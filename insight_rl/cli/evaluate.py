@@ -20,6 +20,7 @@ from insight_rl.build import (
     load_problems,
     quiet_libraries,
 )
+from insight_rl.cli.own_code import add_own_code_options, allow_own_code
 from insight_rl.config import RunConfig, compose_config, parse_config
 from insight_rl.errors import UsageError, check
 from insight_rl.model_folder import count_parameters
@@ -50,6 +51,7 @@ short. docs/evaluation.md tells more.
 
 def main(argv: Sequence[str]) -> int:
     arguments = _parser().parse_intermixed_args(argv)
+    allow_own_code(arguments)
     for path in (arguments.output, arguments.samples):
         if path is not None and not path.parent.is_dir():
             raise UsageError(f"{path}: the folder {path.parent} does not exist; make it first")
@@ -107,7 +109,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "overrides", nargs="*", metavar="key=value", help="run_dir=RUN, and changes to the configuration"
     )
-    parser.add_argument("--config-dir", type=Path, help="a folder with options of your own, laid out like conf/")
+    add_own_code_options(parser)
     parser.add_argument(
         "--data-dir", type=Path, help="a folder with a file for each benchmark, used instead of the hub"
     )

@@ -8,13 +8,13 @@ import json
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any, BinaryIO, TextIO
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from insight_rl.build import build_part
+from insight_rl.cli.own_code import add_own_code_options, allow_own_code
 from insight_rl.config import JudgeConfig, compose_config
 from insight_rl.errors import UsageError
 from insight_rl.reward.base import check_reward
@@ -45,8 +45,9 @@ def main(argv: Sequence[str]) -> int:
         prog="insight-rl judge", epilog=_EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="reward=NAME and changes to conf/judge.yaml")
-    parser.add_argument("--config-dir", type=Path, help="a folder with options of your own, laid out like conf/")
+    add_own_code_options(parser)
     arguments = parser.parse_intermixed_args(argv)
+    allow_own_code(arguments)
     if not any(override.startswith("reward=") for override in arguments.overrides):
         raise UsageError("reward has no value: say which, e.g. `insight-rl judge reward=math < in.jsonl`")
     tree = compose_config(arguments.overrides, config_name="judge", config_dir=arguments.config_dir)

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
+from insight_rl.cli.own_code import add_own_code_options, allow_own_code
 from insight_rl.errors import UsageError, check
 
 MIN_TOKEN_LENGTH = 16
@@ -36,7 +37,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument(
         "--token-env", default="INSIGHT_RL_TOKEN", help="environment variable with the token, where there is no file"
     )
-    parser.add_argument("--config-dir", type=Path, help="a folder with selectors of your own, laid out like conf/")
+    add_own_code_options(parser)
     parser.add_argument("--snapshot-every", type=int, default=500, help="operations of a run between snapshots")
     parser.add_argument("--max-body-mb", type=float, default=16.0, help="largest request, in MiB")
     parser.add_argument("--max-requests-per-s", type=float, default=1000.0, help="of one address")
@@ -45,6 +46,7 @@ def main(argv: Sequence[str]) -> int:
         "--request-timeout-s", type=float, default=30.0, help="a request must have arrived after so many seconds"
     )
     arguments = parser.parse_args(argv)
+    allow_own_code(arguments)
     for name in ("snapshot_every", "max_body_mb", "max_requests_per_s", "max_connections", "request_timeout_s"):
         value = getattr(arguments, name)
         check(value > 0, f"--{name.replace('_', '-')}", value, "must be above 0")

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 
+from insight_rl.cli.own_code import add_own_code_options, allow_own_code
 from insight_rl.simulation.settings import SimulationConfig, Variant, load
 
 _EPILOG = """
@@ -28,8 +29,9 @@ def main(argv: Sequence[str]) -> int:
         prog="insight-rl simulate", epilog=_EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="changes to conf/simulate.yaml")
-    parser.add_argument("--config-dir", type=Path, help="a folder with options of your own, laid out like conf/")
+    add_own_code_options(parser)
     arguments = parser.parse_intermixed_args(argv)
+    allow_own_code(arguments)
     config, variants = load(arguments.overrides, config_dir=arguments.config_dir)
     output = Path(config.output_dir or f"runs/simulation_{datetime.now():%Y%m%d-%H%M%S}").expanduser()
     if config.replay is not None:

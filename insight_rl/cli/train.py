@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 
+from insight_rl.cli.own_code import add_own_code_options, allow_own_code, own_code_words
 from insight_rl.config import compose_config, parse_config
 from insight_rl.errors import UsageError
 from insight_rl.stop_signals import STOP_SIGNALS, run_to_its_end
@@ -32,11 +33,12 @@ def main(argv: Sequence[str]) -> int:
     )
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="changes to the configuration")
     parser.add_argument("-m", "--multirun", action="store_true", help="run every combination of comma-separated values")
-    parser.add_argument("--config-dir", type=Path, help="a folder with options of your own, laid out like conf/")
+    add_own_code_options(parser)
     parser.add_argument("--cfg", action="store_true", help="print the composed configuration and stop")
     arguments = parser.parse_intermixed_args(argv)
+    allow_own_code(arguments)
     if arguments.multirun:
-        return run_combinations(arguments.overrides, arguments.config_dir)
+        return run_combinations(arguments.overrides, arguments.config_dir, own_code=own_code_words(arguments))
     tree = compose_config(arguments.overrides, config_dir=arguments.config_dir)
     if arguments.cfg:
         from omegaconf import OmegaConf
@@ -49,21 +51,20 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
-def run_combinations(overrides: Sequence[str], config_dir: Path | None) -> int:
+def run_combinations(overrides: Sequence[str], config_dir: Path | None, *, own_code: Sequence[str] = ()) -> int:
     """Run each combination in a process of its own, so that no GPU memory or engine state carries over.
 
     All are checked before the first one starts. Returns the first code that is not 0; the rest still run,
     except after a stop signal.
     """
     base, combinations = expand_combinations(overrides)
-    options = ["--config-dir", str(config_dir)] if config_dir else []
     for combination, _ in combinations:
         parse_config(compose_config(combination, config_dir=config_dir))
     codes = []
     for number, (combination, label) in enumerate(combinations, start=1):
         run_dir = base / (label or "run")
         print(f"[{number}/{len(combinations)}] {label} -> {run_dir}", flush=True)
-        command = [sys.executable, "-m", "insight_rl", "train", *options, *combination, f"run_dir={run_dir}"]
+        command = [sys.executable, "-m", "insight_rl", "train", *own_code, *combination, f"run_dir={run_dir}"]
         codes.append(run_to_its_end(command))
         if codes[-1] in {128 + number for number in STOP_SIGNALS}:
             return codes[-1]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,9 @@ import yaml
 
 from insight_rl.errors import UsageError
 from insight_rl.monitor.records import METRICS_FILE, Record, read_records
+from insight_rl.nested import flatten
 from insight_rl.paths import conf_dir
+from insight_rl.recorded_config import CONFIG_FILE, read_recorded_config
 
 NO_DIFFERENCE = ("seed", "run_dir", "resume", "monitor", "checkpoint")
 """Settings that do not make two runs different experiments."""
@@ -76,25 +78,8 @@ def _load_run(folder: Path) -> Run:
 
 
 def read_config(run_dir: Path) -> dict[str, Any]:
-    """The resolved configuration that a run keeps in its folder; empty where it kept none. Nothing in it is executed.
-
-    Raises ``UsageError`` for a file that no run wrote: other YAML tags, and aliases, which a small file can use to
-    stand for a huge one.
-    """
-    path = run_dir / "config.yaml"
-    if not path.is_file():
-        return {}
-    try:
-        text = path.read_text(encoding="utf-8")
-        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader=yaml.SafeLoader)):
-            raise UsageError(f"{path}: has YAML aliases (*name), which no run writes; restore the file")
-        config = yaml.safe_load(text)
-    except (OSError, UnicodeDecodeError, RecursionError, yaml.YAMLError) as error:
-        reason = str(error).splitlines()[0]
-        raise UsageError(f"{path}: cannot be read ({reason}); restore the file or leave this run out") from error
-    if config is not None and not isinstance(config, dict):
-        raise UsageError(f"{path}: is not the configuration of a run; restore the file or leave this run out")
-    return config or {}
+    """What the run recorded, see :func:`read_recorded_config`; empty for a run of another trainer, drawn beside ours."""
+    return read_recorded_config(run_dir) if (run_dir / CONFIG_FILE).is_file() else {}
 
 
 def group_runs(runs: Sequence[Run]) -> dict[str, list[Run]]:
@@ -115,7 +100,7 @@ def group_runs(runs: Sequence[Run]) -> dict[str, list[Run]]:
 
 def _labels(runs: Sequence[Run]) -> list[str]:
     """What is special about each run: options (``insight + mixed_outcomes``), then settings (``mu=0.5``)."""
-    flats = [dict(_flatten(run.config)) for run in runs]
+    flats = [flatten(run.config) for run in runs]
     areas = [area for area in dict.fromkeys(a for run in runs for a in run.config) if area not in NO_DIFFERENCE]
     areas = [area for area in areas if not area.endswith("_name")]
     # The selector comes first in a label.
@@ -155,14 +140,6 @@ def _default_options() -> dict[str, Any]:
 def _differing_keys(flats: Sequence[Mapping[str, Any]], area: str) -> list[str]:
     keys = dict.fromkeys(key for flat in flats for key in flat if key.split(".")[0] == area)
     return [key for key in keys if len({repr(flat.get(key)) for flat in flats}) > 1]
-
-
-def _flatten(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    if isinstance(node, Mapping):
-        for key, value in node.items():
-            yield from _flatten(value, f"{prefix}.{key}" if prefix else str(key))
-    else:
-        yield prefix, node
 
 
 def _short(value: Any) -> str:

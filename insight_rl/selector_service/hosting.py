@@ -22,8 +22,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
-from hydra.errors import InstantiationException
-from omegaconf.errors import OmegaConfBaseException
 
 from insight_rl.errors import UsageError
 from insight_rl.selector.base import Selector
@@ -373,7 +371,7 @@ class Host:
     def make_selector(self, choice: schema.SelectorChoice) -> Selector:
         try:
             return self._make_selector_unchecked(choice)
-        except (UsageError, InstantiationException, OmegaConfBaseException) as error:
+        except UsageError as error:
             raise Refused(422, str(error).splitlines()[0]) from error
 
     def run(self, name: str) -> HostedRun:

@@ -6,7 +6,6 @@ A client chooses an option by name and changes plain values; classes and code co
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from omegaconf import OmegaConf
 from insight_rl.build import build_part
 from insight_rl.config import compose_config
 from insight_rl.errors import check
+from insight_rl.nested import merged
 from insight_rl.paths import conf_dir
 from insight_rl.selector.base import Selector
 from insight_rl.selector_service.client import RemoteSelector
@@ -31,7 +31,7 @@ class SelectorOptions:
 
     def node(self, choice: SelectorChoice) -> dict[str, Any]:
         """The configuration node that a choice comes to. Raises ``UsageError`` for a name that there is not."""
-        return _merged(self._node(choice.name), choice.settings)
+        return merged(self._node(choice.name), choice.settings)
 
     def make(self, choice: SelectorChoice) -> Selector:
         """Raises ``UsageError`` for settings that the selector does not take."""
@@ -51,12 +51,3 @@ class SelectorOptions:
     def _names(self) -> list[str]:
         folders = [conf_dir(), *([self._config_dir] if self._config_dir else [])]
         return sorted({path.stem for folder in folders for path in (folder / "selector").glob("*.yaml")})
-
-
-def _merged(node: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    merged = dict(node)
-    for key, value in changes.items():
-        before = merged.get(key)
-        both_nested = isinstance(value, Mapping) and isinstance(before, Mapping)
-        merged[key] = _merged(before, value) if both_nested else value  # type: ignore[arg-type]
-    return merged

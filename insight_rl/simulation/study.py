@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from scipy.special import stdtrit
 
+from insight_rl.allowed_code import allowed
 from insight_rl.build import build_part
 from insight_rl.gate.admit_all import AdmitAll
 from insight_rl.seeding import derive_seed
@@ -130,7 +131,12 @@ def _results(jobs: Sequence[Job], num_processes: int) -> Iterator[np.ndarray]:
         return
     # Not fork: the parent may hold threads.
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(num_processes, len(jobs)), mp_context=context) as executor:
+    with ProcessPoolExecutor(
+        min(num_processes, len(jobs)),
+        mp_context=context,
+        initializer=allowed.allow,
+        initargs=(allowed.packages, allowed.folders),
+    ) as executor:
         yield from executor.map(run_job, jobs)
 
 
