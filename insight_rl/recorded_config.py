@@ -42,8 +42,8 @@ def read_recorded_config(run_dir: Path) -> dict[str, Any]:
     except OSError as error:
         raise UsageError(f"{file}: cannot be read ({error.strerror}); {remedy}") from error
     except yaml.MarkedYAMLError as error:
-        line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
-        raise UsageError(f"{file}{line}: {error.problem}; {remedy}") from error
+        line = f"line {error.problem_mark.line + 1}: " if error.problem_mark else ""
+        raise UsageError(f"{file}: {line}{error.problem}; {remedy}") from error
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         if isinstance(error, UsageError):
             raise

@@ -41,7 +41,7 @@ class RunDir:
         )
 
     def check_same_run(self, tree: DictConfig, *, resume: str) -> None:
-        """Raise ``UsageError`` naming the first setting in which ``tree`` differs from the run that is in this folder."""
+        """Raise ``UsageError`` naming the first setting in which ``tree`` differs from the run in this folder."""
         before, now = self._recorded(), flatten(_plain(tree))
         if not before:
             return

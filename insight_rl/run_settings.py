@@ -12,7 +12,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from insight_rl.config import compose_config
 from insight_rl.errors import UsageError, check
-from insight_rl.report.runs import read_config
+from insight_rl.recorded_config import CONFIG_FILE, read_recorded_config
 
 TYPED = ("model", "trainer", "evaluation", "judge")
 PARTS = ("task", "reward", "rollout")
@@ -40,7 +40,7 @@ def compose_from_run(run_dir: Path, overrides: Sequence[str], *, config_dir: Pat
     }
     if "task" in replaced:
         replaced.add("reward")  # a task brings its own
-    groups = [o.input_line for o, section in zip(parsed, sections, strict=True) if section in replaced]
+    groups = [str(o.input_line) for o, section in zip(parsed, sections, strict=True) if section in replaced]
     tree = compose_config(groups, config_dir=config_dir)
     kept = [section for section in (*TYPED, *PARTS) if section not in replaced]
     try:
@@ -64,13 +64,20 @@ def compose_from_run(run_dir: Path, overrides: Sequence[str], *, config_dir: Pat
 
 
 def _load(run_dir: Path) -> DictConfig:
-    config = read_config(run_dir)
-    check(bool(config), "run_dir", str(run_dir), "has no config.yaml: not the folder of a run")
-    missing = [key for key in ("seed", *TYPED, *PARTS) if key not in config]
+    file = run_dir / CONFIG_FILE
+    recorded = read_recorded_config(run_dir)
+    missing = [key for key in ("seed", *TYPED, *PARTS) if key not in recorded]
     if missing:
-        lacking = ", ".join(missing)
-        raise UsageError(f"{run_dir / 'config.yaml'}: lacks {lacking}: not the configuration of a run; restore it")
-    return OmegaConf.create(config)
+        raise UsageError(f"{file}: lacks {', '.join(missing)}: not the configuration of a run; restore it")
+    engine_args = recorded["rollout"].get("engine_args") if isinstance(recorded["rollout"], dict) else None
+    for name, value in (engine_args or {}).items() if isinstance(engine_args, dict) else ():
+        # vLLM imports classes and runs a model's own code where its arguments say so.
+        if not isinstance(value, (int, float)) or name == "trust_remote_code":
+            raise UsageError(
+                f"{file}: rollout.engine_args.{name}={value!r} is not taken from a run, since it could make vLLM run "
+                f"code; remove it there, and give it on the command line if you want it"
+            )
+    return OmegaConf.create(recorded)
 
 
 def _model_of(run_dir: Path) -> Path:

@@ -87,9 +87,9 @@ def main(argv: Sequence[str]) -> int:
     )
     slow_s, limit = _number(options, "slow_s", 0.1), int(_number(options, "limit", 10_000))
     if "run_dir" in options:
-        tree, samples = _of_run(Path(options["run_dir"]), overrides)
+        tree, samples = _of_run(Path(options["run_dir"]), overrides, arguments.config_dir)
     else:
-        tree, samples = compose_config(overrides, config_name="judge"), _of_file(Path(options["samples"]), {})
+        tree, samples = compose_config(overrides, config_name="judge", config_dir=arguments.config_dir), _of_file(Path(options["samples"]), {})
     samples = samples[-limit:]
     with build_judge_processes(tree) as judges:
         judged = judge(judges, samples)
@@ -121,16 +121,16 @@ class TextEncoder:
         return str(prompt), ()
 
 
-def _of_run(run_dir: Path, overrides: list[str]) -> tuple[DictConfig, list[Sample]]:
+def _of_run(run_dir: Path, overrides: list[str], config_dir: Path | None) -> tuple[DictConfig, list[Sample]]:
     """The run's reward and its samples, with the answers of its task."""
     tree = OmegaConf.create(read_recorded_config(run_dir))
+    for key in ("model", "task", "reward"):
+        check(isinstance(tree.get(key), DictConfig), "run_dir", str(run_dir), f"its config.yaml has no {key}")
     try:
-        tree.merge_with(_chosen_parts(tree, overrides))
+        tree.merge_with(_chosen_parts(tree, overrides, config_dir))
         tree.merge_with_dotlist([item for item in overrides if not item.startswith("reward=")])
     except (OmegaConfBaseException, ValueError) as error:
         raise UsageError(f"{' '.join(overrides)}: {str(error).splitlines()[0]}") from error
-    for key in ("task", "reward", "judge"):
-        check(isinstance(tree.get(key), DictConfig), "run_dir", str(run_dir), f"its config.yaml has no {key}")
     # Not resolved: what looks like an interpolation in somebody's record is text.
     task = build_part("task", OmegaConf.to_container(tree.task))
     encoder = TextEncoder()
@@ -138,10 +138,11 @@ def _of_run(run_dir: Path, overrides: list[str]) -> tuple[DictConfig, list[Sampl
     return tree, _of_file(run_dir / SAMPLES_FILE, {prompt.id: prompt.answer for prompt in prompts})
 
 
-def _chosen_parts(tree: DictConfig, overrides: Sequence[str]) -> DictConfig:
+def _chosen_parts(tree: DictConfig, overrides: Sequence[str], config_dir: Path | None) -> DictConfig:
     """What takes the place of the run's own: another reward, and judging settings that an older run does not name."""
     names = [item for item in overrides if item.startswith("reward=")]
-    chosen = compose_config([*names, f"model.prompt_style={tree.model.prompt_style}"], config_name="judge")
+    style = f"model.prompt_style={tree.model.prompt_style}"
+    chosen = compose_config([*names, style], config_name="judge", config_dir=config_dir)
     parts: dict[str, Any] = {"judge": OmegaConf.merge(chosen.judge, tree.get("judge") or {})}
     if names:
         # The settings of the run's reward are not those of the chosen one.

@@ -78,7 +78,7 @@ def _load_run(folder: Path) -> Run:
 
 
 def read_config(run_dir: Path) -> dict[str, Any]:
-    """What the run recorded, see :func:`read_recorded_config`; empty for a run of another trainer, drawn beside ours."""
+    """What the run recorded, see :func:`read_recorded_config`; empty for another trainer's run, drawn beside ours."""
     return read_recorded_config(run_dir) if (run_dir / CONFIG_FILE).is_file() else {}
 
 

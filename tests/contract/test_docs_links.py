@@ -59,7 +59,7 @@ def test_the_readme_shows_the_whole_tree():
 
 def test_files_shown_in_a_page_are_those_that_tests_run():
     shown = dict(SHOWN_FILE.findall((ROOT / "docs" / "extending.md").read_text()))
-    own = [*(ROOT / "examples").glob("own_*.py"), *(ROOT / "examples" / "conf").rglob("*.yaml")]
+    own = [*(ROOT / "examples" / "conf").glob("own_*.py"), *(ROOT / "examples" / "conf").rglob("*.yaml")]
     assert shown.keys() == {str(file.relative_to(ROOT)) for file in own}
     for name, code in shown.items():
         assert code == (ROOT / name).read_text(), f"docs/extending.md shows another {name}"

@@ -14,9 +14,7 @@ SMALL = ["trainer.num_steps=2", "trainer.prompts_per_step=4", "trainer.rollouts_
 
 
 @pytest.fixture
-def train(tmp_path, monkeypatch):
-    monkeypatch.syspath_prepend(EXAMPLES)
-
+def train(tmp_path):
     def run(*overrides: str) -> tuple[list[dict], list[dict]]:
         """Metrics and selections of the steps."""
         run_dir = tmp_path / "run"
@@ -34,8 +32,7 @@ def test_reward(train):
     assert len(metrics) == 2
 
 
-def test_a_wrong_setting_is_one_line(monkeypatch, capsys):
-    monkeypatch.syspath_prepend(EXAMPLES)
+def test_a_wrong_setting_is_one_line(capsys):
     assert main(["train", "--config-dir", str(EXAMPLES / "conf"), "reward=no_parentheses", "reward.near_miss=2"]) == 2
     assert "reward.near_miss=2: must be from 0 to below 1" in capsys.readouterr().err
 

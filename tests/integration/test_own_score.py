@@ -17,11 +17,10 @@ power: 2.0
 """
 
 
-def test_a_score_of_ones_own(tmp_path, monkeypatch):
+def test_a_score_of_ones_own(tmp_path):
     (tmp_path / "my_scores.py").write_text(SCORE)
     (tmp_path / "selector").mkdir()
     (tmp_path / "selector" / "mine.yaml").write_text(OPTION)
-    monkeypatch.syspath_prepend(tmp_path)
     config = compose_config(["selector=mine", "selector.power=3"], config_dir=tmp_path)
     selector = build_part("selector", parse_config(config).selector)
     selector.open(

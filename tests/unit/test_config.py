@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
+from insight_rl.allowed_code import allowed
 from insight_rl.config import NAMED_GROUPS, compose_config, divisors, parse_config
 from insight_rl.errors import UsageError
 from insight_rl.paths import conf_dir
@@ -107,24 +108,21 @@ TARGET = {"_target_": f"{__name__}.Part"}
         ({"size": 1, "sizes": 3}, r"part\.sizes=3: .* did you mean size"),
         ({}, r"part\.size has no value"),
         ({"size": 1, "inner": {"_target_": "no.such.Thing"}}, r"part\.inner\._target_='no\.such\.Thing'"),
-        ({"size": 1, "inner": {"_target_": "pathlib.Paht"}}, r"there is no 'Paht' in 'pathlib'"),
+        (
+            {"size": 1, "inner": {"_target_": "insight_rl.gate.nope.X"}},
+            r"module insight_rl\.gate\.nope is not",
+        ),
+        ({"size": 1, "inner": {"_target_": "insight_rl.gate.admit_all.Al"}}, r"there is no 'Al' in 'insight_rl\.gate"),
     ],
 )
 def test_a_part_is_checked_against_the_signature_it_names(node, message, monkeypatch):
-    import insight_rl.target_check
-
-    real = insight_rl.target_check.import_target
-    monkeypatch.setattr(
-        insight_rl.target_check,
-        "import_target",
-        lambda key, path: Part if path == TARGET["_target_"] else real(key, path),
-    )
+    monkeypatch.setattr(allowed, "packages", {__name__.partition(".")[0]})
     with pytest.raises(UsageError, match=message):
         check_part("part", TARGET | node)
 
 
 def test_an_integer_is_a_number_and_null_fits_an_optional(monkeypatch):
-    monkeypatch.setattr("insight_rl.target_check.import_target", lambda key, path: Part)
+    monkeypatch.setattr(allowed, "packages", {__name__.partition(".")[0]})
     check_part("part", TARGET | {"size": 1, "rate": 2, "name": None})
 
 
