@@ -89,7 +89,10 @@ def main(argv: Sequence[str]) -> int:
     if "run_dir" in options:
         tree, samples = _of_run(Path(options["run_dir"]), overrides, arguments.config_dir)
     else:
-        tree, samples = compose_config(overrides, config_name="judge", config_dir=arguments.config_dir), _of_file(Path(options["samples"]), {})
+        tree, samples = (
+            compose_config(overrides, config_name="judge", config_dir=arguments.config_dir),
+            _of_file(Path(options["samples"]), {}),
+        )
     samples = samples[-limit:]
     with build_judge_processes(tree) as judges:
         judged = judge(judges, samples)
