@@ -31,7 +31,7 @@ def read_recorded_config(run_dir: Path) -> dict[str, Any]:
     """
     file = run_dir / CONFIG_FILE
     if not file.is_file():
-        raise UsageError(f"{run_dir}: has no {CONFIG_FILE}, so it is not the folder of a run; check the path")
+        raise UsageError(f"run_dir={str(run_dir)!r}: has no {CONFIG_FILE}: not the folder of a run; check the path")
     remedy = "restore it, or take another folder"
     try:
         with file.open("rb") as stream:
