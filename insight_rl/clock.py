@@ -5,12 +5,13 @@ from __future__ import annotations
 import functools
 import time
 from collections.abc import Callable
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 
 from insight_rl.types import Metrics
 
 P = ParamSpec("P")
 R = TypeVar("R")
+T = TypeVar("T", bound="HasClock")
 
 STEP_PHASES = ("select", "rollout", "reward", "learn", "sync")
 """The phases of a step. ``time/step_s`` is their sum plus the time between them."""
@@ -54,18 +55,23 @@ def _rate(count: Any, seconds: float | None) -> float:
     return float(count) / seconds if seconds else 0.0
 
 
-def phase(name: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
+class HasClock(Protocol):
+    """An object whose methods :func:`phase` can measure."""
+
+    clock: PhaseClock
+
+
+def phase(name: str) -> Callable[[Callable[Concatenate[T, P], R]], Callable[Concatenate[T, P], R]]:
     """Decorates a method of an object with a ``clock``: its time is added to the phase ``name``."""
 
-    def decorate(method: Callable[P, R]) -> Callable[P, R]:
+    def decorate(method: Callable[Concatenate[T, P], R]) -> Callable[Concatenate[T, P], R]:
         @functools.wraps(method)
-        def timed(*args: P.args, **kwargs: P.kwargs) -> R:
-            owner: Any = args[0]
+        def timed(self: T, /, *args: P.args, **kwargs: P.kwargs) -> R:
             started = time.perf_counter()
             try:
-                return method(*args, **kwargs)
+                return method(self, *args, **kwargs)
             finally:
-                owner.clock.add(name, time.perf_counter() - started)
+                self.clock.add(name, time.perf_counter() - started)
 
         return timed
 

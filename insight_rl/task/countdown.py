@@ -24,6 +24,7 @@ from insight_rl.task.countdown_problems import (
     distinct_problems,
     read_problems,
 )
+from insight_rl.task.shares import split_by_shares
 from insight_rl.types import Prompt
 
 logger = logging.getLogger(__name__)
@@ -232,7 +233,8 @@ class MixedCountdownTask:
         rng = random.Random(self.seed)
         taken = {problem.key for problem in _test_problems(self.test_path)}
         prompts = []
-        for name, num_problems in self._part_sizes().items():
+        shares = {name: part["share"] for name, part in self.parts.items()}
+        for name, num_problems in split_by_shares(self.num_train, shares).items():
             ranges = {setting: value for setting, value in self.parts[name].items() if setting != "share"}
             problems = distinct_problems(rng, num_problems=num_problems, exclude=taken, **ranges)
             taken.update(problem.key for problem in problems)
@@ -241,12 +243,3 @@ class MixedCountdownTask:
 
     def test_prompts(self, encoder: PromptEncoder) -> list[Prompt]:
         return _make_prompts(_test_problems(self.test_path), style=self.style, encoder=encoder)
-
-    def _part_sizes(self) -> dict[str, int]:
-        """Problems of each part: shares of ``num_train`` rounded down, the rest to the largest remainders."""
-        exact = {name: part["share"] * self.num_train for name, part in self.parts.items()}
-        sizes = {name: int(size) for name, size in exact.items()}
-        by_remainder = sorted(exact, key=lambda name: exact[name] - sizes[name], reverse=True)
-        for name in by_remainder[: self.num_train - sum(sizes.values())]:
-            sizes[name] += 1
-        return sizes

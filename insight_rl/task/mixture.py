@@ -10,6 +10,7 @@ from typing import Any
 from insight_rl.errors import UsageError, check
 from insight_rl.seeding import derive_seed
 from insight_rl.task.base import PromptEncoder, Task
+from insight_rl.task.shares import split_by_shares
 from insight_rl.types import Prompt
 
 
@@ -59,15 +60,11 @@ class MixtureTask:
         return [prompt for task in self.tasks.values() for prompt in task.test_prompts(encoder)]
 
     def _sizes(self, available: Mapping[str, int]) -> dict[str, int]:
-        """Prompts of each part: shares rounded down, the rest to the largest remainders."""
+        """Prompts of each part; without ``num_train`` as many as no part has to repeat any."""
         total = self.num_train
         if total is None:
             total = min(int(available[name] / share + 1e-9) for name, share in self.shares.items())
-        exact = {name: share * total for name, share in self.shares.items()}
-        sizes = {name: int(size + 1e-9) for name, size in exact.items()}
-        by_remainder = sorted(exact, key=lambda name: exact[name] - sizes[name], reverse=True)
-        for name in by_remainder[: total - sum(sizes.values())]:
-            sizes[name] += 1
+        sizes = split_by_shares(total, self.shares)
         return {name: min(size, available[name]) if self.num_train is None else size for name, size in sizes.items()}
 
 
