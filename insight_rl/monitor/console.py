@@ -1,4 +1,4 @@
-"""Shows a run in the terminal while it goes, and its summary at the end. Never writes a file."""
+"""Shows a run in the terminal while it goes, and its summary at the end."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sends each step's metrics to Weights & Biases, or keeps them for a later ``wandb sync``. Never asks, never waits.
+"""Sends each step's metrics to Weights & Biases, or keeps them for a later ``wandb sync``. Asks no questions and waits for no network.
 
 Library: https://docs.wandb.ai/ref/python/ ; the import is deferred, so that the package need not be there.
 """

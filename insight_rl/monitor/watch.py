@@ -1,4 +1,4 @@
-"""Gives a notice when a run does not learn, or when its settings look like a mistake. Never stops a run.
+"""Gives a notice when a run does not learn, or when its settings look like a mistake. None of them stops it.
 
 Each check is a pure function that returns one sentence with cause and remedy, or ``None``. Those on settings are asked
 once, before a model loads; :class:`Watch` asks the others after every step and says each of them once a run.

@@ -23,6 +23,7 @@ from insight_rl.types import Prompt
 logger = logging.getLogger(__name__)
 
 STYLES = ("bare", "chat")
+_MAX_CONFLICTS_SHOWN = 5
 
 
 class DatasetTask:
@@ -168,13 +169,15 @@ class DatasetTask:
 def _warn_of_conflicts(source: RowSource, numbers: Sequence[int], problems: Sequence[Problem]) -> None:
     """Say which rows ask the same with different answers; training leaves their question out (insight_rl.build)."""
     first_of: dict[str, int] = {}
-    for index, problem in enumerate(problems):
-        first = first_of.setdefault(problem.id_within(""), index)
-        if problems[first].answer != problem.answer:
-            logger.warning(
-                "%s rows %d and %d ask the same question and give different answers: %.40r and %.40r",
-                *(source, numbers[first], numbers[index], problems[first].answer, problem.answer),
-            )
+    pairs = [(first_of.setdefault(problem.id_within(""), index), index) for index, problem in enumerate(problems)]
+    conflicts = [(first, index) for first, index in pairs if problems[first].answer != problems[index].answer]
+    for first, index in conflicts[:_MAX_CONFLICTS_SHOWN]:
+        logger.warning(
+            "%s rows %d and %d ask the same question and give different answers: %.40r and %.40r",
+            *(source, numbers[first], numbers[index], problems[first].answer, problems[index].answer),
+        )
+    if len(conflicts) > _MAX_CONFLICTS_SHOWN:
+        logger.warning("%s: %d more rows conflict with another", source, len(conflicts) - _MAX_CONFLICTS_SHOWN)
 
 
 def _source(setting: str, path: str | None, hub: Mapping[str, Any] | None, streaming: bool) -> RowSource | None:
