@@ -1,4 +1,6 @@
-"""Sends each step's metrics to Weights & Biases, or keeps them for a later ``wandb sync``. Asks no questions and waits for no network.
+"""Sends each step's metrics to Weights & Biases, or keeps them for a later ``wandb sync``.
+
+It asks no questions and does not wait for the network.
 
 Library: https://docs.wandb.ai/ref/python/ ; the import is deferred, so that the package need not be there.
 """
