@@ -1,0 +1,196 @@
+"""What every weight channel of conf/weight_sync promises.
+
+Those that need a GPU are held here to what can be seen without one: their settings, and vLLM's interface as installed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+import torch
+
+from insight_rl.errors import UsageError
+from insight_rl.paths import conf_dir
+from insight_rl.weight_sync.vllm_transfer import IpcChannel, NcclChannel, ProcessClient, as_vllm_source
+
+OPTIONS = sorted(file.stem for file in (conf_dir() / "weight_sync").glob("*.yaml"))
+NEED_A_GPU = {"ipc", "nccl"}
+
+
+class Weights:
+    """Two tensors, which change with ``value``."""
+
+    def __init__(self, value):
+        self.tensors = {"a.weight": torch.full((3, 2), value), "b.weight": torch.full((5,), -value)}
+        self.saved_in = None
+
+    def named_tensors(self):
+        yield from self.tensors.items()
+
+    def save(self, folder):
+        from safetensors.torch import save_file
+
+        self.saved_in = folder
+        save_file(self.tensors, folder / "model.safetensors")
+
+
+class Process:
+    """Loads what it is sent at once, as the rollout process does while ``call`` waits."""
+
+    device = "cpu"
+
+    def __init__(self):
+        self.loaded = None
+        self.files = []
+
+    def call(self, method, /, **arguments):
+        from safetensors.torch import load_file
+
+        assert method == "reload"
+        self.files = sorted(Path(arguments["folder"]).glob("*.safetensors"))
+        self.loaded = {name: tensor.clone() for file in self.files for name, tensor in load_file(file).items()}
+
+
+def names_its_side_in_vllm(channel):
+    if channel.vllm_backend is not None:
+        factory = pytest.importorskip("vllm.distributed.weight_transfer.factory")
+        assert channel.vllm_backend in factory.WeightTransferTrainerFactory._registry
+
+
+def replaces_the_weights_before_it_returns(channel):
+    process = Process()
+    for value in (1.0, 2.0):
+        weights = Weights(value)
+        channel.send(weights, process)
+        assert process.loaded.keys() == weights.tensors.keys()
+        assert all(torch.equal(process.loaded[name], tensor) for name, tensor in weights.named_tensors())
+
+
+def leaves_nothing_behind(channel):
+    process = Process()
+    weights = Weights(1.0)
+    channel.send(weights, process)
+    assert process.files and not any(file.exists() for file in process.files)
+    assert not weights.saved_in.exists()
+
+
+def leaves_nothing_behind_when_loading_fails(channel):
+    weights, process = Weights(1.0), Process()
+
+    def fail(method, /, **arguments):
+        raise RuntimeError("vLLM says no")
+
+    process.call = fail
+    with pytest.raises(RuntimeError, match="vLLM says no"):
+        channel.send(weights, process)
+    assert not weights.saved_in.exists()
+
+
+ANYWHERE = (names_its_side_in_vllm,)
+ON_A_CPU = (replaces_the_weights_before_it_returns, leaves_nothing_behind, leaves_nothing_behind_when_loading_fails)
+
+
+@pytest.mark.parametrize(
+    ("option", "promise"),
+    [(option, promise) for option in OPTIONS for promise in (*ANYWHERE, *(() if option in NEED_A_GPU else ON_A_CPU))],
+)
+def test_a_weight_channel(option, promise, build_option):
+    promise(build_option(f"weight_sync={option}"))
+
+
+BROKEN = {
+    names_its_side_in_vllm: 'class Bad:\n    vllm_backend = "pigeon"',
+    replaces_the_weights_before_it_returns: "class Bad:\n    def send(self, weights, process): pass",
+    leaves_nothing_behind: (
+        "import pathlib, tempfile\n"
+        "class Bad:\n    def send(self, weights, process):\n        folder = tempfile.mkdtemp()\n"
+        "        weights.save(pathlib.Path(folder))\n        process.call('reload', folder=folder)"
+    ),
+    leaves_nothing_behind_when_loading_fails: (
+        "import pathlib, shutil, tempfile\n"
+        "class Bad:\n    def send(self, weights, process):\n        folder = tempfile.mkdtemp()\n"
+        "        weights.save(pathlib.Path(folder))\n        process.call('reload', folder=folder)\n"
+        "        shutil.rmtree(folder)"
+    ),
+}
+
+
+@pytest.mark.parametrize("promise", [*ANYWHERE, *ON_A_CPU])
+def test_a_weight_channel_that_breaks_a_promise_is_found(promise, own_option, tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    with pytest.raises((AssertionError, AttributeError)):
+        promise(own_option("weight_sync", BROKEN[promise]))
+
+
+def test_every_channel_that_needs_a_gpu_is_an_option():
+    assert set(OPTIONS) >= NEED_A_GPU
+
+
+@pytest.mark.parametrize(
+    ("overrides", "named"),
+    [
+        (("weight_sync=ipc", "weight_sync.buffer_bytes=10"), r"weight_sync\.buffer_bytes=10"),
+        (("weight_sync=nccl", "weight_sync.num_workers=0"), r"weight_sync\.num_workers=0"),
+        (("weight_sync=nccl", "weight_sync.port=80"), r"weight_sync\.port=80"),
+        (("weight_sync=shared_memory", "weight_sync.folder=/no/such"), r"weight_sync\.folder='/no/such'"),
+        (("weight_sync=shared_memory", "+weight_sync.port=1"), r"weight_sync\.port=1"),
+    ],
+)
+def test_a_wrong_setting_is_named(overrides, named, build_option):
+    with pytest.raises(UsageError, match=named):
+        build_option(*overrides)
+
+
+@pytest.mark.slow  # importing vLLM takes ten seconds
+@pytest.mark.skipif(find_spec("vllm") is None, reason="needs vLLM")
+class TestVllmAsInstalled:
+    """The interface that the two GPU channels were written against is that of the vLLM at hand."""
+
+    @pytest.mark.parametrize(
+        ("channel", "module", "name", "ours"),
+        [
+            (IpcChannel, "ipc_engine", "IPCTrainerInitInfo", "rank packed packed_buffer_size_bytes"),
+            (NcclChannel, "nccl_engine", "NCCLTrainerInitInfo", "rank master_address master_port world_size"),
+        ],
+    )
+    def test_the_settings_of_a_sender(self, channel, module, name, ours):
+        import importlib
+
+        info = getattr(importlib.import_module(f"vllm.distributed.weight_transfer.{module}"), name)
+        fields = dataclasses.fields(info)
+        required = {field.name for field in fields if field.default is field.default_factory is dataclasses.MISSING}
+        assert required <= set(ours.split()) <= {field.name for field in fields}
+        assert info.backend == channel.vllm_backend
+
+    def test_the_way_a_sender_is_opened(self):
+        from vllm.distributed.weight_transfer.factory import WeightTransferTrainerFactory
+
+        signature = inspect.signature(WeightTransferTrainerFactory.trainer_init)
+        signature.bind(object(), client=object(), source=object())
+
+    def test_what_is_called_on_a_sender(self):
+        from vllm.distributed.weight_transfer.base import TrainerWeightTransferEngine
+
+        inspect.signature(TrainerWeightTransferEngine.send_weights).bind(object())
+        assert "source" in inspect.signature(TrainerWeightTransferEngine.__init__).parameters
+
+    def test_our_client_has_every_method_of_theirs(self):
+        from vllm.distributed.weight_transfer.base import VLLMWeightSyncClient
+
+        for name, method in inspect.getmembers(VLLMWeightSyncClient, inspect.isfunction):
+            if not name.startswith("_"):
+                theirs, ours = (inspect.signature(each).parameters for each in (method, getattr(ProcessClient, name)))
+                assert ours.keys() == theirs.keys(), name
+
+    def test_our_source_is_one_of_theirs(self):
+        from vllm.distributed.weight_transfer.base import WeightSource
+
+        source = as_vllm_source(Weights(1.0))
+        assert isinstance(source, WeightSource)
+        described = [(each.name, each.dtype, each.shape) for each in source.metadata()]
+        for _ in range(2):  # each round is a fresh pass
+            assert [(name, tensor.dtype, tuple(tensor.shape)) for name, tensor in source] == described
