@@ -61,6 +61,17 @@ def names_its_side_in_vllm(channel):
         assert channel.vllm_backend in factory.WeightTransferTrainerFactory._registry
 
 
+def says_at_once_for_which_devices_it_is(channel):
+    """Before an engine is started for nothing. A GPU is not refused by any; a CPU by those that need one, in words."""
+    channel.check_device("cuda")
+    try:
+        channel.check_device("cpu")
+    except UsageError as error:
+        assert "weight_sync" in str(error)
+        with pytest.raises(UsageError):
+            channel.check_device("cpu")
+
+
 def replaces_the_weights_before_it_returns(channel):
     process = Process()
     for value in (1.0, 2.0):
@@ -90,7 +101,7 @@ def leaves_nothing_behind_when_loading_fails(channel):
     assert not weights.saved_in.exists()
 
 
-ANYWHERE = (names_its_side_in_vllm,)
+ANYWHERE = (names_its_side_in_vllm, says_at_once_for_which_devices_it_is)
 ON_A_CPU = (replaces_the_weights_before_it_returns, leaves_nothing_behind, leaves_nothing_behind_when_loading_fails)
 
 
@@ -102,7 +113,18 @@ def test_a_weight_channel(option, promise, build_option):
     promise(build_option(f"weight_sync={option}"))
 
 
+@pytest.mark.parametrize("option", OPTIONS)
+def test_a_channel_is_refused_on_a_cpu_if_and_only_if_it_needs_a_gpu(option, build_option):
+    channel = build_option(f"weight_sync={option}")
+    if option in NEED_A_GPU:
+        with pytest.raises(UsageError, match=f"weight_sync={option}"):
+            channel.check_device("cpu")
+    else:
+        channel.check_device("cpu")
+
+
 BROKEN = {
+    says_at_once_for_which_devices_it_is: "class Bad:\n    vllm_backend = None",
     names_its_side_in_vllm: 'class Bad:\n    vllm_backend = "pigeon"',
     replaces_the_weights_before_it_returns: "class Bad:\n    def send(self, weights, process): pass",
     leaves_nothing_behind: (
