@@ -63,5 +63,5 @@ def test_files_shown_in_a_page_are_those_that_tests_run():
     assert shown.keys() == {str(file.relative_to(ROOT)) for file in own}
     for name, code in shown.items():
         assert code == (ROOT / name).read_text(), f"docs/extending.md shows another {name}"
-    own_reward = (ROOT / "examples" / "own_reward.py").read_text()
+    own_reward = (ROOT / "examples" / "conf" / "own_reward.py").read_text()
     assert f"```python\n{own_reward}```" in (ROOT / "docs" / "rewards.md").read_text()
