@@ -45,7 +45,10 @@ def evaluation_metrics(groups: Sequence[Group]) -> Metrics:
     """
     num_samples = len(groups[0].completions_G)
     completions = [completion for group in groups for completion in group.completions_G]
-    metrics: Metrics = {"eval/accuracy": float(np.mean([group.num_successes / num_samples for group in groups]))}
+    rates = np.array([group.num_successes / num_samples for group in groups])
+    metrics: Metrics = {"eval/accuracy": float(rates.mean())}
+    if len(rates) > 1:
+        metrics["eval/accuracy_half_width"] = float(1.96 * rates.std(ddof=1) / np.sqrt(len(rates)))
     k = 1
     while k <= num_samples:
         metrics[f"eval/pass_at_{k}"] = float(

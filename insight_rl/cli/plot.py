@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from insight_rl.errors import UsageError, check
+from insight_rl.report.runs import find_runs
 
 PICTURES = (".png", ".pdf", ".svg")
 
@@ -15,6 +18,7 @@ examples:
   insight-rl plot runs/demo                                             curves.png in that folder
   insight-rl plot runs/random_1 runs/insight_1 --output compared.svg    a colour each, seeds of one setting averaged
   insight-rl plot runs/sweep                                            all runs in that folder
+  insight-rl plot runs/sweep/*                                          the same; what is not a run is left out
 """
 
 
@@ -31,13 +35,20 @@ def main(argv: Sequence[str]) -> int:
         "--output",
         type=Path,
         metavar="FILE",
-        help=f"picture to write ({', '.join(PICTURES)}); default: curves.png in the folder, comparison.png for several",
+        help=f"picture to write ({', '.join(PICTURES)}); default: curves.png in the folder; for "
+        "several runs comparison.png in the folder that they share",
     )
     arguments = parser.parse_args(argv)
-    run_dirs: list[Path] = arguments.run_dirs
-    default = run_dirs[0] / "curves.png" if len(run_dirs) == 1 else Path("comparison.png")
-    output: Path = arguments.output or default
-    check(output.suffix in PICTURES, "--output", str(output), f"must end in one of {', '.join(PICTURES)}")
+    given: Path | None = arguments.output
+    check(
+        given is None or given.suffix in PICTURES, "--output", str(given), f"must end in one of {', '.join(PICTURES)}"
+    )
+    run_dirs, others = find_runs(arguments.run_dirs)
+    for path in others:
+        print(f"insight-rl plot: {path} is not a run and is left out", file=sys.stderr)
+    shared = Path(os.path.commonpath([path.parent.absolute() for path in run_dirs]))
+    default = run_dirs[0] / "curves.png" if len(run_dirs) == 1 else shared / "comparison.png"
+    output = given or default
 
     from insight_rl.report.curves import draw_curves
 

@@ -75,6 +75,8 @@ def _entry(key: str, unit: str, good: str, meaning: str, source: str = OURS) -> 
 ENTRIES: tuple[MetricEntry, ...] = (
     _entry("eval/accuracy", "0 to 1", "higher", "avg@k: share of right answers among k samples of every held-out "
            "problem (`evaluation.samples_per_problem`). Equals pass@1 in expectation.", METHOD),
+    _entry("eval/accuracy_half_width", "0 to 1", "", "Half the 95 % interval of the accuracy, by the spread between "
+           "the problems: how far another draw of as many problems could move it."),
     _entry("eval/pass_at_{k}", "0 to 1", "higher", "Chance that at least one of k samples is right, the unbiased "
            "estimator, averaged over problems.", CODEX),
     _entry("eval/truncated_fraction", "0 to 1", "lower", "Share of evaluation samples cut off at the length limit."),

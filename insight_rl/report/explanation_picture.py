@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy.special import betaincinv
 
-from insight_rl.report.curves import COLOURS, GREY, STYLE
 from insight_rl.report.explanation import StepView
+from insight_rl.report.looks import COLOURS, GREY, STYLE
 from insight_rl.selector.decision_log import StepDecisions
 
 if TYPE_CHECKING:
@@ -25,10 +25,11 @@ def draw_step(view: StepView, output: Path, *, prompt_id: str | None, history: S
     from matplotlib import rc_context
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
 
     row = view.row_of(prompt_id) if prompt_id is not None else None
     with rc_context(STYLE):
-        figure = Figure(figsize=(13, 4.6), dpi=110, layout="constrained")
+        figure = Figure(figsize=(13, 4.6), dpi=110, layout=ConstrainedLayoutEngine(w_pad=0.12, wspace=0.05))
         FigureCanvasAgg(figure)
         scores, beliefs, outcomes = figure.subplots(1, 3)
         _draw_scores(scores, view, row)
@@ -68,6 +69,9 @@ def _draw_scores(axes: Axes, view: StepView, row: int | None) -> None:
         color=GREY,
     )
     axes.legend(loc="best", framealpha=0.8, frameon=True, edgecolor="none")
+    if np.ptp(scores) == 0.0:
+        note = "all candidates have the same score: the draw decided"
+        axes.text(0.5, 0.06, note, transform=axes.transAxes, ha="center", color=GREY)
 
 
 def _draw_beliefs(axes: Axes, view: StepView, row: int | None) -> None:
@@ -95,7 +99,7 @@ def _draw_beliefs(axes: Axes, view: StepView, row: int | None) -> None:
 
 def _draw_outcomes(axes: Axes, view: StepView) -> None:
     axes.set_title("What the chosen did")
-    axes.set_xlabel("right rollouts")
+    axes.set_xlabel("right rollouts (blue: mixed groups, which teach)")
     axes.set_ylabel("prompts")
     judged = view.candidates.rows(view.candidates.judged > 0)
     if not len(judged):
@@ -107,7 +111,6 @@ def _draw_outcomes(axes: Axes, view: StepView) -> None:
     axes.bar(np.arange(size + 1), counts, color=np.where(mixed, CHOSEN, _PASSED_OVER), width=0.8)
     axes.set_xticks(range(size + 1))
     axes.grid(visible=False, axis="x")
-    axes.text(0.5, 0.97, "blue: mixed groups, which teach", transform=axes.transAxes, ha="center", va="top", color=GREY)
 
 
 def _draw_history(axes: Axes, view: StepView, history: StepDecisions) -> None:

@@ -18,6 +18,8 @@ from insight_rl.nested import flatten
 from insight_rl.paths import conf_dir
 from insight_rl.recorded_config import CONFIG_FILE, read_recorded_config
 
+MINOR = ("trainer.num_steps", "evaluation", "judge", "rollout", "learner.num_ranks")
+"""Settings that make two runs different and name neither: such runs are told apart by the names of their folders."""
 NO_DIFFERENCE = ("seed", "run_dir", "resume", "monitor", "checkpoint")
 """Settings that do not make two runs different experiments."""
 
@@ -59,6 +61,25 @@ def load_runs(run_dirs: Sequence[Path]) -> list[Run]:
     return [_load_run(folder) for given in run_dirs for folder in _run_folders(given)]
 
 
+def find_runs(given: Sequence[Path]) -> tuple[list[Path], list[Path]]:
+    """Of several paths, the folders of runs (or of several runs), and what else there was among them.
+
+    A pattern such as ``runs/*`` also finds pictures and other folders. Raises ``UsageError`` for a path that is not
+    there, and where none of them is a run.
+    """
+    found, others = [], []
+    for path in given:
+        is_run = (path.is_dir() and any(path.glob(f"*/{METRICS_FILE}"))) or (path / METRICS_FILE).is_file()
+        if is_run or not path.exists() or len(given) == 1:
+            _run_folders(path)  # says what is wrong with it
+            found.append(path)
+        else:
+            others.append(path)
+    if not found:
+        raise UsageError(f"{given[0]} and {len(given) - 1} more: none has a {METRICS_FILE}; give the run_dir of a run")
+    return found, others
+
+
 def _run_folders(given: Path) -> list[Path]:
     if not given.is_dir():
         raise UsageError(f"{given}: there is no such folder; give the run_dir of one or more runs")
@@ -89,6 +110,11 @@ def group_runs(runs: Sequence[Run]) -> dict[str, list[Run]]:
     not there.
     """
     labels = _labels(runs)
+    for label in set(labels):
+        alike = [index for index, other in enumerate(labels) if other == label]
+        if len({_minor_settings(runs[index]) for index in alike}) > 1:
+            for index in alike:
+                labels[index] = f"{label} ({runs[index].run_dir.name})" if label else runs[index].run_dir.name
     repeats = Counter((label, run.seed) for label, run in zip(labels, runs, strict=True))
     groups: dict[str, list[Run]] = {}
     for label, run in zip(labels, runs, strict=True):
@@ -137,8 +163,16 @@ def _default_options() -> dict[str, Any]:
     return {group: option for entry in train["defaults"] if isinstance(entry, dict) for group, option in entry.items()}
 
 
+def _is_minor(key: str) -> bool:
+    return any(key == each or key.startswith(f"{each}.") for each in MINOR)
+
+
+def _minor_settings(run: Run) -> tuple[tuple[str, str], ...]:
+    return tuple(sorted((key, repr(value)) for key, value in _flatten(run.config) if _is_minor(key)))
+
+
 def _differing_keys(flats: Sequence[Mapping[str, Any]], area: str) -> list[str]:
-    keys = dict.fromkeys(key for flat in flats for key in flat if key.split(".")[0] == area)
+    keys = dict.fromkeys(key for flat in flats for key in flat if key.split(".")[0] == area and not _is_minor(key))
     return [key for key in keys if len({repr(flat.get(key)) for flat in flats}) > 1]
 
 

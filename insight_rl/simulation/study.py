@@ -24,6 +24,8 @@ from insight_rl.simulation.synthetic_learner import SyntheticLearner
 from insight_rl.types import Prompt
 
 ORACLE = "oracle"
+BASELINE = "random"
+"""Selector that others are compared with, where it is among them."""
 
 
 @dataclass(frozen=True, kw_only=True)

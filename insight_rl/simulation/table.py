@@ -11,12 +11,11 @@ import numpy as np
 from insight_rl.files import write_atomically
 from insight_rl.simulation.experiment import CURVES
 from insight_rl.simulation.settings import SimulationConfig
-from insight_rl.simulation.study import ORACLE, MeanOverSeeds, Study, estimate, half_width
+from insight_rl.simulation.study import BASELINE, ORACLE, MeanOverSeeds, Study, estimate, half_width
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-BASELINE = "random"
 _NUM_DIGITS = 5
 _PAIRED = "paired"
 _GROUPS = "groups"

@@ -37,6 +37,7 @@ def test_metrics_count_the_unjudged_as_wrong():
     metrics = evaluation_metrics([group([True, None], [2, 4]), group([False, False], [3, 3], finish="length")])
     assert metrics == {
         "eval/accuracy": 0.25,
+        "eval/accuracy_half_width": pytest.approx(1.96 * np.std([0.5, 0.0], ddof=1) / np.sqrt(2)),
         "eval/pass_at_1": 0.25,
         "eval/pass_at_2": 0.5,
         "eval/truncated_fraction": 0.5,

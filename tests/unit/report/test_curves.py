@@ -15,6 +15,8 @@ from insight_rl.config import compose_config
 from insight_rl.errors import UsageError
 from insight_rl.monitor.records import to_lines
 from insight_rl.report.curves import draw_curves, mean_and_deviation, smooth
+from insight_rl.report.looks import looks_of
+from insight_rl.simulation.picture import looks_in
 
 
 @pytest.mark.parametrize("length", [0, 1, 2, 3, 4, 10, 200, 2000])
@@ -97,6 +99,55 @@ def test_one_run_says_how_far_it_came(tmp_path):
         assert label in words
 
 
+def test_what_a_pattern_finds_besides_runs_is_left_out(tmp_path, monkeypatch, capsys):
+    sweep = tmp_path / "runs" / "sweep"
+    for seed in (1, 2):
+        write_run(sweep / f"run{seed}", seed=seed, selector="random")
+    assert run_command(sweep) == 0  # leaves curves.png in the folder
+    (sweep / "notes").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert run_command(*sorted(sweep.iterdir())) == 0
+    out, err = capsys.readouterr()
+    assert out.split()[-1] == str(sweep / "comparison.png")
+    assert "curves.png is not a run and is left out" in err
+    assert "notes is not a run" in err
+    assert [path.name for path in tmp_path.iterdir()] == ["runs"], "nothing beside the runs"
+    with pytest.raises(UsageError, match="there is no such folder"):
+        run_command(sweep / "run1", sweep / "run7")
+    with pytest.raises(UsageError, match=r"none has a metrics.jsonl"):
+        run_command(sweep / "notes", sweep / "curves.png")
+
+
+def test_lines_end_in_their_figures(tmp_path):
+    runs = [write_run(tmp_path / selector, seed=1, selector=selector) for selector in ("random", "insight")]
+    draw_curves(runs, tmp_path / "two.svg")
+    assert words_of(tmp_path / "two.svg").splitlines().count("43.8%") == 6  # two lines in three panels
+
+
+def test_runs_that_differ_in_minor_settings_have_their_names(tmp_path):
+    for name, num_steps in (("short", 20), ("long", 40)):
+        folder = write_run(tmp_path / name, seed=1, selector="insight", num_steps=num_steps)
+        config = yaml.safe_load((folder / "config.yaml").read_text())
+        config |= {"trainer": {"num_steps": num_steps}, "evaluation": {"every": num_steps // 2}}
+        (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    draw_curves([tmp_path], tmp_path / "two.svg")
+    words = words_of(tmp_path / "two.svg").splitlines()
+    assert {"short", "long"} <= set(words)
+    assert not [word for word in words if "num_steps" in word or "every" in word]
+
+
+def test_a_selector_has_one_colour_in_all_pictures():
+    names = ["insight", "random", "inverse_evidence", "mopps"]
+    every = looks_of({name: name for name in names})
+    for subset in (names[::-1], names[1:], ["mopps"]):
+        some = looks_of({name: name for name in subset})
+        assert all(some[name].colour == every[name].colour for name in subset if name != "inverse_evidence")
+    assert len({look.colour for look in every.values()}) == len(names)
+    variants = looks_of({"insight": "insight", "insight:forgetting=0.5": "insight", "random": "random"})
+    assert len({look.colour for look in variants.values()}) == 3
+    assert looks_in(["random", "insight", "oracle"])["insight"].colour == every["insight"].colour
+
+
 def test_several_runs_have_a_legend_by_what_differs(tmp_path):
     runs = [
         write_run(tmp_path / f"{selector}{seed}", seed=seed, selector=selector)
@@ -129,7 +180,11 @@ def test_command_writes_beside_the_run_and_says_where(tmp_path, monkeypatch, cap
     assert run_command(first) == 0
     assert run_command(first, second) == 0
     assert run_command(first, second, "--output", "out/picture.pdf") == 0
-    assert capsys.readouterr().out.split() == [str(first / "curves.png"), "comparison.png", "out/picture.pdf"]
+    assert capsys.readouterr().out.split() == [
+        str(first / "curves.png"),
+        str(tmp_path / "comparison.png"),
+        "out/picture.pdf",
+    ]
     assert (first / "curves.png").read_bytes().startswith(b"\x89PNG")
     assert Path("out/picture.pdf").read_bytes().startswith(b"%PDF")
 
