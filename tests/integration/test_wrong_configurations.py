@@ -31,7 +31,7 @@ WRONG = {
     "no room for a prompt": (["trainer.max_completion_tokens=128"], ["trainer.max_completion_tokens=128", "no room"]),
     "prompts longer than the context": (
         ["model.max_length=20", "trainer.max_completion_tokens=18"],
-        ["model.max_length", "leaves 2 tokens", "raise"],
+        ["model.max_length=20", "leaves 2 for a prompt", "raise"],
     ),
     "missing data file": (["task.train_path={tmp}/none.jsonl"], ["none.jsonl"]),
     "empty data set": (["task.train_path={tmp}/empty.jsonl"], ["empty.jsonl"]),
