@@ -33,7 +33,7 @@ DENIAL_BEFORE = re.compile(
     r"|\bexclud\w+|\beliminat\w+|\breject\w*|\brul\w+\s+out|\bignor\w+)\s{1,3}[(\[*_\"]{0,4}$"
 )
 # A word before a letter makes it part of a name ("vitamin C", "25 C", "plan B"), unless it is one of these.
-WORD_BEFORE = re.compile(r"(?P<word>[A-Za-z0-9°%]+)[ \t]{1,3}$")
+WORD_BEFORE = re.compile(r"(?P<word>[\w°%]+)(?:['’]\w{1,2})?[ \t]{1,3}$")
 LEADS = frozenset(
     word
     for line in (
@@ -41,7 +41,10 @@ LEADS = frozenset(
         "select selects choose chose pick picks say says think guess believe conclude get gives makes means matches",
         "so thus hence therefore then and or but with for as only just that which to on because since if when case",
         "also now ok okay yes no clearly probably definitely likely still finally final correct right best remains",
-        "leaves has have",
+        "leaves leaving left has have let points suggests implies indicates favors supports prefer marked mark circle",
+        "obviously certainly surely maybe perhaps actually indeed really simply namely sure confident vote key response",
+        "es la el est c le lettre ist der è la lettera é a letra это är er adalah to opción opcion opção opzione letra",
+        "respuesta resposta risposta réponse reponse antwort buchstabe lösung ответ вариант буква jawaban pilihan svar",
     )
     for word in line.split()
 )

@@ -179,6 +179,10 @@ CHOICES_RIGHT = [
     "answer: C - Paris",
     "The answer is Paris",
     "Option C is correct",
+    "It's C",
+    "I'd say C",
+    "Opción C",
+    "My pick: C",
     "Paris",
 ]
 
