@@ -42,7 +42,7 @@ LEADS = frozenset(
         "so thus hence therefore then and or but with for as only just that which to on because since if when case",
         "also now ok okay yes no clearly probably definitely likely still finally final correct right best remains",
         "leaves leaving left has have let points suggests implies indicates favors supports prefer marked mark circle",
-        "obviously certainly surely maybe perhaps actually indeed really simply namely sure confident vote key response",
+        "obviously certainly surely maybe perhaps actually indeed really simply namely sure vote key response",
         "es la el est c le lettre ist der è la lettera é a letra это är er adalah to opción opcion opção opzione letra",
         "respuesta resposta risposta réponse reponse antwort buchstabe lösung ответ вариант буква jawaban pilihan svar",
     )

@@ -110,7 +110,7 @@ EQUAL_FORMS = [
     ("it weighs 42kg", "42"),
     ("it costs $42/hour", "42"),
     ("####42", "42"),
-    ("that makes 3 1/2 cups", "7/2"),
+    ("so the angle is 76^\\circ.", "76^\\circ"),
     ("mixed in the ratio 2:3", "2:3"),
     ("we need 4.5e3 of them", "4500"),
     ("the side is 2√5", "2\\sqrt{5}"),

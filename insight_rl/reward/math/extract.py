@@ -70,7 +70,7 @@ _PLAIN = re.compile(
 # What stands before or after a number that is part of a longer word, path, time, date, version, identifier or formula.
 _JOINED_BEFORE = re.compile(r"(?:[A-Za-z0-9_)\]}][-−+*/^.@_~'’]|\d:|[/\\@]|(?<!#)#)$")
 _JOINED_AFTER = re.compile(
-    r"(?P<letters>[A-Za-z]+)|_|[:.]\d|[-−+*^@][A-Za-z_({\\]|\.[a-z]|:[A-Za-z]|/(?P<per>[A-Za-z]+)|/[({\\]|['’][A-Za-z]"
+    r"(?P<letters>[A-Za-z]+)|_|[:.]\d|[-−+*^@](?!\{?\\circ)[A-Za-z_({\\]|\.[a-z]|:[A-Za-z]|/(?P<per>[A-Za-z]+)|/[({\\]|['’][A-Za-z]"
 )
 _DATE = re.compile(r"\d{4}[-/]\d{1,2}[-/]\d{1,2}|\d{1,2}[-/]\d{1,2}[-/]\d{4}")
 _RATIO = re.compile(r"(?<![\w.:/-])\d+(?: : |:)\d+(?:(?: : |:)\d+)*(?![\w:]|[.]\d)")
