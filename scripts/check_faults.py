@@ -295,6 +295,8 @@ def main() -> None:
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="changes to the run's configuration")
     parser.add_argument("--faults", nargs="+", choices=FAULTS, default=list(FAULTS), help="only these")
     arguments = parser.parse_intermixed_args()
+    # So that a run is not left behind where this script is ended by `timeout`.
+    signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))
     print("| fault | end | noticed, s | stacks | checkpoint | left | what it says |\n|---|---|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as folder:
         for name in arguments.faults:
