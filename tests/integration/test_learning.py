@@ -7,8 +7,9 @@ import pytest
 from insight_rl.config import compose_config
 from insight_rl.run import train
 
+NUM_STEPS = 20
 MIN_GAIN = 0.02
-"""Of held-out accuracy, mean over the seeds; 512 problems of 4 samples with three seeds leave it a spread of 0.01."""
+"""Of held-out accuracy, mean over the seeds: half of what these steps brought (0.044, 0.043 and 0.035)."""
 
 
 @pytest.mark.slow
@@ -16,7 +17,12 @@ def test_the_quickstart_learns_with_every_seed(tmp_path):
     gains = []
     for seed in (0, 1, 2):
         run_dir = tmp_path / str(seed)
-        settings = ["trainer.num_steps=24", "evaluation.every=24", f"seed={seed}", f"run_dir={run_dir}"]
+        settings = [
+            f"trainer.num_steps={NUM_STEPS}",
+            f"evaluation.every={NUM_STEPS}",
+            f"seed={seed}",
+            f"run_dir={run_dir}",
+        ]
         summary = train(compose_config(["experiment=quickstart", *settings]))
         gains.append(summary.accuracy_after - summary.accuracy_before)
         notices = [json.loads(line)["text"] for line in (run_dir / "notices.jsonl").open()]
