@@ -168,7 +168,7 @@ def _is_minor(key: str) -> bool:
 
 
 def _minor_settings(run: Run) -> tuple[tuple[str, str], ...]:
-    return tuple(sorted((key, repr(value)) for key, value in flatten(run.config) if _is_minor(key)))
+    return tuple(sorted((key, repr(value)) for key, value in flatten(run.config).items() if _is_minor(key)))
 
 
 def _differing_keys(flats: Sequence[Mapping[str, Any]], area: str) -> list[str]:
