@@ -236,6 +236,12 @@ def compose_config(
     overrides = list(overrides)
     for override in overrides:
         key, _, value = override.lstrip("+~").partition("=")
+        if key == "evaluation.benchmarks" and value.startswith("["):
+            name = value.strip("[] ").split(",")[0] or "math500"
+            raise UsageError(
+                f"{override}: benchmarks are added one by one, +benchmark@evaluation.benchmarks.{name}={name}, or as a "
+                "suite, evaluation=math_suite; '~evaluation.benchmarks.NAME' leaves one of a suite out"
+            )
         group = key.removesuffix("_name")
         if key != group and group in NAMED_GROUPS:
             raise UsageError(f"{override}: is filled in from the option chosen; give {group}={value or '...'}")
@@ -244,16 +250,22 @@ def compose_config(
         allowed.allow(folders=[config_dir])
         overrides.append(f"hydra.searchpath=[file://{config_dir.resolve()}]")
     try:
-        with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-            tree = compose(config_name, overrides=overrides, return_hydra_config=True)
-        choices = tree.hydra.runtime.choices
-        with open_dict(tree):
-            del tree["hydra"]
-            for group in NAMED_GROUPS if config_name == "train" else ():
-                tree[f"{group}_name"] = choices.get(group)
+        tree = _compose_named(overrides, config_name)
         OmegaConf.resolve(tree)
     except (HydraException, OmegaConfBaseException) as error:
         raise UsageError(_explain(error, overrides, config_name)) from error
+    return tree
+
+
+def _compose_named(overrides: Sequence[str], config_name: str) -> DictConfig:
+    """The composed tree, in which a training run's names of the options chosen are filled in."""
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        tree = compose(config_name, overrides=list(overrides), return_hydra_config=True)
+    choices = tree.hydra.runtime.choices
+    with open_dict(tree):
+        del tree["hydra"]
+        for group in NAMED_GROUPS if config_name == "train" else ():
+            tree[f"{group}_name"] = choices.get(group)
     return tree
 
 
@@ -286,18 +298,37 @@ def _explain(error: Exception, overrides: Sequence[str], config_name: str) -> st
     given = next((o for o in reversed(overrides) if o.lstrip("+~").split("=")[0] == full_key), full_key)
     if isinstance(error, MissingConfigException):
         return _explain_missing_option(str(error))
+    if first_line.startswith("Ambiguous value"):
+        swept = next((o for o in overrides if repr(o)[1:-1] in first_line), first_line)
+        key, _, values = swept.partition("=")
+        return f"{swept}: several values are several runs, which `insight-rl train -m` does; a list is {key}=[{values}]"
     if isinstance(error, OverrideParseException):
         return f"{error.override}: not a valid override ({first_line}); write key=value"
     if "not in" in first_line and full_key:
-        close = difflib.get_close_matches(full_key, _known_keys(config_name), n=3, cutoff=0.5)
-        hint = f"did you mean {' or '.join(close)}?" if close else "see `insight-rl train --cfg` for every key"
-        return f"{given}: there is no key {full_key}; {hint}"
+        return _explain_unknown_key(given, full_key, _known_keys(overrides, config_name))
     wanted = re.search(r"could not be converted to (\w+)", first_line)
     if wanted:
         return f"{given}: must be {_TYPE_NAMES.get(wanted.group(1), wanted.group(1))}"
     if full_key:
         return f"{given}: {first_line}; see `insight-rl train --cfg` for the key's present value"
     return first_line
+
+
+def _explain_unknown_key(given: str, full_key: str, known: dict[str, Any]) -> str:
+    """``known`` are the keys of the options chosen, with their values."""
+    parent, _, name = full_key.rpartition(".")
+    if known.get(f"{parent}_name"):
+        own = [key.removeprefix(f"{parent}.") for key in known if key.startswith(f"{parent}.")]
+        settings = [key for key in own if "." not in key and not key.startswith("_")]
+        close = difflib.get_close_matches(name, settings, n=2)
+        hint = f"did you mean {' or '.join(f'{parent}.{key}' for key in close)}?; " if close else ""
+        option = f"{parent}={known[f'{parent}_name']}"
+        return f"{given}: {option} has no setting {name}; {hint}its settings are {', '.join(settings)}"
+    # The key without its group comes before keys that are spelt alike.
+    close = [key for key in known if key.rpartition(".")[2] == name and key != full_key]
+    close = close[:3] or difflib.get_close_matches(full_key, known, n=3, cutoff=0.6)
+    hint = f"did you mean {' or '.join(close)}?" if close else "see `insight-rl train --cfg` for every key"
+    return f"{given}: there is no key {full_key}; {hint}"
 
 
 def _explain_missing_option(message: str) -> str:
@@ -310,17 +341,20 @@ def _explain_missing_option(message: str) -> str:
     return f"{group}={option}: there is no such option; {available}"
 
 
-def _known_keys(config_name: str) -> list[str]:
-    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        tree = compose(config_name)
-    keys: list[str] = []
+def _known_keys(overrides: Sequence[str], config_name: str) -> dict[str, Any]:
+    """Every key of the tree that the options among ``overrides`` make, without their single settings."""
+    own = "hydra.searchpath=[file://"
+    folders = [conf_dir(), *(Path(o.removeprefix(own)[:-1]) for o in overrides if o.startswith(own))]
+    groups = {path.name for folder in folders for path in folder.iterdir() if path.is_dir()}
+    options = [o for o in overrides if o.partition("=")[0] in groups or o.startswith(own)]
+    keys: dict[str, Any] = {}
 
-    def walk(prefix: str, node: Any) -> None:
-        for key in node:
-            keys.append(f"{prefix}{key}")
+    def walk(prefix: str, node: DictConfig) -> None:
+        for key in map(str, node):
             child = node._get_node(key)
+            keys[f"{prefix}{key}"] = node[key] if key.endswith("_name") else None
             if isinstance(child, DictConfig) and not child._is_none() and not child._is_missing():
                 walk(f"{prefix}{key}.", child)
 
-    walk("", tree)
+    walk("", _compose_named(options, config_name))
     return keys

@@ -11,7 +11,16 @@ SMALL = ["trainer.num_steps=1", "trainer.prompts_per_step=4", "trainer.rollouts_
 
 WRONG = {
     "unknown key": (["trainer.num_step=5"], ["trainer.num_step=5", "did you mean trainer.num_steps"]),
-    "unknown key of a part": (["selector.muu=0.2"], ["selector.muu=0.2", "selector.mu"]),
+    "unknown key of a part": (["selector.muu=0.2"], ["selector.muu=0.2", "did you mean selector.mu?"]),
+    "setting of another option": (
+        ["selector=random", "selector.mu=0.4"],
+        ["selector.mu=0.4: selector=random has no setting mu; its settings are", "forgetting"],
+    ),
+    "key without its group": (["lr=1e-4"], ["lr=1e-4: there is no key lr; did you mean learner.lr?"]),
+    "several values": (["selector=random,insight"], ["selector=random,insight: ", "train -m"]),
+    "list of benchmarks": (["evaluation.benchmarks=[gpqa]"], ["+benchmark@evaluation.benchmarks.gpqa=gpqa"]),
+    "name of an option": (["selector_name=x"], ["selector_name=x: ", "give selector=x"]),
+    "code that is not allowed": (["gate._target_=mine.Gate"], ["gate._target_='mine.Gate'", "--allow-package mine"]),
     "unknown group option": (["selector=insigth"], ["selector=insigth", "choose one of", "insight"]),
     "unknown experiment": (["experiment=nope"], ["experiment=nope", "quickstart"]),
     "not an override": (["trainer.num_steps"], ["trainer.num_steps", "key=value"]),
@@ -41,7 +50,10 @@ WRONG = {
     "mu out of range": (["selector.mu=3.0"], ["selector.mu=3.0", "0.3"]),
     "no prior": (["selector.prior_alpha=0"], ["selector.prior_alpha=0", "above 0"]),
     "zero_stage that does not exist": (["learner=deepspeed", "learner.zero_stage=7"], ["learner.zero_stage=7"]),
-    "target that cannot be imported": (["gate._target_=no_such.Gate"], ["gate._target_='no_such.Gate'", "no_such"]),
+    "target that cannot be imported": (
+        ["--allow-package", "no_such", "gate._target_=no_such.Gate"],
+        ["gate._target_='no_such.Gate'", "module no_such is not installed"],
+    ),
     "missing config dir": (["--config-dir", "{tmp}/none"], ["--config-dir", "is not a folder"]),
 }
 

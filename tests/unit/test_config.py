@@ -132,3 +132,7 @@ def test_divisors():
 
 def test_the_tree_is_where_the_package_says():
     assert (Path(conf_dir()) / "train.yaml").is_file()
+
+
+def test_a_run_may_show_nothing():
+    assert parse_config(compose_config(["monitor=[]"])).monitor == {}
