@@ -160,7 +160,7 @@ FREE_ON_RESUME = (
     "run_dir",
     "resume",
     "trainer.num_steps",
-    "trainer.max_logprob_gap",
+    "trainer.max_mean_logprob_gap",
     "checkpoint",
     "evaluation",
     "monitor",
