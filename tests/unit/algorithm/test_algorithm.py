@@ -10,6 +10,7 @@ import pytest
 
 from insight_rl.algorithm.algorithm import Algorithm
 from insight_rl.algorithm.loss import GRPO
+from insight_rl.allowed_code import allowed
 from insight_rl.build import build_part
 from insight_rl.config import compose_config, parse_config
 from insight_rl.errors import UsageError
@@ -75,6 +76,7 @@ def test_an_advantage_of_your_own(tmp_path, monkeypatch) -> None:
         "def best_only(values_G, successes_G, belief, scale=1.0):\n    return scale * (values_G == values_G.max())\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(allowed, "packages", {"my_advantages"})
     node = "{_target_: my_advantages.best_only, _partial_: true, scale: 3.0}"
     algorithm = pickle.loads(pickle.dumps(build(f"algorithm.advantage={node}")))
     group = Group(
