@@ -358,8 +358,7 @@ class _Parser(Cursor):
 
     def with_degrees(self, arg: Node) -> Node:
         """An argument in brackets was read as a quantity; here it is a scalar again."""
-        is_angle = isinstance(arg, Quantity) and arg.unit == "degree"
-        return apply_op("deg", arg.value) if isinstance(arg, Quantity) and is_angle else arg
+        return apply_op("deg", arg.value) if isinstance(arg, Quantity) and arg.unit == "degree" else arg
 
     def arguments(self) -> tuple[Node, ...]:
         if self.peek().text == "(":
