@@ -28,11 +28,11 @@ def own_option(tmp_path, monkeypatch, build_option):
     """``own_option("gate", code)``: the class ``Bad`` of ``code``, as an option of a --config-dir."""
 
     def build(group: str, code: str, settings: str = ""):
-        (tmp_path / f"bad_{group}.py").write_text(code)
         option = tmp_path / "conf" / group / "bad.yaml"
         option.parent.mkdir(parents=True)
+        (tmp_path / "conf" / f"bad_{group}.py").write_text(code)
         option.write_text(f"_target_: bad_{group}.Bad\n{settings}")
-        monkeypatch.syspath_prepend(tmp_path)
+        monkeypatch.syspath_prepend(tmp_path / "conf")
         monkeypatch.delitem(__import__("sys").modules, f"bad_{group}", raising=False)
         return build_option(f"{group}=bad", config_dir=tmp_path / "conf")
 
