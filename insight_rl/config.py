@@ -24,7 +24,7 @@ from omegaconf.errors import OmegaConfBaseException
 from insight_rl.allowed_code import allowed, check_targets
 from insight_rl.errors import UsageError, check
 from insight_rl.paths import conf_dir, data_dir
-from insight_rl.types import DTYPES
+from insight_rl.types import DTYPES, PROMPT_STYLES
 
 _TYPE_NAMES = {"Integer": "a whole number", "Float": "a number", "Boolean": "true or false"}
 
@@ -42,7 +42,10 @@ class ModelConfig:
         check(self.dtype in DTYPES, "model.dtype", self.dtype, f"must be one of {', '.join(DTYPES)}")
         check(self.max_length >= 2, "model.max_length", self.max_length, "must be at least 2 tokens")
         check(
-            self.prompt_style in ("bare", "chat"), "model.prompt_style", self.prompt_style, "must be one of bare, chat"
+            self.prompt_style in PROMPT_STYLES,
+            "model.prompt_style",
+            self.prompt_style,
+            f"must be one of {', '.join(PROMPT_STYLES)}",
         )
 
 

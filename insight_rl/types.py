@@ -15,6 +15,9 @@ from typing import Any, Protocol
 DTYPES = ("float32", "bfloat16")
 """Precisions that a policy can be trained in. float16 is not one: its gradients would need loss scaling."""
 
+PROMPT_STYLES = ("bare", "chat")
+"""bare: the prompt is plain text. chat: it goes through the model's chat template."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prompt:

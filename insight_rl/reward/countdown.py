@@ -26,7 +26,7 @@ from typing import Any
 
 from insight_rl.errors import UsageError, check
 from insight_rl.reward.base import BaseReward
-from insight_rl.types import Completion, Prompt, Reward
+from insight_rl.types import PROMPT_STYLES, Completion, Prompt, Reward
 
 MAX_LENGTH = 512
 """Characters of an answer, outer blanks not counted; more is unparsable."""
@@ -37,7 +37,6 @@ MAX_DEPTH = 32
 MAX_DIGITS = 9
 """Digits of one integer."""
 
-STYLES = ("bare", "chat")
 
 _FOREIGN = re.compile(r"[^0-9+\-*/() \t\r\n]")
 _TOKEN = re.compile(r"[0-9]+|[+\-*/()]")
@@ -262,7 +261,7 @@ class CountdownReward(BaseReward):
     """Its time is bounded by the length of the text, so it may run in the trainer's own process."""
 
     def __init__(self, *, style: str, format_value: float, allow_latex: bool) -> None:
-        check(style in STYLES, "reward.style", style, f"use one of {', '.join(STYLES)}")
+        check(style in PROMPT_STYLES, "reward.style", style, f"use one of {', '.join(PROMPT_STYLES)}")
         check(
             isinstance(format_value, (int, float)) and 0 <= format_value < 1,
             "reward.format_value",

@@ -25,11 +25,10 @@ from insight_rl.task.countdown_problems import (
     read_problems,
 )
 from insight_rl.task.shares import split_by_shares
-from insight_rl.types import Prompt
+from insight_rl.types import PROMPT_STYLES, Prompt
 
 logger = logging.getLogger(__name__)
 
-STYLES = ("bare", "chat")
 
 CHAT_INSTRUCTION = (
     "Use each of the numbers {numbers} exactly once, with the operations +, -, *, / and parentheses, to make an "
@@ -146,7 +145,7 @@ class CountdownTask:
         max_target: int,
         seed: int,
     ) -> None:
-        check(style in STYLES, "task.style", style, f"use one of {', '.join(STYLES)}")
+        check(style in PROMPT_STYLES, "task.style", style, f"use one of {', '.join(PROMPT_STYLES)}")
         check(source in ("files", "generated"), "task.source", source, "use files or generated")
         _check_integer("task.num_train", num_train, 1, 10**7)
         _check_integer("task.num_test", num_test, 1, 10**7)
@@ -210,7 +209,7 @@ class MixedCountdownTask:
         seed: int,
         parts: Mapping[str, Mapping[str, Any]],
     ) -> None:
-        check(style in STYLES, "task.style", style, f"use one of {', '.join(STYLES)}")
+        check(style in PROMPT_STYLES, "task.style", style, f"use one of {', '.join(PROMPT_STYLES)}")
         _check_integer("task.num_train", num_train, 1, 10**7)
         _check_integer("task.seed", seed, 0, 2**63 - 1)
         check(isinstance(parts, Mapping) and len(parts) > 0, "task.parts", parts, "name at least one part")

@@ -18,11 +18,10 @@ from insight_rl.task.base import Messages, PromptEncoder
 from insight_rl.task.overlap import normalised
 from insight_rl.task.problem import NoAnswer, Problem, RowFormat, check_unicode
 from insight_rl.task.rows import HubName, Row, RowSource, hub_name
-from insight_rl.types import Prompt
+from insight_rl.types import PROMPT_STYLES, Prompt
 
 logger = logging.getLogger(__name__)
 
-STYLES = ("bare", "chat")
 _MAX_CONFLICTS_SHOWN = 5
 
 
@@ -55,7 +54,7 @@ class DatasetTask:
     ) -> None:
         is_name = isinstance(name, str) and name != "" and "/" not in name
         check(is_name, "task.name", name, "use a word without a slash: prompt ids begin with it")
-        check(style in STYLES, "task.style", style, f"use one of {', '.join(STYLES)}")
+        check(style in PROMPT_STYLES, "task.style", style, f"use one of {', '.join(PROMPT_STYLES)}")
         check(hasattr(rows, "problem"), "task.rows", rows, "name a row format, e.g. insight_rl.task.math.MathRows")
         check(system_prompt is None or style == "chat", "task.system_prompt", system_prompt, "needs task.style=chat")
         for key, limit in (("max_train", max_train), ("max_test", max_test)):
