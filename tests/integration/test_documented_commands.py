@@ -74,7 +74,7 @@ REPLACED = {
 MADE = {
     "insight-rl train * run_dir=runs/mopps": "runs/mopps/metrics.jsonl runs/mopps/model/model.safetensors",
     "insight-rl train -m * run_dir=runs/sweep": "runs/sweep/*random*/curves.png runs/sweep/*insight*/curves.png",
-    "insight-rl plot runs/sweep/*": "comparison.png",
+    "insight-rl plot runs/sweep/*": "runs/sweep/comparison.png",
     "insight-rl evaluate evaluation=*": "runs/evaluation_*/report.md",
     "insight-rl explain *": "runs/demo/explain/*.png",
     "insight-rl simulate synthetic_learner=hopeless80 *": "runs/simulation_*/simulation.png",
