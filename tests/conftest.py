@@ -23,6 +23,18 @@ def pytest_collection_modifyitems(items):
             item.add_marker(pytest.mark.xdist_group("vllm"))
 
 
+@pytest.fixture
+def allow_folder(monkeypatch):
+    """``allow_folder(folder)``: its modules may be named in a configuration, as those of a --config-dir."""
+    from insight_rl.allowed_code import allowed
+
+    def allow(folder: Path) -> None:
+        monkeypatch.setattr(allowed, "folders", allowed.folders | {folder.resolve()})
+        monkeypatch.syspath_prepend(folder)
+
+    return allow
+
+
 @pytest.fixture(scope="session")
 def tied_model(tmp_path_factory) -> Path:
     """A Llama of 0.3M parameters whose ``lm_head`` is the embedding."""

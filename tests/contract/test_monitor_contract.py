@@ -147,14 +147,14 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("promise", [None, *PROMISES])
-def test_a_monitor_that_breaks_a_promise_is_found(promise, make, tmp_path, monkeypatch):
+def test_a_monitor_that_breaks_a_promise_is_found(promise, make, tmp_path, monkeypatch, allow_folder):
     old, new = BROKEN.get(promise, ("", ""))
     assert old in GOOD
     module = f"bad_monitor_{getattr(promise, '__name__', 'none')}"
     (tmp_path / "conf" / "monitor").mkdir(parents=True)
     (tmp_path / "conf" / f"{module}.py").write_text(GOOD.replace(old, new, 1))
     (tmp_path / "conf" / "monitor" / "bad.yaml").write_text(f"bad:\n  _target_: {module}.Bad\n")
-    monkeypatch.syspath_prepend(tmp_path / "conf")
+    allow_folder(tmp_path / "conf")
     broken = []
     for number, each in enumerate(PROMISES):
         folder = tmp_path / str(number)

@@ -161,14 +161,14 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("promise", [None, *PROMISES])
-def test_a_task_that_breaks_a_promise_is_found(promise, tmp_path, monkeypatch):
+def test_a_task_that_breaks_a_promise_is_found(promise, tmp_path, allow_folder):
     old, new = BROKEN.get(promise, ("", ""))
     assert old in GOOD
     (tmp_path / f"bad_task_{getattr(promise, '__name__', 'none')}.py").write_text(GOOD.replace(old, new, 1))
     option = tmp_path / "conf" / "task" / "bad.yaml"
     option.parent.mkdir(parents=True)
     option.write_text(f"_target_: bad_task_{getattr(promise, '__name__', 'none')}.Bad\n")
-    monkeypatch.syspath_prepend(tmp_path)
+    allow_folder(tmp_path)
 
     def keeps(each):
         try:
