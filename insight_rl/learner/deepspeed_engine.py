@@ -23,7 +23,7 @@ from transformers.integrations.deepspeed import HfDeepSpeedConfig
 from insight_rl.errors import UsageError
 from insight_rl.learner.engine import Scorer
 from insight_rl.learner.logprobs import TokenScorer
-from insight_rl.learner.models import load_policy
+from insight_rl.learner.models import load_policy, set_policy_mode
 from insight_rl.learner.safe_load import load_tensors
 from insight_rl.learner.settings import DeepSpeedSettings, StartSpec
 
@@ -74,8 +74,9 @@ class DeepSpeedEngine:
         assert stage == wanted, f"asked DeepSpeed for ZeRO stage {wanted}, got {stage}"
         # DeepSpeed's own would unpickle whatever a checkpoint contains.
         self._engine.checkpoint_engine = _SafeCheckpointEngine(self._engine._config)
-        # DeepSpeed switches to training mode, dropout included: back to what load_policy set.
+        # DeepSpeed sets the mode of every module as it starts.
         self._engine.eval()
+        set_policy_mode(self.model)
 
     def _optimizer(self) -> torch.optim.Optimizer:
         arguments = self._settings.adamw()

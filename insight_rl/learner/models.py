@@ -21,20 +21,29 @@ NamedTensors = Iterable[tuple[str, torch.Tensor]]
 def load_policy(model_path: Path, dtype: torch.dtype, *, gradient_checkpointing: bool) -> PreTrainedModel:
     """The model at ``model_path``, without dropout, which would make the policy ratio random.
 
-    So the model stays in eval mode. Checkpointed layers alone are set to training mode, because they recompute their
-    activations only then.
+    So the model stays in eval mode, apart from layers that recompute (:func:`set_policy_mode`).
     """
     from transformers import AutoModelForCausalLM
-    from transformers.modeling_layers import GradientCheckpointingLayer
 
     model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(model_path, dtype=dtype, attn_implementation="sdpa")
-    model.eval()
     if gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-        for module in model.modules():
-            if isinstance(module, GradientCheckpointingLayer):
-                module.training = True
+    set_policy_mode(model)
     return model
+
+
+def set_policy_mode(model: PreTrainedModel) -> None:
+    """Eval mode, without dropout; layers with gradient checkpointing alone are in training mode.
+
+    They recompute their activations only then. Whatever else sets the mode of the whole model (DeepSpeed does, as it
+    starts) switches their checkpointing off without a word; call this afterwards.
+    """
+    from transformers.modeling_layers import GradientCheckpointingLayer
+
+    model.eval()
+    for module in model.modules():
+        if isinstance(module, GradientCheckpointingLayer) and module.gradient_checkpointing:
+            module.training = True
 
 
 def attends_fully(model: PreTrainedModel) -> bool:

@@ -18,7 +18,11 @@ if TYPE_CHECKING:
 
 
 class IpcChannel:
-    """Shares the learner's memory with a rollout process on the same GPU, ``buffer_bytes`` at a time."""
+    """Shares the learner's memory with a rollout process on the same GPU, a buffer at a time.
+
+    vLLM's buffer has to hold the largest tensor, mostly the embedding (0.3 GB for Qwen3-0.6B in bfloat16): it is made
+    that large where ``buffer_bytes`` is less.
+    """
 
     vllm_backend = "ipc"
 
@@ -34,7 +38,8 @@ class IpcChannel:
         if self._sender is None:
             from vllm.distributed.weight_transfer.ipc_engine import IPCTrainerInitInfo
 
-            info = IPCTrainerInitInfo(rank=0, packed=True, packed_buffer_size_bytes=self.buffer_bytes)
+            largest = max(tensor.nbytes for _, tensor in weights.named_tensors())
+            info = IPCTrainerInitInfo(rank=0, packed=True, packed_buffer_size_bytes=max(self.buffer_bytes, largest))
             self._sender = _open_sender(info, weights, process)
         self._sender.source = as_vllm_source(weights)
         self._sender.send_weights()
