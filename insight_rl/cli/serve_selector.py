@@ -18,7 +18,7 @@ MIN_TOKEN_LENGTH = 16
 _EPILOG = """
 examples:
   insight-rl serve-selector                                        for this machine; its address has a page
-  insight-rl train selector=remote selector.selector.name=mopps    a trainer that uses it
+  insight-rl train selector=remote selector.hosts.name=mopps    a trainer that uses it
   insight-rl serve-selector --host 0.0.0.0 --token-file token.txt  for other machines: wants the token
 
 A token is any text of 16 characters or more, e.g. from `openssl rand -hex 24`. Traffic is not encrypted: put a TLS

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, cast
@@ -26,6 +26,7 @@ from insight_rl.learner.logprobs import TokenScorer
 from insight_rl.learner.models import load_policy, set_policy_mode
 from insight_rl.learner.safe_load import load_tensors
 from insight_rl.learner.settings import DeepSpeedSettings, StartSpec
+from insight_rl.nested import merged
 
 _TAG = "deepspeed"
 
@@ -102,7 +103,7 @@ class DeepSpeedEngine:
             "zero_force_ds_cpu_optimizer": False,
             "steps_per_print": 2**31,
         }
-        return _merged(ours, self._settings.deepspeed)
+        return merged(ours, self._settings.deepspeed)
 
     @property
     def scorer(self) -> Scorer:
@@ -158,12 +159,3 @@ class DeepSpeedEngine:
     def close(self) -> None:
         self._engine.destroy()
         torch.distributed.destroy_process_group()
-
-
-def _merged(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> dict[str, Any]:
-    """``theirs`` over ``ours``, mapping by mapping."""
-    merged = dict(ours)
-    for key, value in theirs.items():
-        both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
-        merged[key] = _merged(merged[key], value) if both else value
-    return merged

@@ -41,21 +41,21 @@ class RemoteSelector:
         self,
         *,
         url: str,
-        selector: Mapping[str, Any],
+        hosts: Mapping[str, Any],
         run: str | None = None,
         token_env: str = "INSIGHT_RL_TOKEN",
         timeout_s: float = 60.0,
         num_retries: int = 6,
     ) -> None:
-        """``selector`` holds ``name``, an option of the service's conf/selector, and ``settings`` that differ from it.
+        """``hosts`` holds ``name``, an option of the service's conf/selector, and ``settings`` that differ from it.
 
         ``run`` is the name at the service; ``None`` makes one up. A request is tried ``1 + num_retries`` times.
         """
         check(re.match(r"https?://[^/?#]+", url) is not None, "selector.url", url, "must be like http://HOST:PORT")
         check(
-            isinstance(selector.get("name"), str) and selector.keys() <= {"name", "settings"},
-            "selector.selector",
-            dict(selector),
+            isinstance(hosts.get("name"), str) and hosts.keys() <= {"name", "settings"},
+            "selector.hosts",
+            dict(hosts),
             "must hold a name (an option of conf/selector) and, if any differ, settings",
         )
         check(
@@ -68,7 +68,7 @@ class RemoteSelector:
         check(num_retries >= 0, "selector.num_retries", num_retries, "must be at least 0")
         check(find_spec("httpx") is not None, "selector", "remote", "needs httpx: `pip install 'insight-rl[serve]'`")
         self._url = url.rstrip("/")
-        self._choice = {"name": selector["name"], "settings": dict(selector.get("settings") or {})}
+        self._choice = {"name": hosts["name"], "settings": dict(hosts.get("settings") or {})}
         self._wanted_name = run
         self._name_stem = "run"
         self._token_env = token_env

@@ -44,7 +44,7 @@ def composed(option):
 def make(option, *, pool=None, seed=3, **settings):
     """Built as a run builds it: composed from the whole tree, checked against the signature."""
     if option == "remote":
-        node = composed(option) | {"selector": {"name": "insight", "settings": settings}}
+        node = composed(option) | {"hosts": {"name": "insight", "settings": settings}}
     else:
         node = composed(option) | settings
     selector = build_part("selector", node)

@@ -58,7 +58,7 @@ def local_run(tmp_path_factory):
 
 def test_remote_and_local_selector_make_the_same_run(local_run, start_service, tmp_path):
     _, url = start_service(tmp_path / "service")
-    done = train(tmp_path / "remote", "selector=remote", "selector.selector.name=mopps", url=url)
+    done = train(tmp_path / "remote", "selector=remote", "selector.hosts.name=mopps", url=url)
     assert done.returncode == 0, done.stderr
     assert len(selections(local_run).splitlines()) == STEPS
     assert selections(tmp_path / "remote") == selections(local_run)
@@ -82,7 +82,7 @@ def test_remote_and_local_selector_make_the_same_run(local_run, start_service, t
 def test_a_killed_trainer_goes_on_in_a_fork(local_run, start_service, tmp_path):
     """Killed after its checkpoint of step 2 or 4, when the service is already ahead of that checkpoint."""
     _, url = start_service(tmp_path / "service")
-    overrides = ("selector=remote", "selector.selector.name=mopps", "selector.run=mine")
+    overrides = ("selector=remote", "selector.hosts.name=mopps", "selector.run=mine")
     environment = os.environ | {"INSIGHT_RL_SELECTOR_URL": url, "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(command(tmp_path / "run", *overrides), cwd=ROOT, env=environment, start_new_session=True)
     log = tmp_path / "run" / "selections.jsonl"
@@ -116,7 +116,7 @@ def group(prompt):
 
 
 def remote(url, **settings):
-    selector = RemoteSelector(url=url, selector={"name": "insight"}, **settings)
+    selector = RemoteSelector(url=url, hosts={"name": "insight"}, **settings)
     selector.open(pool(), num_rollouts=2, seed=0)
     return selector
 
@@ -162,7 +162,7 @@ def test_a_name_that_is_taken_is_not_trampled(start_service, tmp_path):
     assert second.state_dict()["run"].startswith("mine.fork-")
     assert first.state_dict() | {"run": ""} == second.state_dict() | {"run": ""}
     with pytest.raises(UsageError, match="another definition"):
-        other = RemoteSelector(url=url, selector={"name": "mopps"}, run="mine")
+        other = RemoteSelector(url=url, hosts={"name": "mopps"}, run="mine")
         other.open(pool(), num_rollouts=2, seed=0)
 
 

@@ -63,8 +63,8 @@ def test_what_cannot_be_served_ends_with_code_2_and_one_line(arguments, capsys, 
     ("settings", "key"),
     [
         ({"url": "127.0.0.1:8700"}, "selector.url"),
-        ({"selector": {"settings": {}}}, "selector.selector"),
-        ({"selector": {"name": "insight", "mu": 0.5}}, "selector.selector"),
+        ({"hosts": {"settings": {}}}, "selector.hosts"),
+        ({"hosts": {"name": "insight", "mu": 0.5}}, "selector.hosts"),
         ({"run": "a b"}, "selector.run"),
         ({"timeout_s": 0}, "selector.timeout_s"),
         ({"num_retries": -1}, "selector.num_retries"),
@@ -72,4 +72,4 @@ def test_what_cannot_be_served_ends_with_code_2_and_one_line(arguments, capsys, 
 )
 def test_bad_settings_of_the_client_are_named(settings, key):
     with pytest.raises(UsageError, match=key):
-        RemoteSelector(**({"url": "http://127.0.0.1:1", "selector": {"name": "insight"}} | settings))
+        RemoteSelector(**({"url": "http://127.0.0.1:1", "hosts": {"name": "insight"}} | settings))
