@@ -57,7 +57,9 @@ def _cell(value: Any) -> Any:
 
 
 def to_lines(records: Iterable[Mapping[str, Any]]) -> str:
-    return "".join(json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n" for record in records)
+    lines = "".join(json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n" for record in records)
+    # UTF-8 cannot hold half a surrogate pair (from a file name that is not UTF-8, say); its escape is valid JSON.
+    return lines.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def read_records(path: Path) -> list[Record]:

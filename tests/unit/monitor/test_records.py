@@ -78,3 +78,10 @@ def test_dropping_keeps_earlier_steps_byte_for_byte(tmp_path):
     assert [file.name for file in tmp_path.iterdir()] == ["metrics.jsonl"]
     drop_records_from(tmp_path / "absent.jsonl", step=0)
     assert not (tmp_path / "absent.jsonl").exists()
+
+
+@given(st.text(st.characters(exclude_categories=())))
+def test_any_text_can_be_written_and_read_back(text):
+    """Half of a surrogate pair too, which UTF-8 cannot hold: a run must not end over a notice."""
+    line = to_lines([{"step": 1, "text": text}])
+    assert json.loads(line.encode("utf-8")) == {"step": 1, "text": text}
