@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,13 @@ ROOT = Path(__file__).parents[1]
 EOS_TOKEN_IDS = (2, 4)
 """Of the models below: the tokenizer's own, and one that only the generation config knows."""
 VOCABULARY = ["<pad>", "<bos>", "<eos>", "<unk>", "<end>", *"0123456789+-*/()=,: "]
+
+
+def pytest_configure():
+    """Whoever runs the tests under nohup or in the background of a script hands ignored signals down to all of them."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
 
 
 def pytest_collection_modifyitems(items):

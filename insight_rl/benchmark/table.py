@@ -42,7 +42,7 @@ def as_json(figures: SuiteFigures) -> dict[str, Any]:
 
 
 def flat_metrics(row: Figures) -> Mapping[str, float]:
-    """The same keys as an evaluation in a training run has."""
+    """The keys of an evaluation in a training run, without its interval: the table has a bootstrapped one."""
     return {
         "eval/accuracy": row.accuracy.value,
         "eval/pass_at_1": row.accuracy.value,

@@ -193,7 +193,7 @@ def test_text_is_the_decoded_tokens(engine, tied_model):
     tokenizer = ModelTokenizer(tied_model)
     for group in generate(engine).values():
         for completion in group:
-            assert completion.text == tokenizer.decode(completion.token_ids)
+            assert [completion.text] == tokenizer.decode_batch([completion.token_ids])
 
 
 def test_the_same_seed_gives_the_same_completions_and_another_seed_others(engine):

@@ -1,7 +1,7 @@
 """Nothing hangs silently and nothing is left behind: every process of a run stopped, killed and signalled.
 
-The faults are those of ``scripts/check_faults.py``, which prints the whole table for vLLM and DeepSpeed; here they run
-with two plain ranks, and the ones that concern vLLM and DeepSpeed once with these.
+Half of the faults of ``scripts/check_faults.py``, which makes all of them and prints a table; here most run with two
+plain ranks, and the ones that concern vLLM and DeepSpeed once with these.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def test_a_rank_that_is_killed_ends_the_run_in_one_sentence(make):
     assert "learner rank 1 died in" in outcome.last_line and "(killed by SIGKILL)" in outcome.last_line
 
 
-@pytest.mark.parametrize("name", ["judge-stopped", "judge-killed", "trainer-stopped"])
+@pytest.mark.parametrize("name", ["judge-stopped"])
 def test_the_run_goes_on(name, make):
     assert make(name, CHEAP).ended == "went on"
 
@@ -62,7 +62,7 @@ def test_nothing_is_left_of_a_killed_trainer(make):
     assert make("trainer-killed", CHEAP).ended == "code -9"
 
 
-@pytest.mark.parametrize(("name", "code"), [("sigterm", 143), ("sighup", 129), ("sigint", 130)])
+@pytest.mark.parametrize(("name", "code"), [("sighup", 129)])
 def test_a_signal_to_every_process_is_a_request_to_stop_with_a_checkpoint(name, code, make):
     outcome = make(f"{name}-to-the-group", CHEAP)
     assert outcome.ended == f"code {code}"

@@ -42,9 +42,13 @@ print(json.dumps(list(counts.values())))
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "learner", [{}, *({"zero_stage": stage} for stage in range(4))], ids=lambda learner: str(learner or "accelerate")
+    ("learner", "gradient_checkpointing"),
+    [
+        *(pytest.param({"zero_stage": stage}, True, id=f"zero-{stage}") for stage in range(4)),
+        pytest.param({}, True, id="accelerate"),
+        pytest.param({}, False, id="accelerate-without"),
+    ],
 )
-@pytest.mark.parametrize("gradient_checkpointing", [True, False])
 def test_every_layer_runs_again_in_the_backward_pass(learner, gradient_checkpointing):
     settings = json.dumps(learner | {"gradient_checkpointing": gradient_checkpointing})
     command = [sys.executable, "-c", COUNT, settings, str(data_dir() / "tiny_countdown")]

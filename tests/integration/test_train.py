@@ -119,7 +119,7 @@ def test_a_changed_setting_is_refused_on_resume(tmp_path):
     from insight_rl.errors import UsageError
 
     run(tmp_path / "run")
-    with pytest.raises(UsageError, match=r"selector\.mu=0\.5: the run in .* was started with 0\.3"):
+    with pytest.raises(UsageError, match=r"selector\.mu=0\.5: the run in .* was started with selector\.mu=0\.3"):
         run(tmp_path / "run", "selector.mu=0.5")
     with pytest.raises(UsageError, match="resume=never"):
         run(tmp_path / "run", "resume=never")

@@ -143,7 +143,7 @@ def test_an_engine_core_of_its_own_ends_with_the_process_and_its_death_is_notice
         assert len(list(engine.generate(PROMPTS, sampling=SAMPLING))) == len(PROMPTS)
         children = Path(f"/proc/{engine._process.pid}/task/{engine._process.pid}/children").read_text().split()
         commands = {int(pid): Path(f"/proc/{pid}/cmdline").read_text() for pid in children}
-        (core,) = [pid for pid, command in commands.items() if "spawn_main" in command]
+        (core,) = [pid for pid, command in commands.items() if "resource_tracker" not in command]
         maps = Path(f"/proc/{core}/maps").read_text().splitlines()
         shared = {line.split()[5] for line in maps if "/dev/shm/" in line and "(deleted)" not in line}
         stacks = engine._process._child.dump_stacks()
