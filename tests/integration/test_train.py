@@ -125,6 +125,21 @@ def test_a_changed_setting_is_refused_on_resume(tmp_path):
         run(tmp_path / "run", "resume=never")
 
 
+def test_a_pool_that_has_changed_is_refused_before_a_model_loads(tmp_path, monkeypatch):
+    from insight_rl.errors import UsageError
+    from insight_rl.paths import data_dir
+    from insight_rl.rollout.transformers import TransformersEngine
+
+    lines = (data_dir() / "countdown" / "train.jsonl").read_text().splitlines()[:40]
+    file = tmp_path / "train.jsonl"
+    file.write_text("\n".join(lines))
+    run(tmp_path / "run", f"task.train_path={file}")
+    monkeypatch.setattr(TransformersEngine, "start", lambda *_, **__: pytest.fail("a model was loaded"))
+    file.write_text("\n".join(lines[1:]))
+    with pytest.raises(UsageError, match=r"checkpoint .*: the saved beliefs belong to another pool .*another run_dir"):
+        run(tmp_path / "run", f"task.train_path={file}", "trainer.num_steps=9")
+
+
 def start_process(folder, *overrides):
     command = [sys.executable, "-m", "insight_rl", "train", *SMALL, f"run_dir={folder}", *overrides]
     return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
