@@ -5,9 +5,10 @@ DeepSpeed compiles small C++ extensions at first use, so a C++ compiler must be 
 
 from __future__ import annotations
 
+import enum
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, cast
@@ -16,7 +17,6 @@ import deepspeed
 import torch
 from deepspeed.runtime.checkpoint_engine import TorchCheckpointEngine
 from deepspeed.runtime.fp16.loss_scaler import LossScaler
-from deepspeed.runtime.zero.config import ZeroStageEnum
 from deepspeed.utils.tensor_fragment import fragment_address
 from transformers.integrations.deepspeed import HfDeepSpeedConfig
 
@@ -34,14 +34,30 @@ _TAG = "deepspeed"
 warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed")
 
 # Classes of DeepSpeed's whose objects stand in its checkpoints: plain records.
-_ALLOWED_IN_CHECKPOINTS = (fragment_address, LossScaler, ZeroStageEnum)
+_ALLOWED_IN_CHECKPOINTS = (fragment_address, LossScaler)
 
 
 class _SafeCheckpointEngine(TorchCheckpointEngine):  # type: ignore[misc]  # DeepSpeed has no types
     """Writes as DeepSpeed does, and reads without executing anything."""
 
+    def save(self, state_dict: Mapping[str, Any], path: str) -> None:
+        super().save(_without_enums(state_dict), path)
+
     def load(self, path: str, map_location: object = None) -> Any:
         return load_tensors(Path(path), allowed=_ALLOWED_IN_CHECKPOINTS)
+
+
+def _without_enums(node: Any) -> Any:
+    """``node`` with the values of enum members in their place.
+
+    Python before 3.11.4 pickles a member as a call of ``getattr``, which must stay refused when a checkpoint is read.
+    """
+    if isinstance(node, enum.Enum):
+        return node.value
+    if isinstance(node, Mapping):
+        plain = {key: _without_enums(value) for key, value in node.items()}
+        return plain if any(plain[key] is not value for key, value in node.items()) else node
+    return node
 
 
 class DeepSpeedEngine:
