@@ -36,7 +36,7 @@ from insight_rl.monitor.summary import Summary, summarise
 from insight_rl.monitor.watch import Watch, small_micro_batches, too_many_ranks, unusual_learning_rate
 from insight_rl.reward.base import RewardFn
 from insight_rl.reward_fit import check_reward_fits
-from insight_rl.rollout.base import RolloutEngine
+from insight_rl.rollout.base import RolloutEngine, RolloutSpec
 from insight_rl.run_dir import RunDir, SelectionLog, SelectionLogs, choose_run_dir
 from insight_rl.run_stops import MEAN_LOGPROB_GAP_LIMITS
 from insight_rl.seeding import derive_seed
@@ -167,13 +167,7 @@ def assemble(
 
     judge = build_judge(parts.reward, config.judge)
     cleanup.callback(judge.close)
-    parts.rollout.start(
-        model_path=parts.model_path,
-        dtype=config.model.dtype,
-        max_length=config.model.max_length,
-        seed=derive_seed(config.seed, "rollout"),
-        weight_channel=parts.weight_channel,
-    )
+    parts.rollout.start(_rollout_spec(config, parts))
     cleanup.callback(parts.rollout.close)
     parts.learner.start(_start_spec(config, parts))
     cleanup.callback(parts.learner.close)
@@ -209,6 +203,17 @@ def assemble(
         monitors=[*parts.monitors, watch],
         selection_log=SelectionLogs(*logs),
         save_checkpoint=save_checkpoint,
+    )
+
+
+def _rollout_spec(config: RunConfig, parts: Parts) -> RolloutSpec:
+    return RolloutSpec(
+        model_path=parts.model_path,
+        dtype=config.model.dtype,
+        max_length=config.model.max_length,
+        seed=derive_seed(config.seed, "rollout"),
+        weight_channel=parts.weight_channel,
+        say=parts.say,
     )
 
 

@@ -126,13 +126,13 @@ class Trainer:
         beliefs_P = [self.selector.belief(group.prompt.id) for group in kept]
         advantages_P_G = self.algorithm.advantages(kept, beliefs_P)
         learned = self.learn(kept, advantages_P_G)
-        self.sync(step)
+        synced = self.sync(step)
 
         self.progress.num_rollouts += sum(len(group.completions_G) for group in groups)
         self.progress.num_tokens += sum(len(c.token_ids) for group in groups for c in group.completions_G)
         cost = {"rollout/num_rollouts": self.progress.num_rollouts, "rollout/num_tokens": self.progress.num_tokens}
         of_groups = reward_metrics(groups) | rollout_metrics(groups) | gate_metrics(groups, kept, num_rounds)
-        return self.selector.metrics() | of_groups | learned | cost
+        return self.selector.metrics() | of_groups | learned | cost | synced
 
     def collect(self, step: int) -> tuple[list[Group], list[Group], int]:
         """Every group rolled out in this step, those of them that the gate admits (at most M), and the rounds taken."""
@@ -173,8 +173,8 @@ class Trainer:
         return metrics
 
     @phase("sync")
-    def sync(self, version: int) -> None:
-        self.rollout.update_weights(self.learner.weights(), version=version)
+    def sync(self, version: int) -> Metrics:
+        return self.rollout.update_weights(self.learner.weights(), version=version)
 
     @phase("evaluate")
     def evaluate(self) -> Metrics:

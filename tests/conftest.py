@@ -57,10 +57,11 @@ def untied_model(tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def vllm_tied(tied_model):
     """The vLLM engine on ``tied_model``; whoever changes its weights says which ones he needs."""
+    from insight_rl.rollout.base import RolloutSpec
     from insight_rl.rollout.vllm import VllmEngine
 
     engine = VllmEngine(num_threads=1)
-    engine.start(model_path=tied_model, dtype="float32", max_length=64, seed=0)
+    engine.start(RolloutSpec(model_path=tied_model, dtype="float32", max_length=64, seed=0))
     yield engine
     engine.close()
 

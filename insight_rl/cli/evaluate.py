@@ -26,6 +26,7 @@ from insight_rl.errors import UsageError, check
 from insight_rl.model_folder import count_parameters
 from insight_rl.reward.base import Judge
 from insight_rl.reward_fit import check_reward_fits
+from insight_rl.rollout.base import RolloutSpec
 from insight_rl.run_settings import compose_from_run
 from insight_rl.seeding import derive_seed
 from insight_rl.tokenizer import ModelTokenizer
@@ -190,10 +191,13 @@ def _run_all(config: RunConfig, members: Sequence[SuiteMember], runs: Sequence[B
     engine = build_part("rollout", config.rollout)
     with ExitStack() as cleanup:
         engine.start(
-            model_path=model_path,
-            dtype=config.model.dtype,
-            max_length=config.model.max_length,
-            seed=derive_seed(config.seed, "rollout"),
+            RolloutSpec(
+                model_path=model_path,
+                dtype=config.model.dtype,
+                max_length=config.model.max_length,
+                seed=derive_seed(config.seed, "rollout"),
+                say=print,
+            )
         )
         cleanup.callback(engine.close)
         judges: list[tuple[Any, Judge]] = []

@@ -2,13 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 from insight_rl.errors import UsageError
-from insight_rl.types import Completion, Prompt, Sampling
+from insight_rl.types import Completion, Metrics, Prompt, Sampling
 from insight_rl.weight_sync.base import WeightChannel, WeightSource
+
+
+def _say_nothing(text: str) -> None:
+    """For a run that nobody watches."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RolloutSpec:
+    """What a rollout engine has to know to start.
+
+    Example::
+
+        RolloutSpec(model_path=Path("data/tiny_model"), dtype="float32", max_length=128, seed=7)
+    """
+
+    model_path: Path
+    """A Hugging Face folder."""
+
+    dtype: str
+    """As torch names it, one of ``insight_rl.types.DTYPES``."""
+
+    max_length: int
+    """Tokens of a prompt and its completion together."""
+
+    seed: int
+
+    weight_channel: WeightChannel | None = None
+    """How new weights will come; ``None`` leaves the choice to the engine."""
+
+    say: Callable[[str], None] = _say_nothing
+    """Tells the user, in one sentence, of something that the engine has mended by itself."""
 
 
 class RolloutEngine(Protocol):
@@ -17,19 +49,8 @@ class RolloutEngine(Protocol):
     Constructed by the config with keyword-only settings (cheap and validated), then :meth:`start` loads the model.
     """
 
-    def start(
-        self,
-        *,
-        model_path: Path,
-        dtype: str,
-        max_length: int,
-        seed: int,
-        weight_channel: WeightChannel | None = None,
-    ) -> None:
-        """Load the model (a Hugging Face folder), ``dtype`` as torch names it, context of ``max_length`` tokens.
-
-        ``weight_channel`` is how new weights will come; ``None`` leaves the choice to the engine.
-        """
+    def start(self, spec: RolloutSpec) -> None:
+        """Load the model. Raises ``UsageError`` for settings with which it cannot."""
         ...
 
     def generate(
@@ -42,8 +63,11 @@ class RolloutEngine(Protocol):
         """
         ...
 
-    def update_weights(self, weights: WeightSource, *, version: int) -> None:
-        """Load the learner's weights; later completions carry ``policy_version=version``. Drops cached prefixes."""
+    def update_weights(self, weights: WeightSource, *, version: int) -> Metrics:
+        """Load the learner's weights; later completions carry ``policy_version=version``. Drops cached prefixes.
+
+        Returns what it has measured, for the log: keys of docs/metrics.md, or none.
+        """
         ...
 
     def close(self) -> None:

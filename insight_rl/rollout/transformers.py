@@ -7,18 +7,17 @@ batch.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from insight_rl.errors import check
-from insight_rl.rollout.base import check_lengths
+from insight_rl.rollout.base import RolloutSpec, check_lengths
 from insight_rl.seeding import derive_seed
 from insight_rl.tokenizer import ModelTokenizer
-from insight_rl.types import Completion, Prompt, Sampling
+from insight_rl.types import Completion, Metrics, Prompt, Sampling
 from insight_rl.weight_sync.auto import AutoChannel
-from insight_rl.weight_sync.base import WeightChannel, WeightSource
+from insight_rl.weight_sync.base import WeightSource
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -38,16 +37,9 @@ class TransformersEngine:
         self.max_batch_size = max_batch_size
         self._policy_version = 0
 
-    def start(
-        self,
-        *,
-        model_path: Path,
-        dtype: str,
-        max_length: int,
-        seed: int,
-        weight_channel: WeightChannel | None = None,
-    ) -> None:
+    def start(self, spec: RolloutSpec) -> None:
         """Raises ``UsageError`` for a ``weight_channel``: there is no other process that weights could go to."""
+        weight_channel = spec.weight_channel
         check(
             weight_channel is None or isinstance(weight_channel, AutoChannel),
             "weight_sync",
@@ -57,11 +49,13 @@ class TransformersEngine:
         from transformers import AutoModelForCausalLM
 
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        model = AutoModelForCausalLM.from_pretrained(model_path, dtype=getattr(torch, dtype), device_map=self._device)
+        model = AutoModelForCausalLM.from_pretrained(
+            spec.model_path, dtype=getattr(torch, spec.dtype), device_map=self._device
+        )
         self._model: PreTrainedModel = model.eval().requires_grad_(False)
-        self._tokenizer = ModelTokenizer(model_path)
+        self._tokenizer = ModelTokenizer(spec.model_path)
         self._eos_ids = torch.tensor(self._tokenizer.eos_token_ids, device=self._device)
-        self._max_length = max_length
+        self._max_length = spec.max_length
         self._parameters = dict(self._model.named_parameters())
 
     def generate(
@@ -167,7 +161,7 @@ class TransformersEngine:
         return [tuple(completions_B[row : row + num_rollouts]) for row in range(0, len(completions_B), num_rollouts)]
 
     @torch.no_grad()
-    def update_weights(self, weights: WeightSource, *, version: int) -> None:
+    def update_weights(self, weights: WeightSource, *, version: int) -> Metrics:
         updated = set()
         for name, tensor in weights.named_tensors():
             self._parameters[name].copy_(tensor)
@@ -176,6 +170,7 @@ class TransformersEngine:
         if stale:
             raise RuntimeError(f"weight sync left {len(stale)} parameters as they were, among them {min(stale)}")
         self._policy_version = version
+        return {}
 
     def close(self) -> None:
         self._parameters = {}

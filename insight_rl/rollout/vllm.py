@@ -13,18 +13,17 @@ from __future__ import annotations
 import importlib.util
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from insight_rl.child_process import Child, check_deadline, package_folder
 from insight_rl.errors import UsageError, check
-from insight_rl.rollout.base import check_lengths
+from insight_rl.rollout.base import RolloutSpec, check_lengths
 from insight_rl.rollout.vllm_worker import Request, Sample
 from insight_rl.seeding import derive_seed
 from insight_rl.tokenizer import ModelTokenizer
-from insight_rl.types import Completion, Prompt, Sampling
+from insight_rl.types import Completion, Metrics, Prompt, Sampling
 from insight_rl.weight_sync.auto import AutoChannel
-from insight_rl.weight_sync.base import WeightChannel, WeightSource
+from insight_rl.weight_sync.base import WeightSource
 from insight_rl.weight_sync.memory_folder import check_shared_memory
 
 _TARGET = "insight_rl.rollout.vllm_worker:serve"
@@ -64,15 +63,7 @@ class VllmEngine:
         self._policy_version = 0
         self._process: _WorkerProcess | None = None
 
-    def start(
-        self,
-        *,
-        model_path: Path,
-        dtype: str,
-        max_length: int,
-        seed: int,
-        weight_channel: WeightChannel | None = None,
-    ) -> None:
+    def start(self, spec: RolloutSpec) -> None:
         """Raises ``UsageError`` if vLLM is not installed or refuses the settings, with its reason."""
         if importlib.util.find_spec("vllm") is None:
             raise UsageError(
@@ -80,16 +71,16 @@ class VllmEngine:
                 "`pip install 'insight-rl[gpu]'`), or use rollout=transformers"
             )
         check_shared_memory()
-        self._tokenizer = ModelTokenizer(model_path)
-        self._max_length = max_length
-        self._weight_channel = weight_channel or AutoChannel()
+        self._tokenizer = ModelTokenizer(spec.model_path)
+        self._max_length = spec.max_length
+        self._weight_channel = spec.weight_channel or AutoChannel()
         self._process = _WorkerProcess(num_threads=self.num_threads, show_log=self.show_log, deadline_s=self.deadline_s)
         try:
             self._process.start(
-                model_path=str(model_path),
-                dtype=dtype,
-                max_length=max_length,
-                seed=seed,
+                model_path=str(spec.model_path),
+                dtype=spec.dtype,
+                max_length=spec.max_length,
+                seed=spec.seed,
                 sleep=self.sleep,
                 transfer_backend=self._weight_channel.vllm_backend,
                 engine_args=self.engine_args,
@@ -137,9 +128,10 @@ class VllmEngine:
             for sample, text in zip(samples, texts, strict=True)
         )
 
-    def update_weights(self, weights: WeightSource, *, version: int) -> None:
-        self._weight_channel.send(weights, self._running())
+    def update_weights(self, weights: WeightSource, *, version: int) -> Metrics:
+        metrics = self._weight_channel.send(weights, [self._running()])
         self._policy_version = version
+        return metrics
 
     def close(self) -> None:
         if self._process is not None:
@@ -177,19 +169,32 @@ class _WorkerProcess:
 
     def call(self, method: str, /, **arguments: Any) -> None:
         """Run ``method`` in the process and wait for it."""
-        for _ in self.stream(method, **arguments):
-            pass
+        self.begin(method, **arguments)
+        self.finish()
 
     def stream(self, method: str, /, **arguments: Any) -> Iterator[Any]:
-        """Run ``method`` in the process and yield what it yields.
+        """Run ``method`` in the process and yield what it yields."""
+        self.begin(method, **arguments)
+        return self._answers()
+
+    def begin(self, method: str, /, **arguments: Any) -> None:
+        """Ask the process to run ``method``; the answer to an earlier request that nobody has waited for is dropped."""
+        while self._is_answering:
+            self._receive()
+        self._child.send((method, arguments), doing=method)
+        self._method, self._is_answering = method, True
+
+    def finish(self) -> None:
+        """Wait for what :meth:`begin` has asked for."""
+        for _ in self._answers():
+            pass
+
+    def _answers(self) -> Iterator[Any]:
+        """What the method yields, until it ends.
 
         Raises ``UsageError`` for settings that vLLM refused, ``ChildLost`` if the process died or showed no sign of
         life within its deadline, and ``RuntimeError`` for any other failure.
         """
-        while self._is_answering:  # the last caller stopped early
-            self._receive()
-        self._child.send((method, arguments), doing=method)
-        self._method, self._is_answering = method, True
         while True:
             kind, value = self._receive()
             if kind == "done":
@@ -197,7 +202,7 @@ class _WorkerProcess:
             if kind == "refused":
                 raise UsageError(f"rollout: vLLM refused its settings (rollout.engine_args and model.*): {value}")
             if kind == "failed":
-                raise RuntimeError(f"vLLM failed in {method}:\n{value}{self._child.log_tail()}")
+                raise RuntimeError(f"vLLM failed in {self._method}:\n{value}{self._child.log_tail()}")
             yield value
 
     def _receive(self) -> tuple[str, Any]:

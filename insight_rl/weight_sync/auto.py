@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from insight_rl.types import Metrics
 from insight_rl.weight_sync.base import RolloutProcess, WeightChannel, WeightSource
 from insight_rl.weight_sync.shared_memory import SharedMemoryChannel
 from insight_rl.weight_sync.vllm_transfer import IpcChannel
@@ -19,7 +22,7 @@ class AutoChannel:
     def check_device(self, device: str) -> None:
         """There is a channel for every device."""
 
-    def send(self, weights: WeightSource, process: RolloutProcess) -> None:
+    def send(self, weights: WeightSource, processes: Sequence[RolloutProcess]) -> Metrics:
         if self._chosen is None:
-            self._chosen = SharedMemoryChannel() if process.device == "cpu" else IpcChannel()
-        self._chosen.send(weights, process)
+            self._chosen = SharedMemoryChannel() if processes[0].device == "cpu" else IpcChannel()
+        return self._chosen.send(weights, processes)

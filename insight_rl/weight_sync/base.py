@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
+
+from insight_rl.types import Metrics
 
 if TYPE_CHECKING:
     import torch
@@ -23,7 +25,11 @@ class WeightSource(Protocol):
 
 
 class RolloutProcess(Protocol):
-    """The rollout engine's process, as a weight channel sees it."""
+    """One process of the rollout engine, as a weight channel sees it.
+
+    Its methods are those of :mod:`insight_rl.rollout.vllm_worker`. All raise if the process died, was silent past its
+    deadline, or failed.
+    """
 
     @property
     def device(self) -> str:
@@ -31,7 +37,15 @@ class RolloutProcess(Protocol):
         ...
 
     def call(self, method: str, /, **arguments: Any) -> None:
-        """Call a method of the process (:mod:`insight_rl.rollout.vllm_worker`) and wait for it; raises if it fails."""
+        """Call a method of the process and wait for it."""
+        ...
+
+    def begin(self, method: str, /, **arguments: Any) -> None:
+        """Call a method of the process and do not wait for it; :meth:`finish` does."""
+        ...
+
+    def finish(self) -> None:
+        """Wait for the method that :meth:`begin` has called."""
         ...
 
 
@@ -47,6 +61,29 @@ class WeightChannel(Protocol):
         """Raise ``UsageError`` if weights cannot go to an engine on this kind of device (as in ``RolloutProcess``)."""
         ...
 
-    def send(self, weights: WeightSource, process: RolloutProcess) -> None:
-        """Replace the weights in ``process``; when it returns, the next completion uses them."""
+    def send(self, weights: WeightSource, processes: Sequence[RolloutProcess]) -> Metrics:
+        """Replace the weights in every one of ``processes``; when it returns, the next completion uses them.
+
+        They need not be those of the call before: one that has died is replaced, and the new one gets the same
+        weights alone. Returns what it has measured, for the log: keys of docs/metrics.md, or none.
+        """
         ...
+
+
+def call_all(processes: Sequence[RolloutProcess], method: str, /, **arguments: Any) -> None:
+    """Call a method of every process at the same time and wait for all of them, also if one fails."""
+    errors: list[Exception] = []
+    begun = []
+    for process in processes:
+        try:
+            process.begin(method, **arguments)
+            begun.append(process)
+        except Exception as error:
+            errors.append(error)
+    for process in begun:
+        try:
+            process.finish()
+        except Exception as error:
+            errors.append(error)
+    if errors:
+        raise errors[0]

@@ -6,10 +6,12 @@ the original, and only its own ``reload_weights`` can undo that.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from insight_rl.errors import check
-from insight_rl.weight_sync.base import RolloutProcess, WeightSource
+from insight_rl.types import Metrics
+from insight_rl.weight_sync.base import RolloutProcess, WeightSource, call_all
 from insight_rl.weight_sync.memory_folder import memory_folder
 
 
@@ -26,10 +28,11 @@ class SharedMemoryChannel:
     def check_device(self, device: str) -> None:
         """Files can be read on every device."""
 
-    def send(self, weights: WeightSource, process: RolloutProcess) -> None:
+    def send(self, weights: WeightSource, processes: Sequence[RolloutProcess]) -> Metrics:
         if self._num_bytes is None:
             # Once a run: sharded weights have to be gathered to be measured.
             self._num_bytes = sum(tensor.nbytes for _, tensor in weights.named_tensors())
         with memory_folder(self._num_bytes, parent=self.folder) as folder:
             weights.save(folder)
-            process.call("reload", folder=str(folder))
+            call_all(processes, "reload", folder=str(folder))
+        return {}

@@ -7,10 +7,11 @@ adapters only.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from insight_rl.errors import check
+from insight_rl.types import Metrics
 from insight_rl.weight_sync.base import RolloutProcess, WeightSource
 
 if TYPE_CHECKING:
@@ -34,7 +35,8 @@ class IpcChannel:
     def check_device(self, device: str) -> None:
         _check_gpu("ipc", device)
 
-    def send(self, weights: WeightSource, process: RolloutProcess) -> None:
+    def send(self, weights: WeightSource, processes: Sequence[RolloutProcess]) -> Metrics:
+        (process,) = processes
         if self._sender is None:
             from vllm.distributed.weight_transfer.ipc_engine import IPCTrainerInitInfo
 
@@ -43,6 +45,7 @@ class IpcChannel:
             self._sender = _open_sender(info, weights, process)
         self._sender.source = as_vllm_source(weights)
         self._sender.send_weights()
+        return {}
 
 
 class NcclChannel:
@@ -64,7 +67,8 @@ class NcclChannel:
     def check_device(self, device: str) -> None:
         _check_gpu("nccl", device)
 
-    def send(self, weights: WeightSource, process: RolloutProcess) -> None:
+    def send(self, weights: WeightSource, processes: Sequence[RolloutProcess]) -> Metrics:
+        (process,) = processes
         if self._sender is None:
             from vllm.distributed.weight_transfer.nccl_engine import NCCLTrainerInitInfo
 
@@ -74,6 +78,7 @@ class NcclChannel:
             self._sender = _open_sender(info, weights, process)
         self._sender.source = as_vllm_source(weights)
         self._sender.send_weights()
+        return {}
 
 
 def _check_gpu(name: str, device: str) -> None:

@@ -11,6 +11,7 @@ from transformers import AutoModelForCausalLM
 
 from insight_rl.build import build_part
 from insight_rl.errors import UsageError
+from insight_rl.rollout.base import RolloutSpec
 from insight_rl.tokenizer import ModelTokenizer
 from insight_rl.types import Prompt, Sampling
 
@@ -41,7 +42,7 @@ def started(request, tied_model):
         yield request.getfixturevalue("vllm_tied")
         return
     engine = build_part("rollout", read_option(request.param))
-    engine.start(model_path=tied_model, dtype="float32", max_length=MAX_LENGTH, seed=0)
+    engine.start(RolloutSpec(model_path=tied_model, dtype="float32", max_length=MAX_LENGTH, seed=0))
     yield engine
     engine.close()
 

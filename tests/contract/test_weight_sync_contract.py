@@ -39,13 +39,19 @@ class Weights:
 
 
 class Process:
-    """Loads what it is sent at once, as the rollout process does while ``call`` waits."""
+    """Loads what it is sent at once, as the rollout process does while ``finish`` waits."""
 
     device = "cpu"
 
     def __init__(self):
         self.loaded = None
         self.files = []
+
+    def begin(self, method, /, **arguments):
+        self.call(method, **arguments)
+
+    def finish(self):
+        """``begin`` has waited."""
 
     def call(self, method, /, **arguments):
         from safetensors.torch import load_file
@@ -73,18 +79,21 @@ def says_at_once_for_which_devices_it_is(channel):
 
 
 def replaces_the_weights_before_it_returns(channel):
-    process = Process()
-    for value in (1.0, 2.0):
+    """In every process; and they may be others than before, as one that has died is replaced."""
+    first, second, third = Process(), Process(), Process()
+    for value, processes in ((1.0, [first, second]), (2.0, [first, third]), (2.0, [second])):
         weights = Weights(value)
-        channel.send(weights, process)
-        assert process.loaded.keys() == weights.tensors.keys()
-        assert all(torch.equal(process.loaded[name], tensor) for name, tensor in weights.named_tensors())
+        metrics = channel.send(weights, processes)
+        assert all(isinstance(key, str) for key in metrics)
+        for process in processes:
+            assert process.loaded.keys() == weights.tensors.keys()
+            assert all(torch.equal(process.loaded[name], tensor) for name, tensor in weights.named_tensors())
 
 
 def leaves_nothing_behind(channel):
     process = Process()
     weights = Weights(1.0)
-    channel.send(weights, process)
+    channel.send(weights, [process])
     assert process.files and not any(file.exists() for file in process.files)
     assert not weights.saved_in.exists()
 
@@ -97,7 +106,7 @@ def leaves_nothing_behind_when_loading_fails(channel):
 
     process.call = fail
     with pytest.raises(RuntimeError, match="vLLM says no"):
-        channel.send(weights, process)
+        channel.send(weights, [process])
     assert not weights.saved_in.exists()
 
 
@@ -126,16 +135,16 @@ def test_a_channel_is_refused_on_a_cpu_if_and_only_if_it_needs_a_gpu(option, bui
 BROKEN = {
     says_at_once_for_which_devices_it_is: "class Bad:\n    vllm_backend = None",
     names_its_side_in_vllm: 'class Bad:\n    vllm_backend = "pigeon"',
-    replaces_the_weights_before_it_returns: "class Bad:\n    def send(self, weights, process): pass",
+    replaces_the_weights_before_it_returns: "class Bad:\n    def send(self, weights, processes): return {}",
     leaves_nothing_behind: (
         "import pathlib, tempfile\n"
-        "class Bad:\n    def send(self, weights, process):\n        folder = tempfile.mkdtemp()\n"
-        "        weights.save(pathlib.Path(folder))\n        process.call('reload', folder=folder)"
+        "class Bad:\n    def send(self, weights, processes):\n        folder = tempfile.mkdtemp()\n"
+        "        weights.save(pathlib.Path(folder))\n        processes[0].call('reload', folder=folder)"
     ),
     leaves_nothing_behind_when_loading_fails: (
         "import pathlib, shutil, tempfile\n"
-        "class Bad:\n    def send(self, weights, process):\n        folder = tempfile.mkdtemp()\n"
-        "        weights.save(pathlib.Path(folder))\n        process.call('reload', folder=folder)\n"
+        "class Bad:\n    def send(self, weights, processes):\n        folder = tempfile.mkdtemp()\n"
+        "        weights.save(pathlib.Path(folder))\n        processes[0].call('reload', folder=folder)\n"
         "        shutil.rmtree(folder)"
     ),
 }

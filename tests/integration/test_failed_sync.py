@@ -11,7 +11,7 @@ from insight_rl.run import train
 
 
 def test_weights_that_do_not_arrive_stop_the_run(tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(TransformersEngine, "update_weights", lambda self, weights, *, version: None)
+    monkeypatch.setattr(TransformersEngine, "update_weights", lambda self, weights, *, version: {})
     tree = compose_config(
         [
             f"run_dir={tmp_path / 'run'}",

@@ -110,7 +110,10 @@ class Replay:
 
     def nothing(self, *arguments, **settings): ...
 
-    weights = update_weights = log = nothing
+    weights = log = nothing
+
+    def update_weights(self, weights, *, version):
+        return {}
 
     def learn(self, groups_P, advantages_P_G):
         return {"learner/num_tokens": 1, "rollout/logprob_gap_max": 0.0}

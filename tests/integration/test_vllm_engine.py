@@ -15,6 +15,7 @@ from transformers import AutoModelForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
 from insight_rl.child_process import ChildLost
 from insight_rl.errors import UsageError
+from insight_rl.rollout.base import RolloutSpec
 from insight_rl.rollout.vllm import VllmEngine
 from insight_rl.types import Prompt, Sampling
 
@@ -91,7 +92,7 @@ def test_untied_weights_arrive_and_the_death_of_the_process_is_an_error_and_no_h
     assert model.lm_head.weight is not model.model.embed_tokens.weight
     engine = VllmEngine(num_threads=1)
     try:
-        engine.start(model_path=untied_model, dtype="float32", max_length=64, seed=0)
+        engine.start(RolloutSpec(model_path=untied_model, dtype="float32", max_length=64, seed=0))
         assert largest_gap(engine, model) <= 1e-4, "the weights it has started with"
         check_syncs(engine, model)
         os.kill(engine._process.pid, signal.SIGKILL)
@@ -124,7 +125,7 @@ def test_qwen3_arrives_and_nothing_is_left_after_close(tied_model, tmp_path):
         (tmp_path / name).write_bytes((tied_model / name).read_bytes())
     engine = VllmEngine(num_threads=1)
     try:
-        engine.start(model_path=tmp_path, dtype="float32", max_length=64, seed=0)
+        engine.start(RolloutSpec(model_path=tmp_path, dtype="float32", max_length=64, seed=0))
         group = engine._process.pid
         check_syncs(engine, model)
     finally:
@@ -139,7 +140,7 @@ def test_an_engine_core_of_its_own_ends_with_the_process_and_its_death_is_notice
     monkeypatch.setenv("VLLM_ENABLE_V1_MULTIPROCESSING", "1")
     engine = VllmEngine(num_threads=1)
     try:
-        engine.start(model_path=tied_model, dtype="float32", max_length=64, seed=0)
+        engine.start(RolloutSpec(model_path=tied_model, dtype="float32", max_length=64, seed=0))
         assert len(list(engine.generate(PROMPTS, sampling=SAMPLING))) == len(PROMPTS)
         children = Path(f"/proc/{engine._process.pid}/task/{engine._process.pid}/children").read_text().split()
         commands = {int(pid): Path(f"/proc/{pid}/cmdline").read_text() for pid in children}
@@ -166,7 +167,7 @@ def test_an_engine_core_of_its_own_ends_with_the_process_and_its_death_is_notice
 def test_a_setting_that_vllm_refuses_is_reported_in_its_words(tied_model):
     engine = VllmEngine(engine_args={"no_such_setting": 1})
     with pytest.raises(UsageError, match=r"rollout\.engine_args.*no_such_setting"):
-        engine.start(model_path=tied_model, dtype="float32", max_length=64, seed=0)
+        engine.start(RolloutSpec(model_path=tied_model, dtype="float32", max_length=64, seed=0))
 
 
 def test_sleeping_is_refused_on_cpu(tied_model):
@@ -174,13 +175,13 @@ def test_sleeping_is_refused_on_cpu(tied_model):
         pytest.skip("vLLM can sleep on this device")
     engine = VllmEngine(sleep=True)
     with pytest.raises(UsageError, match=r"rollout\.sleep=True"):
-        engine.start(model_path=tied_model, dtype="float32", max_length=64, seed=0)
+        engine.start(RolloutSpec(model_path=tied_model, dtype="float32", max_length=64, seed=0))
 
 
 def test_more_prompt_tokens_than_fit_in_one_pass_are_generated_all_the_same(tied_model):
     """Cutting a prompt in two would rewind its seeded generator, which CPU generators cannot do."""
     engine = VllmEngine(num_threads=1, engine_args={"max_num_batched_tokens": 64})
-    engine.start(model_path=tied_model, dtype="float32", max_length=64, seed=0)
+    engine.start(RolloutSpec(model_path=tied_model, dtype="float32", max_length=64, seed=0))
     try:
         results = list(engine.generate(PROMPTS, sampling=dataclasses.replace(SAMPLING, max_tokens=4)))
     finally:

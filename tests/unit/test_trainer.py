@@ -46,6 +46,7 @@ class ScriptedEngine:
     def update_weights(self, weights, *, version):
         self.events.append("sync")
         self.version = version
+        return {"time/sync_write_s": 0.25}
 
 
 class ScriptedLearner:
@@ -153,6 +154,12 @@ def test_a_step_is_the_algorithm_in_order():
     assert events == ["generate", *step, *step, "generate"]
     assert [number for number, _ in recorder.records] == [0, 1, 2]
     assert recorder.checkpoints == [(2, 0.25)]
+
+
+def test_what_the_engine_measures_in_a_sync_is_logged_with_the_step():
+    trainer, _, recorder = make_trainer()
+    trainer.train()
+    assert [metrics.get("time/sync_write_s") for _, metrics in recorder.records] == [None, 0.25, 0.25]
 
 
 def test_completions_stay_with_their_prompt_though_they_finish_in_another_order():

@@ -13,6 +13,7 @@ import pytest
 from insight_rl.child_process import ChildLost
 from insight_rl.errors import UsageError
 from insight_rl.rollout import vllm
+from insight_rl.rollout.base import RolloutSpec
 from insight_rl.rollout.vllm import VllmEngine, _WorkerProcess
 
 
@@ -31,7 +32,7 @@ def test_a_wrong_setting_is_named(key, value):
 def test_without_vllm_the_remedy_is_told(monkeypatch, tmp_path):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UsageError, match=r"pip install 'insight-rl\[cpu\]'"):
-        VllmEngine().start(model_path=tmp_path, dtype="float32", max_length=64, seed=0)
+        VllmEngine().start(RolloutSpec(model_path=tmp_path, dtype="float32", max_length=64, seed=0))
 
 
 STUB = """

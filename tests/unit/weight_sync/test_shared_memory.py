@@ -38,9 +38,12 @@ class Process:
         self._weights = weights
         self.calls = []
 
-    def call(self, method, /, **arguments):
+    def begin(self, method, /, **arguments):
         self.calls.append((method, arguments))
         assert (self._weights.saved_in / "model.safetensors").stat().st_size == len(self._weights.tensor)
+
+    def finish(self):
+        assert self._weights.saved_in.exists()
 
 
 @pytest.mark.parametrize("channel", [SharedMemoryChannel, AutoChannel])
@@ -48,7 +51,7 @@ def test_weights_lie_in_shared_memory_only_while_they_are_loaded(channel, tmp_pa
     weights = Weights(1000)
     process = Process(weights)
     monkeypatch.setattr(memory_folder, "_SHARED_MEMORY", tmp_path)
-    channel().send(weights, process)
+    channel().send(weights, [process])
     assert process.calls == [("reload", {"folder": str(weights.saved_in)})]
     assert weights.saved_in.parent == tmp_path
     assert list(tmp_path.iterdir()) == []

@@ -101,7 +101,7 @@ def test_a_tensor_larger_than_the_buffer_arrives(without_gpu):
     process, channel = ReceivingProcess(without_gpu), IpcChannel(buffer_bytes=1 << 20)
     for _ in range(2):
         weights = {name: tensor + 1 for name, tensor in weights.items()}
-        channel.send(Weights(weights), process)
+        channel.send(Weights(weights), [process])
         assert not process.open
         assert process.received.keys() == weights.keys()
         assert all(torch.equal(process.received[name], tensor) for name, tensor in weights.items())
