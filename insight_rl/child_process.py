@@ -326,6 +326,14 @@ def end_all_at_once() -> None:
         _kill_group(child.pid)
 
 
+def process_groups() -> dict[str, list[int]]:
+    """Ids of processes by name: ``trainer`` is this one; a child's name has also those that the child has started."""
+    groups = {"trainer": [os.getpid()]}
+    for child in sorted(_children, key=lambda child: child.pid):
+        groups[child.name] = _group(child.pid)
+    return groups
+
+
 def describe_exit(code: int) -> str:
     return f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
 

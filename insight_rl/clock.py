@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import time
 from collections.abc import Callable
-from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
+from typing import Concatenate, ParamSpec, Protocol, TypeVar
 
 from insight_rl.types import Metrics
 
@@ -34,8 +34,8 @@ class PhaseClock:
         """Return ``time/*`` since the last lap and start again from zero.
 
         Without ``metrics``: the seconds of every phase measured. With the ``metrics`` of a training step also the
-        length of the step, each phase's share of it, and tokens per second. Evaluations and checkpoints are measured
-        but are not part of ``time/step_s``.
+        length of the step, each phase's share of it, and the tokens per second of rollout and learner, where there were
+        any. Evaluations and checkpoints are measured but are not part of ``time/step_s``.
         """
         between = sum(seconds for name, seconds in self._seconds.items() if name not in STEP_PHASES)
         step_s = time.perf_counter() - self._started - between
@@ -45,14 +45,15 @@ class PhaseClock:
             for name in STEP_PHASES:
                 times[f"time/{name}_s"] = self._seconds.get(name, 0.0)
                 times[f"time/{name}_share"] = self._seconds.get(name, 0.0) / step_s
-            times["time/rollout_tokens_per_s"] = _rate(metrics["gate/num_tokens"], self._seconds.get("rollout"))
-            times["time/learner_tokens_per_s"] = _rate(metrics["learner/num_tokens"], self._seconds.get("learn"))
+            for area, count, name in (
+                ("rollout", metrics["gate/num_tokens"], "rollout"),
+                ("learner", metrics["learner/num_tokens"], "learn"),
+            ):
+                seconds = self._seconds.get(name, 0.0)
+                if isinstance(count, int) and count > 0 and seconds > 0:
+                    times[f"{area}/tokens_per_s"] = count / seconds
         self._restart()
         return times
-
-
-def _rate(count: Any, seconds: float | None) -> float:
-    return float(count) / seconds if seconds else 0.0
 
 
 class HasClock(Protocol):

@@ -25,6 +25,7 @@ from insight_rl.clock import PhaseClock, phase
 from insight_rl.evaluation import Evaluator
 from insight_rl.gate.base import Gate
 from insight_rl.learner.base import Learner
+from insight_rl.memory import peak_memory
 from insight_rl.monitor.base import Monitor
 from insight_rl.reward.base import Judge
 from insight_rl.rollout.base import RolloutEngine
@@ -104,14 +105,14 @@ class Trainer:
     def train(self) -> None:
         """Run to ``num_steps``, or to the end of the current step once ``stop_requested`` is set."""
         if self.progress.step == 0:
-            self.log(self.evaluate() | self.clock.lap(), step=0)
+            self.log(self.evaluate() | self.clock.lap() | peak_memory(), step=0)
         while self.progress.step < self.settings.num_steps and not self.stop_requested:
             step = self.progress.step + 1
             metrics = self.train_step(step)
             self.progress.step = step
             if self.is_due(step, self.settings.evaluate_every):
                 metrics |= self.evaluate()
-            self.log(metrics | self.clock.lap(metrics), step=step)
+            self.log(metrics | self.clock.lap(metrics) | peak_memory(), step=step)
             if self.is_due(step, self.settings.checkpoint_every) or self.stop_requested:
                 self.checkpoint(metrics)
 

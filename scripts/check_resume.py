@@ -2,7 +2,7 @@
 
     python scripts/check_resume.py --times 10 --seed 0
 
-Equal means: selections.jsonl to the byte, and every metric but timings (``time/*``) exactly.
+Equal means: selections.jsonl to the byte, and every metric but those of the machine (time, memory, speed) exactly.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ import tempfile
 import time
 from pathlib import Path
 from typing import Any
+
+from insight_rl.monitor.dictionary import is_of_the_machine
 
 SETTINGS = (
     "trainer.num_steps=12",
@@ -61,7 +63,7 @@ def kill_once(run_dir: Path, overrides: list[str], rng: random.Random, seconds: 
 def read_run(run_dir: Path) -> tuple[str, list[dict[str, Any]]]:
     """The selections as written and the metrics without timings."""
     lines = (run_dir / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    metrics = [{key: value for key, value in json.loads(line).items() if not key.startswith("time/")} for line in lines]
+    metrics = [{key: value for key, value in json.loads(line).items() if not is_of_the_machine(key)} for line in lines]
     return (run_dir / "selections.jsonl").read_text(encoding="utf-8"), metrics
 
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from insight_rl.algorithm.loss import LossSettings
+from insight_rl.learner.flops import Work
 from insight_rl.types import Completion, Group
 
 # A micro-batch computes at most this many logits at a time (256 MiB in float32).
@@ -48,6 +49,10 @@ class Row:
     @property
     def is_shared(self) -> bool:
         return len(self.sequences) > 1
+
+    @property
+    def work(self) -> Work:
+        return Work.of_row(self.sequences[0].prompt_ids.size, [s.completion_ids.size for s in self.sequences])
 
     def __len__(self) -> int:
         return self.sequences[0].prompt_ids.size + sum(s.completion_ids.size - 1 for s in self.sequences)
@@ -92,6 +97,8 @@ class MicroBatch:
     num_sequences: int
     is_measured: bool
     """False for a stand-in that only keeps the ranks in step."""
+    work: Work
+    """What a pass through the model has to compute; nothing for a stand-in."""
 
     @property
     def num_inputs(self) -> int:
@@ -317,6 +324,7 @@ def make_micro_batch(rows: Sequence[Row], *, is_measured: bool = True) -> MicroB
         weights_N=np.repeat([sequence.weight for sequence in sequences], lengths),
         num_sequences=len(sequences),
         is_measured=is_measured,
+        work=sum((row.work for row in rows), Work()) if is_measured else Work(),
     )
 
 

@@ -6,6 +6,7 @@ The work is done by one rank in this process, or by one process per rank; nothin
 from __future__ import annotations
 
 import json
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import fields
@@ -60,6 +61,7 @@ class MultiRankLearner(LearnerSettings, ABC):
         elif self._processes is None:
             self._processes = RankProcesses(self._make_worker(), self.num_ranks, deadline_s=self.deadline_s)
         facts = self._everywhere("start", spec)
+        self._peak_flops = facts.peak_flops * self.num_ranks
         self._num_steps_done = 0
         self._num_steps = spec.num_steps
         self._batch_settings = BatchSettings(
@@ -74,6 +76,7 @@ class MultiRankLearner(LearnerSettings, ABC):
         )
 
     def step(self, groups_P: Sequence[Group], advantages_P_G: Sequence[np.ndarray]) -> Metrics:
+        began = time.perf_counter()
         plan = plan_step(groups_P, advantages_P_G, self._batch_settings)
         self._num_steps_done += 1
         lr = lr_at(
@@ -84,7 +87,11 @@ class MultiRankLearner(LearnerSettings, ABC):
             schedule=self.lr_schedule,
         )
         sums_R = self._call("step", [(rank_plan, lr) for rank_plan in plan.ranks])
-        return to_metrics(plan, sums_R, lr)
+        metrics = to_metrics(plan, sums_R, lr)
+        flops = sum(of_rank.flops for of_rank in sums_R)
+        if metrics["learner/num_updates"] and flops:
+            metrics["learner/mfu"] = flops / (time.perf_counter() - began) / self._peak_flops
+        return metrics
 
     def weights(self) -> WeightSource:
         return _LearnerWeights(self)

@@ -159,3 +159,5 @@ class ModelFacts:
     hidden_size: int
     vocab_size: int
     can_share_prompts: bool
+    peak_flops: float
+    """Floating-point operations a second of this rank: see :func:`~insight_rl.learner.flops.measure_peak`."""

@@ -19,6 +19,10 @@ class StepSums:
     sums: dict[str, float] = field(default_factory=dict)
     gap_max: float = -math.inf
     grad_norms: list[float] = field(default_factory=list)
+    flops: int = 0
+    """Floating-point operations of the step's passes through the model (:mod:`insight_rl.learner.flops`)."""
+    gpu_bytes: dict[str, int] = field(default_factory=dict)
+    """``allocated`` and ``reserved``: the step's largest, as PyTorch's allocator counts them; empty without a GPU."""
 
     def add(self, values: dict[str, float]) -> None:
         for name, value in values.items():
@@ -42,6 +46,9 @@ def to_metrics(plan: StepPlan, sums_R: Sequence[StepSums], lr: float) -> Metrics
         "learner/num_skipped_groups": plan.num_skipped_groups,
         "learner/num_updates": len(grad_norms),
     }
+    for rank, of_rank in enumerate(sums_R):
+        for kind, count in of_rank.gpu_bytes.items():
+            metrics[f"memory/learner_rank_{rank}_gpu_{kind}_gib"] = count / 2**30
     if not grad_norms:
         return metrics
     sums = total.sums

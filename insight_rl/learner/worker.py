@@ -19,6 +19,7 @@ from insight_rl.algorithm.loss import TokenLosses, Tokens, k3, token_losses
 from insight_rl.errors import RunStopped
 from insight_rl.learner.batch import MicroBatch, RankPlan, Row, TrainSequence, make_micro_batch
 from insight_rl.learner.engine import Scorer, TrainEngine
+from insight_rl.learner.flops import ModelShape, Work, measure_peak
 from insight_rl.learner.models import attends_fully, save_pretrained, write_weights
 from insight_rl.learner.settings import ModelFacts, StartSpec
 from insight_rl.learner.step_sums import StepSums
@@ -37,6 +38,7 @@ class DeviceBatch:
     weights_N: torch.Tensor
     num_sequences: int
     is_measured: bool
+    work: Work
 
 
 class RankWorker:
@@ -55,7 +57,13 @@ class RankWorker:
         self._reference = self._engine.load_reference() if spec.loss.uses_reference else None
         config = self._engine.model.config.get_text_config()
         can_share = self._probe(config.vocab_size)
-        return ModelFacts(hidden_size=config.hidden_size, vocab_size=config.vocab_size, can_share_prompts=can_share)
+        self._shape = ModelShape.of(self._engine.model)
+        return ModelFacts(
+            hidden_size=config.hidden_size,
+            vocab_size=config.vocab_size,
+            can_share_prompts=can_share,
+            peak_flops=measure_peak(self._engine.device, self._engine.dtype),
+        )
 
     def _probe(self, vocab_size: int) -> bool:
         """Try on a few random tokens what this architecture allows; returns whether prompts may be shared."""
@@ -86,9 +94,12 @@ class RankWorker:
             [self._to_device(batch, chunks) for batch, chunks in zip(batches, counts, strict=True)]
             for batches, counts in zip(plan.updates, plan.chunk_counts, strict=True)
         ]
-        old = [self._score(self._engine.scorer, batches) if number else [] for number, batches in enumerate(updates)]
-        reference = [self._score(self._reference, batches) for batches in updates] if self._reference else None
         result = StepSums()
+        if self._engine.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self._engine.device)
+        scorer = self._engine.scorer
+        old = [self._score(scorer, batches, result) if number else [] for number, batches in enumerate(updates)]
+        reference = [self._score(self._reference, batches, result) for batches in updates] if self._reference else None
         for _ in range(self._spec.num_epochs):
             for number, batches in enumerate(updates):
                 self._accumulate(batches, old[number], reference[number] if reference else None, result)
@@ -100,6 +111,11 @@ class RankWorker:
             for batch, logprobs_N in zip(batches, old_logprobs, strict=True):
                 if batch.is_measured:
                     add_gap(result, logprobs_N, batch.rollout_logprobs_N)
+        if self._engine.device.type == "cuda":
+            result.gpu_bytes = {
+                "allocated": torch.cuda.max_memory_allocated(self._engine.device),
+                "reserved": torch.cuda.max_memory_reserved(self._engine.device),
+            }
         return result
 
     def _accumulate(
@@ -128,10 +144,12 @@ class RankWorker:
                 losses = token_losses(self._spec.loss, tokens)
                 loss = (losses.value * batch.weights_N).sum()
                 self._engine.backward(loss)
+            result.flops += self._shape.training(batch.work)
             if batch.is_measured:
                 result.add(_sums(tokens, losses, loss, entropies_N))
 
-    def _score(self, scorer: Scorer, batches: list[DeviceBatch]) -> list[torch.Tensor]:
+    def _score(self, scorer: Scorer, batches: list[DeviceBatch], result: StepSums) -> list[torch.Tensor]:
+        result.flops += sum(self._shape.forward(batch.work) for batch in batches)
         with torch.no_grad():
             return [scorer(**batch.inputs)[0] for batch in batches]
 
@@ -157,6 +175,7 @@ class RankWorker:
             weights_N=floats(batch.weights_N),
             num_sequences=batch.num_sequences,
             is_measured=batch.is_measured,
+            work=batch.work,
         )
 
     def named_tensors(self) -> Iterator[tuple[str, torch.Tensor]]:

@@ -139,7 +139,8 @@ class ConsoleMonitor:
         if step_s <= 0:
             return []
         shares = {phase: self._latest.get(f"time/{phase}_s", 0.0) / step_s for phase in STEP_PHASES}
-        return [f"{step_s:.2f} s/step", *(f"{WORDS.get(phase, phase)} {share:.0%}" for phase, share in shares.items())]
+        pace = [f"{step_s:.2f} s/step", *(f"{WORDS.get(phase, phase)} {share:.0%}" for phase, share in shares.items())]
+        return [*pace, *([f"mfu {self._latest['learner/mfu']:.0%}"] if "learner/mfu" in self._latest else [])]
 
     def _num_done(self) -> int:
         return max(0, self._step - self._first_step + 1)

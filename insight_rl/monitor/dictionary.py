@@ -15,6 +15,7 @@ PPO = "PPO, [arXiv 1707.06347](https://arxiv.org/abs/1707.06347)"
 DAPO = "DAPO, [arXiv 2503.14476](https://arxiv.org/abs/2503.14476)"
 CODEX = "Chen et al., [arXiv 2107.03374](https://arxiv.org/abs/2107.03374)"
 MISMATCH = "rollout correction, [TRL 3867](https://github.com/huggingface/trl/pull/3867)"
+PALM = "PaLM, appendix B, [arXiv 2204.02311](https://arxiv.org/abs/2204.02311)"
 KL_NOTE = "Schulman, [Approximating KL](http://joschu.net/blog/kl-approx.html)"
 OURS = ""
 
@@ -42,7 +43,7 @@ class MetricEntry:
     """Where the quantity is defined; empty where this project does."""
 
     def matches(self, key: str) -> bool:
-        return re.fullmatch(re.sub(r"\\\{\w+\\\}", r"[^/]+", re.escape(self.key)), key) is not None
+        return _matches(self.key, key)
 
 
 AREAS = {
@@ -52,11 +53,25 @@ AREAS = {
     "gate": "Admission of groups (dynamic sampling); the trivial gate admits all in one round.",
     "rollout": "Generation.",
     "learner": "The policy update. Averages are over the tokens that were trained on, unless said.",
-    "time": (
-        "Wall-clock seconds. Everything that depends on the clock is here, so every key outside `time/` is the same "
-        "in two runs with the same configuration and seed, resumed or not."
+    "time": "Wall-clock seconds.",
+    "memory": (
+        "The largest memory of each process since the line before: `trainer`, `learner_rank_0` and so on. A single "
+        "rank of learner=accelerate and the engine of rollout=transformers are part of the trainer. Only on Linux."
     ),
 }
+
+OF_THE_MACHINE = ("time/{name}", "memory/{name}", "learner/mfu", "learner/tokens_per_s", "rollout/tokens_per_s")
+"""Keys that depend on the machine and on what else it does."""
+
+
+def is_of_the_machine(key: str) -> bool:
+    """Whether two runs with the same configuration and seed may differ in this metric; in all others they do not."""
+    return any(_matches(pattern, key) for pattern in OF_THE_MACHINE)
+
+
+def _matches(pattern: str, key: str) -> bool:
+    return re.fullmatch(re.sub(r"\\\{\w+\\\}", r"[^/]+", re.escape(pattern)), key) is not None
+
 
 _PHASE_MEANINGS = {
     "select": "Choosing the prompts: scores, top M, and the belief update after the step.",
@@ -136,6 +151,7 @@ ENTRIES: tuple[MetricEntry, ...] = (
     _entry("rollout/logprob_gap_mean", "nats", "0", "Mean absolute difference of the same. Rounding is near 1e-6 in "
            "float32 and 0.03 to 0.07 in bfloat16; more means that the engine runs on other weights. The run stops "
            "above `trainer.max_mean_logprob_gap`.", MISMATCH),
+    _entry("rollout/tokens_per_s", "tokens/s", "higher", "Tokens generated in the step over `time/rollout_s`."),
     _entry("rollout/samples", "table", "", "A few completions with prompt, reward and status; in `samples.jsonl`."),
     _entry("learner/loss", "loss", "", "The loss that was minimised. Near 0 by construction of the advantages; its "
            "level says little.", GRPO),
@@ -161,14 +177,23 @@ ENTRIES: tuple[MetricEntry, ...] = (
     _entry("learner/num_skipped_groups", "groups", "lower", "Groups without spread in their advantages: no forward or "
            "backward pass is spent on them, the gradient is the same."),
     _entry("learner/num_updates", "updates", "", "Optimizer updates of the step."),
+    _entry("learner/mfu", "0 to 1", "higher", "Model FLOPs utilisation: what the step's passes through the model have "
+           "to compute, over the time of the learner's step and over the speed of this machine's best matrix product "
+           "in the same precision, measured once when the learner starts. Padding, hidden pairs of tokens and "
+           "recomputation do not count. Only in steps with an update.", PALM),
+    _entry("learner/tokens_per_s", "tokens/s", "higher", "`learner/num_tokens` over `time/learn_s`."),
     *(_entry(f"time/{phase}_s", "s", "lower", meaning) for phase, meaning in _PHASE_MEANINGS.items()),
     _entry("time/evaluate_s", "s", "lower", "Evaluation after the step; not part of `time/step_s`."),
     _entry("time/checkpoint_s", "s", "lower", "Writing the checkpoint; not part of `time/step_s`."),
     _entry("time/step_s", "s", "lower", "The whole training step: the five phases and the loop around them."),
     *(_entry(f"time/{phase}_share", "0 to 1", "", f"`time/{phase}_s` over `time/step_s`.")
       for phase in _PHASE_MEANINGS),
-    _entry("time/rollout_tokens_per_s", "tokens/s", "higher", "Tokens generated in the step over `time/rollout_s`."),
-    _entry("time/learner_tokens_per_s", "tokens/s", "higher", "`learner/num_tokens` over `time/learn_s`."),
+    _entry("memory/{process}_gpu_allocated_gib", "GiB", "", "GPU memory that the tensors of a rank took, at the most, "
+           "in the learner's step."),
+    _entry("memory/{process}_gpu_reserved_gib", "GiB", "", "What PyTorch's allocator held on the GPU for them: "
+           "fragmentation is the difference."),
+    _entry("memory/{process}_gib", "GiB", "", "Largest resident memory of a process and of those that it has started, "
+           "shared pages included. Where the system does not let peaks be reset: since its start."),
 )
 # fmt: on
 
@@ -186,6 +211,8 @@ _HEADER = """\
 Every metric is named `area/name`. A run writes them to `metrics.jsonl` in its folder: one JSON object a line and step,
 with `step` and the metrics of that step; step 0 is the evaluation before training. Not every key is in every step
 (evaluations are rare, and each part logs only what it has), and a number that does not exist (NaN, infinity) is `null`.
+Two runs with the same configuration and seed, resumed or not, have the same metrics, apart from `time/*`, `memory/*`,
+`learner/mfu` and the two `tokens_per_s`.
 A histogram is `{"counts": [...], "edges": [...]}` with one edge more than counts. Tables are in `samples.jsonl`, one
 object per row with `step` and `table`; messages to the user are in `notices.jsonl`.
 

@@ -14,6 +14,7 @@ import httpx
 import pytest
 
 from insight_rl.errors import RunStopped, UsageError
+from insight_rl.monitor.dictionary import is_of_the_machine
 from insight_rl.selector_service.client import RemoteSelector
 from insight_rl.types import Completion, Group, Prompt, Reward
 
@@ -64,7 +65,7 @@ def test_remote_and_local_selector_make_the_same_run(local_run, start_service, t
     assert selections(tmp_path / "remote") == selections(local_run)
     metrics = [
         [
-            {key: value for key, value in json.loads(line).items() if not key.startswith("time/")}
+            {key: value for key, value in json.loads(line).items() if not is_of_the_machine(key)}
             for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
         ]
         for folder in (local_run, tmp_path / "remote")
@@ -76,7 +77,7 @@ def test_remote_and_local_selector_make_the_same_run(local_run, start_service, t
     assert (view["num_steps"], view["picks_step"]) == (STEPS, STEPS), "counted from 1, as in selections.jsonl"
     for own, remote in zip(*metrics, strict=True):
         assert remote == {key: own[key] for key in remote}
-        assert {key for key in own.keys() - remote.keys() if not key.startswith("time/")} == set()
+        assert {key for key in own.keys() - remote.keys() if not is_of_the_machine(key)} == set()
 
 
 def test_a_killed_trainer_goes_on_in_a_fork(local_run, start_service, tmp_path):

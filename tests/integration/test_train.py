@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from insight_rl.config import compose_config
+from insight_rl.monitor.dictionary import is_of_the_machine
 from insight_rl.run import train
 
 SMALL = [
@@ -38,6 +39,10 @@ NAMED_METRICS = (
     "time/learn_s",
     "time/sync_s",
     "time/step_s",
+    "learner/mfu",
+    "learner/tokens_per_s",
+    "rollout/tokens_per_s",
+    "memory/trainer_gib",
 )
 
 
@@ -50,7 +55,7 @@ def read_lines(path):
 
 
 def without_times(records):
-    return [{key: value for key, value in record.items() if not key.startswith("time/")} for record in records]
+    return [{key: value for key, value in record.items() if not is_of_the_machine(key)} for record in records]
 
 
 SELECTORS = ("random", "mopps", "inverse_evidence", "expected_difficulty", "dynamic_sampling", "insight")
@@ -62,6 +67,7 @@ def test_every_selector_trains(overrides, tmp_path):
     records = read_lines(tmp_path / "run" / "metrics.jsonl")
     assert [record["step"] for record in records] == [0, 1, 2, 3]
     assert all(key in records[-1] for key in NAMED_METRICS)
+    assert 0 < records[-1]["learner/mfu"] < 1.5
     assert max(record["rollout/logprob_gap_max"] for record in records[1:]) < 1e-4
     selections = read_lines(tmp_path / "run" / "selections.jsonl")
     assert [line["step"] for line in selections] == [1, 2, 3]

@@ -42,6 +42,7 @@ def metrics_of(step: int) -> Metrics:
         "time/learn_s": 0.3,
         "time/sync_s": 0.0,
         "time/step_s": 1.0,
+        "learner/mfu": 0.42,
         **(evaluation if step % 20 == 0 else {}),
     }
 
@@ -75,7 +76,7 @@ def test_a_line_says_what_matters(file_output):
     line = next(line for line in file_output.splitlines() if line.startswith("step 10/25"))
     for part in ("reward 0.412", "informative groups 72%", "held-out accuracy 0.312", "1.00 s/step", "left"):
         assert part in line
-    assert "select 1%  roll out 50%  reward 9%  learn 30%  sync 0%" in line
+    assert "select 1%  roll out 50%  reward 9%  learn 30%  sync 0%  mfu 42%" in line
 
 
 def test_evaluations_are_compared_with_the_one_before_training(file_output):

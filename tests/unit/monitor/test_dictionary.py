@@ -45,6 +45,8 @@ def test_every_key_that_the_package_writes_out_is_documented():
         ("reward/part_format", "reward/part_{name}"),
         ("time/select_share", "time/select_share"),
         ("reward/mean", "reward/mean"),
+        ("memory/learner_rank_0_gib", "memory/{process}_gib"),
+        ("memory/learner_rank_0_gpu_reserved_gib", "memory/{process}_gpu_reserved_gib"),
     ],
 )
 def test_patterns_stand_for_their_keys(key, entry):
