@@ -26,6 +26,9 @@ from insight_rl.errors import UsageError, check
 from insight_rl.paths import conf_dir, data_dir
 from insight_rl.types import DTYPES, PROMPT_STYLES
 
+DOCTOR_MODES = ("strict", "warn", "off")
+"""What `insight-rl train` does about a run that does not fit its GPUs: refuse it, tell, or not look."""
+
 _TYPE_NAMES = {"Integer": "a whole number", "Float": "a number", "Boolean": "true or false"}
 
 
@@ -143,6 +146,20 @@ class JudgeConfig:
         check(0 < fraction <= 1, "judge.max_unjudged_fraction", fraction, "must be above 0 and at most 1")
 
 
+@dataclass(kw_only=True)
+class DoctorConfig:
+    mode: str = MISSING
+    gpu: str | None = MISSING
+    num_gpus: int | None = MISSING
+    mean_completion_tokens: int | None = MISSING
+
+    def __post_init__(self) -> None:
+        check(self.mode in DOCTOR_MODES, "doctor.mode", self.mode, f"must be one of {', '.join(DOCTOR_MODES)}")
+        for key in ("num_gpus", "mean_completion_tokens"):
+            value = getattr(self, key)
+            check(value is None or value >= 1, f"doctor.{key}", value, "must be at least 1, or null")
+
+
 NAMED_GROUPS = (
     "experiment",
     "model",
@@ -171,6 +188,7 @@ FREE_ON_RESUME = (
     "learner.deadline_s",
     "rollout.deadline_s",
     "weight_sync",
+    "doctor",
     *(f"{group}_name" for group in NAMED_GROUPS),
 )
 """Keys, and mappings of keys, that may differ when a run is resumed: they change how far it goes or what is seen of it,
@@ -203,6 +221,7 @@ class RunConfig:
     checkpoint: CheckpointConfig = MISSING
     evaluation: EvaluationConfig = MISSING
     judge: JudgeConfig = MISSING
+    doctor: DoctorConfig = MISSING
     task: dict[str, Any] = MISSING
     selector: dict[str, Any] = MISSING
     gate: dict[str, Any] = MISSING

@@ -26,6 +26,7 @@ from insight_rl.checkpoint import CheckpointStore, part_folder
 from insight_rl.child_process import stacks_in
 from insight_rl.config import RunConfig, parse_config
 from insight_rl.disk_failures import explain_disk_failures
+from insight_rl.doctor.checkup import examine
 from insight_rl.errors import Interrupted, UsageError, check
 from insight_rl.evaluation import Evaluator
 from insight_rl.gate.base import Gate
@@ -133,11 +134,13 @@ def build_parts(config: RunConfig) -> Parts:
     monitors = {"jsonl": monitors.pop("jsonl", None) or JsonlMonitor(), **monitors}
     if isinstance(cheap["selector"], FollowsItsRun):
         monitors["selector"] = cheap["selector"].monitor()
+    # Before the model and the data are downloaded.
+    notices = examine(config)
     model_path = find_model(config.model)
     num_parameters = count_parameters(model_path)
     data = load_data(cheap["task"], ModelTokenizer(model_path), config)
     misfits = check_reward_fits(cheap["reward"], [*data.pool, *data.problems], target=config.reward["_target_"])
-    data = replace(data, notices=(*data.notices, *misfits))
+    data = replace(data, notices=(*notices, *data.notices, *misfits))
     # These import torch.
     engines = {key: build_part(key, getattr(config, key)) for key in ("rollout", "learner")}
     weight_channel = build_part("weight_sync", config.weight_sync)

@@ -20,7 +20,7 @@ LAYERS = (
     ("algorithm", "gate", "reward", "weight_sync", "selector"),
     ("learner", "task", "tokenizer", "checkpoint", "monitor"),
     ("rollout", "report", "run_dir", "build"),
-    ("evaluation", "reward_fit", "run_settings", "simulation", "selector_service", "integration"),
+    ("doctor", "evaluation", "reward_fit", "run_settings", "simulation", "selector_service", "integration"),
     ("benchmark", "trainer"),
     ("run",),
     ("cli",),

@@ -18,6 +18,7 @@ from insight_rl.errors import Interrupted, RunStopped, UsageError
 
 COMMANDS = {
     "train": ("insight_rl.cli.train", "train a model: insight-rl train selector=insight seed=1"),
+    "doctor": ("insight_rl.cli.doctor", "memory and time of a training command, before anything is downloaded"),
     "evaluate": ("insight_rl.cli.evaluate", "accuracy on held-out problems: avg@k and pass@k"),
     "data": ("insight_rl.cli.data", "look into a task's prompts before a run, or prepare data sets as local files"),
     "plot": ("insight_rl.cli.plot", "draw the curves of one or several runs in one picture"),
