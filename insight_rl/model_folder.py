@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from pathlib import Path
@@ -11,6 +12,7 @@ from safetensors import SafetensorError, safe_open
 from insight_rl.errors import UsageError
 
 INDEX = "model.safetensors.index.json"
+_SAMPLE_BYTES = 4096
 
 
 def read_context_length(folder: Path) -> int | None:
@@ -30,6 +32,31 @@ def count_parameters(folder: Path) -> int:
     or no safetensors. The format has no checksum: a bit flipped within a weight is not seen.
     """
     return sum(_count_in_file(file) for file in _weight_files(folder))
+
+
+def fingerprint(folder: Path) -> str:
+    """A hash that tells the weights in ``folder`` from any other model's: of every tensor's name, type, shape and a
+    sample of its bytes (4 KiB at its start, middle and end), so that a large model takes no longer than a small one.
+
+    Raises ``UsageError`` as :func:`count_parameters`.
+    """
+    digest = hashlib.sha256()
+    for file in _weight_files(folder):
+        with file.open("rb") as weights:
+            try:
+                # The format: the header's length in 8 bytes, the header in JSON, the tensors' bytes.
+                start = int.from_bytes(weights.read(8), "little") + 8
+                header = json.loads(weights.read(start - 8))
+                places = {name: place for name, place in sorted(header.items()) if name != "__metadata__"}
+                for name, place in places.items():
+                    begin, end = place["data_offsets"]
+                    digest.update(json.dumps([name, place["dtype"], place["shape"]]).encode())
+                    for offset in (begin, max(begin, (begin + end - _SAMPLE_BYTES) // 2), max(begin, end - _SAMPLE_BYTES)):
+                        weights.seek(start + offset)
+                        digest.update(weights.read(min(_SAMPLE_BYTES, end - begin)))
+            except (ValueError, KeyError, TypeError, AttributeError) as error:
+                raise UsageError(f"{file}: cannot be read ({error}); copy the model again from its source") from error
+    return digest.hexdigest()
 
 
 def _weight_files(folder: Path) -> list[Path]:

@@ -14,7 +14,8 @@ from accelerate.state import AcceleratorState
 from insight_rl.errors import UsageError
 from insight_rl.learner.engine import Scorer
 from insight_rl.learner.logprobs import TokenScorer
-from insight_rl.learner.models import load_policy
+from insight_rl.learner.lora import adapter_tensors, add_adapter, merged_tensors, reference_scorer
+from insight_rl.learner.models import load_policy, set_policy_mode, trainable_parameters
 from insight_rl.learner.safe_load import load_tensors
 from insight_rl.learner.settings import LearnerSettings, StartSpec
 
@@ -38,13 +39,17 @@ class AccelerateEngine:
         self.device = self._accelerator.device
         self.rank = self._accelerator.process_index
         self.model = self._load(gradient_checkpointing=self._settings.gradient_checkpointing)
+        if self._settings.adapter is not None:
+            add_adapter(self.model, self._settings.adapter, seed=spec.seed, dtype=torch.float32)
+            set_policy_mode(self.model)
         self._scorer = TokenScorer(self.model, temperature=spec.temperature)
-        optimizer = torch.optim.AdamW(self.model.parameters(), **self._settings.adamw(), fused=True)
+        optimizer = torch.optim.AdamW(trainable_parameters(self.model), **self._settings.adamw(), fused=True)
         self._wrapped, self._optimizer = self._accelerator.prepare(self._scorer, optimizer)
 
     def _load(self, *, gradient_checkpointing: bool) -> Any:
-        # AdamW at lr 1e-6 is lost in the 8 bits of bfloat16: the weights stay in float32 and only computing is halved.
-        model = load_policy(self._spec.model_path, torch.float32, gradient_checkpointing=gradient_checkpointing)
+        # AdamW at lr 1e-6 is lost in the 8 bits of bfloat16: what is trained stays in float32, only computing is halved.
+        dtype = torch.float32 if self._settings.adapter is None else self.dtype
+        model = load_policy(self._spec.model_path, dtype, gradient_checkpointing=gradient_checkpointing)
         return model.to(self.device)
 
     @property
@@ -55,6 +60,8 @@ class AccelerateEngine:
         self._scorer.calls_head = calls_head
 
     def load_reference(self) -> Scorer:
+        if self._settings.adapter is not None:
+            return reference_scorer(self.scorer, self.model)
         model = self._load(gradient_checkpointing=False).requires_grad_(False)
         scorer = TokenScorer(model, temperature=self._spec.temperature)
         return cast("Scorer", self._accelerator.prepare_model(scorer, evaluation_mode=True))
@@ -78,17 +85,23 @@ class AccelerateEngine:
         return float(norm)
 
     def named_tensors(self) -> Iterator[tuple[str, torch.Tensor]]:
-        for name, parameter in self.model.named_parameters():
-            yield name, parameter.detach().to(self.dtype)
+        for name, tensor in merged_tensors(self.model, nullcontext):
+            yield name, tensor.to(self.dtype)
+
+    def adapter_tensors(self) -> Iterator[tuple[str, torch.Tensor]]:
+        return adapter_tensors(self.model, nullcontext)
+
+    def _trained(self) -> dict[str, torch.nn.Parameter]:
+        return {name: parameter for name, parameter in self.model.named_parameters() if parameter.requires_grad}
 
     def save(self, folder: Path) -> None:
         if self.rank == 0:
-            state = {"model": dict(self.model.named_parameters()), "optimizer": self._optimizer.state_dict()}
+            state = {"model": self._trained(), "optimizer": self._optimizer.state_dict()}
             torch.save(state, folder / _CHECKPOINT)
 
     def load(self, folder: Path) -> None:
         state = load_tensors(folder / _CHECKPOINT)
-        parameters = dict(self.model.named_parameters())
+        parameters = self._trained()
         if not isinstance(state, dict) or parameters.keys() != state.get("model", {}).keys():
             raise UsageError(
                 f"{folder / _CHECKPOINT}: not a checkpoint of the model at {self._spec.model_path}; remove it to go on "

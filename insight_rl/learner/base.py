@@ -45,7 +45,10 @@ class Learner(Protocol):
         ...
 
     def save_model(self, folder: Path) -> None:
-        """A Hugging Face folder (weights, config, tokenizer) that ``from_pretrained`` and vLLM load."""
+        """A Hugging Face folder (weights, config, tokenizer) that ``from_pretrained`` and vLLM load.
+
+        With LoRA it holds the merged model, and ``adapter/`` beside it the adapter, which peft and vLLM load.
+        """
         ...
 
     def close(self) -> None: ...

@@ -23,7 +23,8 @@ from transformers.integrations.deepspeed import HfDeepSpeedConfig
 from insight_rl.errors import UsageError
 from insight_rl.learner.engine import Scorer
 from insight_rl.learner.logprobs import TokenScorer
-from insight_rl.learner.models import load_policy, set_policy_mode
+from insight_rl.learner.lora import adapter_tensors, add_adapter, merged_tensors, reference_scorer
+from insight_rl.learner.models import load_policy, set_policy_mode, trainable_parameters
 from insight_rl.learner.safe_load import load_tensors
 from insight_rl.learner.settings import DeepSpeedSettings, StartSpec
 from insight_rl.nested import merged
@@ -79,10 +80,13 @@ class DeepSpeedEngine:
         config = self._config()
         # While this object lives, transformers shards a ZeRO-3 model as it loads it.
         self._loading = HfDeepSpeedConfig(config) if self._settings.zero_stage == 3 else None
-        # Stage 0 keeps no float32 copy of bfloat16 weights and sums their gradients in bfloat16: there the weights
-        # stay in float32 and only computing is halved.
-        dtype = torch.float32 if self._settings.zero_stage == 0 else self.dtype
+        # Stage 0 keeps no float32 copy of bfloat16 weights and sums their gradients in bfloat16: there what is trained
+        # stays in float32 and only computing is halved.
+        trained_dtype = torch.float32 if self._settings.zero_stage == 0 else self.dtype
+        dtype = trained_dtype if self._settings.adapter is None else self.dtype
         self.model = load_policy(spec.model_path, dtype, gradient_checkpointing=self._settings.gradient_checkpointing)
+        if self._settings.adapter is not None:
+            add_adapter(self.model, self._settings.adapter, seed=spec.seed, dtype=trained_dtype)
         self._scorer = TokenScorer(self.model, temperature=spec.temperature)
         self._engine, *_ = deepspeed.initialize(model=self._scorer, optimizer=self._optimizer(), config=config)
         stage = self._engine.zero_optimization_stage()
@@ -96,10 +100,10 @@ class DeepSpeedEngine:
         set_policy_mode(self.model)
 
     def _optimizer(self) -> torch.optim.Optimizer:
-        arguments = self._settings.adamw()
+        arguments, parameters = self._settings.adamw(), trainable_parameters(self.model)
         if self._settings.offload == "cpu" and self.device.type == "cuda":
-            return deepspeed.ops.adam.DeepSpeedCPUAdam(self.model.parameters(), adamw_mode=True, **arguments)
-        return torch.optim.AdamW(self.model.parameters(), **arguments)
+            return deepspeed.ops.adam.DeepSpeedCPUAdam(parameters, adamw_mode=True, **arguments)
+        return torch.optim.AdamW(parameters, **arguments)
 
     def _config(self) -> dict[str, Any]:
         zero: dict[str, Any] = {"stage": self._settings.zero_stage}
@@ -129,6 +133,8 @@ class DeepSpeedEngine:
         self._scorer.calls_head = calls_head
 
     def load_reference(self) -> Scorer:
+        if self._settings.adapter is not None:
+            return reference_scorer(self.scorer, self.model)
         model = load_policy(self._spec.model_path, self.dtype, gradient_checkpointing=False).requires_grad_(False)
         scorer = TokenScorer(model, temperature=self._spec.temperature)
         if self._settings.zero_stage < 3:
@@ -159,16 +165,24 @@ class DeepSpeedEngine:
         return norm if norm >= 0 else float("nan")
 
     def named_tensors(self) -> Iterator[tuple[str, torch.Tensor]]:
-        for name, parameter in self.model.named_parameters():
-            # One parameter at a time: the whole model may not fit on a device, and gathers must not be nested.
-            with deepspeed.zero.GatheredParameters([parameter], enabled=self._settings.zero_stage == 3):
-                yield name, parameter.detach().to(self.dtype)
+        for name, tensor in merged_tensors(self.model, self._gather):
+            yield name, tensor.to(self.dtype)
+
+    def adapter_tensors(self) -> Iterator[tuple[str, torch.Tensor]]:
+        return adapter_tensors(self.model, self._gather)
+
+    def _gather(self, parameters: list[torch.nn.Parameter]) -> AbstractContextManager[Any]:
+        # A few at a time: the whole model may not fit on a device, and gathers must not be nested.
+        return deepspeed.zero.GatheredParameters(parameters, enabled=self._settings.zero_stage == 3)
 
     def save(self, folder: Path) -> None:
-        self._engine.save_checkpoint(str(folder), tag=_TAG)
+        has_adapter = self._settings.adapter is not None
+        self._engine.save_checkpoint(str(folder), tag=_TAG, exclude_frozen_parameters=has_adapter)
 
     def load(self, folder: Path) -> None:
-        loaded, _ = self._engine.load_checkpoint(str(folder), tag=_TAG)
+        # Strict: with an adapter the checkpoint lacks the frozen weights, which model.path has.
+        is_strict = self._settings.adapter is None
+        loaded, _ = self._engine.load_checkpoint(str(folder), tag=_TAG, load_module_strict=is_strict)
         if loaded is None:
             raise UsageError(f"{folder}: DeepSpeed finds no checkpoint in it; remove it to go on from an older one")
 

@@ -39,7 +39,7 @@ class TrainEngine(Protocol):
         ...
 
     def load_reference(self) -> Scorer:
-        """A frozen scorer with the weights at ``spec.model_path``. Collective."""
+        """A scorer with the weights at ``spec.model_path``: a frozen copy, or with LoRA the adapter off. Collective."""
         ...
 
     def accumulating(self, *, is_last: bool) -> AbstractContextManager[Any]:
@@ -53,11 +53,15 @@ class TrainEngine(Protocol):
         ...
 
     def named_tensors(self) -> Iterator[tuple[str, torch.Tensor]]:
-        """Every parameter, whole, in :attr:`dtype`, a tied one once. Collective: every rank exhausts it."""
+        """Every parameter, whole, in :attr:`dtype`, a tied one once, an adapter merged. Collective: every rank exhausts it."""
+        ...
+
+    def adapter_tensors(self) -> Iterator[tuple[str, torch.Tensor]]:
+        """The adapter's parameters, whole, under peft's names; none without LoRA. Collective, as above."""
         ...
 
     def save(self, folder: Path) -> None:
-        """Model and optimizer, exactly. Collective."""
+        """What is trained (with LoRA the adapter alone) and the optimizer's state, exactly. Collective."""
         ...
 
     def load(self, folder: Path) -> None: ...

@@ -46,6 +46,11 @@ def set_policy_mode(model: PreTrainedModel) -> None:
             module.training = True
 
 
+def trainable_parameters(model: PreTrainedModel) -> list[torch.nn.Parameter]:
+    """What the optimizer gets: all of them, or with LoRA the adapter's."""
+    return [parameter for parameter in model.parameters() if parameter.requires_grad]
+
+
 def attends_fully(model: PreTrainedModel) -> bool:
     """Whether every layer attends to all that came before, as a given attention mask can express."""
     config = model.config

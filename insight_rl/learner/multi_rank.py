@@ -9,7 +9,7 @@ import json
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from dataclasses import fields
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -21,6 +21,7 @@ from insight_rl.learner.processes import MakeWorker, RankProcesses
 from insight_rl.learner.schedule import lr_at
 from insight_rl.learner.settings import LearnerSettings, StartSpec
 from insight_rl.learner.step_sums import to_metrics
+from insight_rl.model_folder import fingerprint
 from insight_rl.types import Group, Metrics
 from insight_rl.weight_sync.base import WeightSource
 
@@ -61,6 +62,9 @@ class MultiRankLearner(LearnerSettings, ABC):
         elif self._processes is None:
             self._processes = RankProcesses(self._make_worker(), self.num_ranks, deadline_s=self.deadline_s)
         facts = self._everywhere("start", spec)
+        self._model_path = spec.model_path
+        # An adapter's checkpoints do not hold the model that it belongs to.
+        self._base = None if self.adapter is None else fingerprint(spec.model_path)
         self._peak_flops = facts.peak_flops * self.num_ranks
         self._num_steps_done = 0
         self._num_steps = spec.num_steps
@@ -99,7 +103,8 @@ class MultiRankLearner(LearnerSettings, ABC):
     def save_checkpoint(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self._everywhere("save_checkpoint", folder)
-        (folder / _STATE).write_text(json.dumps(self._kind() | {"num_steps_done": self._num_steps_done}))
+        state = self._kind() | {"num_steps_done": self._num_steps_done, "base": self._base}
+        (folder / _STATE).write_text(json.dumps(state))
 
     def load_checkpoint(self, folder: Path) -> None:
         """Raises ``UsageError`` for a damaged checkpoint, or one of another kind of learner or number of ranks."""
@@ -112,6 +117,12 @@ class MultiRankLearner(LearnerSettings, ABC):
         for key, present in self._kind().items():
             found = state.get(key)
             check(found == present, f"learner ({key})", present, f"the checkpoint in {folder} has {found!r}")
+        check(
+            state.get("base") == self._base,
+            "model.path",
+            str(self._model_path),
+            f"is another model than the one that the adapter in {folder} was trained beside; give that one",
+        )
         self._everywhere("load_checkpoint", folder)
         self._num_steps_done = num_steps_done
 
@@ -127,7 +138,8 @@ class MultiRankLearner(LearnerSettings, ABC):
 
     def _kind(self) -> dict[str, Any]:
         """What a checkpoint must have in common with the learner that loads it."""
-        return {"kind": type(self).__name__, "num_ranks": self.num_ranks}
+        lora = None if self.adapter is None else json.loads(json.dumps(asdict(self.adapter)))
+        return {"kind": type(self).__name__, "num_ranks": self.num_ranks, "lora": lora}
 
     def _everywhere(self, method: str, *arguments: Any) -> Any:
         """Call ``method`` with the same arguments on every rank; returns rank 0's result."""

@@ -4,17 +4,77 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from insight_rl.algorithm.loss import LossSettings
 from insight_rl.child_process import check_deadline
-from insight_rl.errors import check
+from insight_rl.errors import check, is_number
 from insight_rl.learner.schedule import Schedule
 from insight_rl.types import DTYPES
 
 Offload = Literal["none", "cpu"]
+
+ALL_LINEAR = "all-linear"
+"""Of ``learner.lora.target_modules``: every linear layer but the output head."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoraSettings:
+    """A low-rank adapter beside frozen weights: each matrix W acts as ``W + alpha / rank * B @ A`` (arXiv 2106.09685).
+
+    The comments are in ``conf/learner/shared/settings.yaml``. Raises ``UsageError`` for values no run could work with.
+
+    Example::
+
+        LoraSettings(rank=8, alpha=16, target_modules=("q_proj", "v_proj"))
+    """
+
+    rank: int
+    alpha: float
+    target_modules: str | tuple[str, ...] = ALL_LINEAR
+    dropout: float = 0.0
+
+    def __post_init__(self) -> None:
+        is_whole = isinstance(self.rank, int) and not isinstance(self.rank, bool)
+        check(is_whole and self.rank >= 1, "learner.lora.rank", self.rank, "must be a whole number, at least 1, or null")
+        check(is_number(self.alpha) and self.alpha > 0, "learner.lora.alpha", self.alpha, "must be above 0")
+        targets = self.target_modules
+        check(
+            targets == ALL_LINEAR
+            or (isinstance(targets, tuple) and len(targets) > 0 and all(isinstance(name, str) for name in targets)),
+            "learner.lora.target_modules",
+            list(targets) if isinstance(targets, tuple) else targets,
+            f"must be {ALL_LINEAR}, or a list of names of linear layers such as [q_proj, v_proj]",
+        )
+        check(
+            is_number(self.dropout) and self.dropout == 0,
+            "learner.lora.dropout",
+            self.dropout,
+            "must be 0: dropout draws another policy in every pass, so the ratio to the rollout's policy would be noise",
+        )
+
+    @property
+    def scale(self) -> float:
+        """What multiplies ``B @ A``."""
+        return self.alpha / self.rank
+
+    @classmethod
+    def from_config(cls, node: Mapping[str, Any] | None) -> LoraSettings | None:
+        """``learner.lora`` as the config has it; ``None`` where it is null or has no rank."""
+        if node is None or node.get("rank") is None:
+            return None
+        names = [field.name for field in fields(cls)]
+        for key in node:
+            check(key in names, f"learner.lora.{key}", node[key], f"is no setting; there are {', '.join(names)}")
+        rank, alpha, targets = node["rank"], node.get("alpha"), node.get("target_modules", ALL_LINEAR)
+        return cls(
+            rank=rank,
+            alpha=2 * rank if alpha is None else alpha,
+            target_modules=targets if isinstance(targets, str) else tuple(targets),
+            dropout=node.get("dropout", 0.0),
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +95,7 @@ class LearnerSettings:
     gradient_checkpointing: bool = False
     share_prompts: bool = True
     num_ranks: int = 1
+    lora: Mapping[str, Any] | None = None
     deadline_s: float = 7200.0
     """Longest time a rank may take over one answer; a single rank in the trainer's process has none."""
 
@@ -63,6 +124,12 @@ class LearnerSettings:
         )
         check(self.num_ranks >= 1, "learner.num_ranks", self.num_ranks, "must be at least 1")
         check_deadline("learner.deadline_s", self.deadline_s)
+        LoraSettings.from_config(self.lora)
+
+    @property
+    def adapter(self) -> LoraSettings | None:
+        """What ``lora`` says; ``None``: the whole model is trained."""
+        return LoraSettings.from_config(self.lora)
 
     def adamw(self) -> dict[str, Any]:
         """Keyword arguments of ``torch.optim.AdamW``."""

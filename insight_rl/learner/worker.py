@@ -20,6 +20,7 @@ from insight_rl.errors import RunStopped
 from insight_rl.learner.batch import MicroBatch, RankPlan, Row, TrainSequence, make_micro_batch
 from insight_rl.learner.engine import Scorer, TrainEngine
 from insight_rl.learner.flops import ModelShape, Work, measure_peak
+from insight_rl.learner.lora import ADAPTER_FOLDER, has_adapter, write_adapter
 from insight_rl.learner.models import attends_fully, save_pretrained, write_weights
 from insight_rl.learner.settings import ModelFacts, StartSpec
 from insight_rl.learner.step_sums import StepSums
@@ -202,8 +203,10 @@ class RankWorker:
             _exhaust(self._engine.named_tensors())
 
     def save_model(self, folder: Path) -> None:
+        """A Hugging Face folder; with LoRA of the merged model, and the adapter alone beside it in ``adapter/``."""
         if self._engine.rank != 0:
             _exhaust(self._engine.named_tensors())
+            self.save_adapter(folder.with_name(ADAPTER_FOLDER))
             return
         state = {name: tensor.to("cpu", copy=True) for name, tensor in self._engine.named_tensors()}
         model = self._engine.model
@@ -211,6 +214,14 @@ class RankWorker:
         save_pretrained(
             model, state | persistent, source=self._spec.model_path, folder=folder, dtype=self._engine.dtype
         )
+        self.save_adapter(folder.with_name(ADAPTER_FOLDER))
+
+    def save_adapter(self, folder: Path) -> None:
+        """The adapter in ``folder``, as peft and vLLM load it, written by rank 0; nothing without LoRA."""
+        if self._engine.rank != 0:
+            _exhaust(self._engine.adapter_tensors())
+        elif has_adapter(self._engine.model):
+            write_adapter(self._engine.model, self._engine.adapter_tensors(), folder, base=self._spec.model_path)
 
     def save_checkpoint(self, folder: Path) -> None:
         self._engine.save(folder)

@@ -1,0 +1,162 @@
+"""LoRA through peft: a low-rank adapter beside frozen weights, the model without it, and the weights with it merged.
+
+peft replaces each linear layer that is adapted in place. So the model stays what transformers made of it: its decoder,
+head and names of modules are where they were, and only the weights of adapted layers are found one level deeper.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from insight_rl.errors import check
+from insight_rl.learner.engine import Scorer
+from insight_rl.learner.settings import ALL_LINEAR, LoraSettings
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+Gather = Callable[[list[torch.nn.Parameter]], AbstractContextManager[Any]]
+"""Makes sharded parameters whole for the length of a context; collective."""
+
+ADAPTER_FOLDER = "adapter"
+"""Of a run, beside ``model``."""
+
+# peft's name for an adapter that has no other; our models have one.
+_NAME = "default"
+
+
+def add_adapter(model: PreTrainedModel, lora: LoraSettings, *, seed: int, dtype: torch.dtype) -> None:
+    """Freeze the weights of ``model`` and put an adapter of ``dtype`` beside them that changes nothing yet (B is 0).
+
+    A is drawn from ``seed`` alone. Raises ``UsageError`` as :func:`check_targets`.
+    """
+    from peft import LoraConfig, get_peft_model
+
+    config = LoraConfig(
+        r=lora.rank,
+        lora_alpha=lora.alpha,
+        target_modules=_targets(model, lora),
+        lora_dropout=0.0,
+        task_type="CAUSAL_LM",
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        # It would make every adapter float32, which DeepSpeed refuses beside weights in bfloat16.
+        get_peft_model(model, config, autocast_adapter_dtype=False)
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.to(dtype)
+
+
+def check_targets(model_path: Path, lora: LoraSettings) -> None:
+    """Raise ``UsageError`` for a name in ``lora.target_modules`` that the model has not; reads its config alone."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(model_path))
+    _targets(model, lora)
+
+
+def _targets(model: PreTrainedModel, lora: LoraSettings) -> list[str]:
+    """Last parts of the names of the layers to adapt, e.g. ``["q_proj", "v_proj"]``."""
+    head = model.get_output_embeddings()
+    linear = [name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear) and module is not head]
+    known = sorted({name.rpartition(".")[2] for name in linear})
+    if lora.target_modules == ALL_LINEAR:
+        check(bool(known), "learner.lora.target_modules", ALL_LINEAR, "this model has no linear layers to adapt")
+        return known
+    for target in lora.target_modules:
+        check(
+            any(name == target or name.endswith(f".{target}") for name in linear),
+            "learner.lora.target_modules",
+            list(lora.target_modules),
+            f"{target} is no linear layer of this model; there are {', '.join(known)} (embeddings and output head, "
+            "which may be one matrix, are left as they are)",
+        )
+    return list(lora.target_modules)
+
+
+@contextmanager
+def _without_adapter(model: PreTrainedModel) -> Iterator[None]:
+    layers = [layer for _, layer in _adapted_layers(model)]
+    for layer in layers:
+        layer.enable_adapters(False)
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.enable_adapters(True)
+
+
+def reference_scorer(scorer: Scorer, model: PreTrainedModel) -> Scorer:
+    """``scorer`` of the model with its adapter switched off, which is the model that training started from."""
+
+    def score(**inputs: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        with _without_adapter(model):
+            return scorer(**inputs)
+
+    return score
+
+
+def merged_tensors(model: PreTrainedModel, gather: Gather) -> Iterator[tuple[str, torch.Tensor]]:
+    """Every parameter, whole, under its Hugging Face name, a tied one once; W + scale * B @ A where there is an adapter.
+
+    Valid only until the next one is asked for. A sum is float32, since what the adapter adds is often below the
+    precision of bfloat16. Without an adapter these are the model's own parameters. Collective, one layer at a time.
+    """
+    layers = dict(_adapted_layers(model))
+    for name, parameter in model.named_parameters():
+        if _is_adapter(name):
+            continue
+        owner, is_wrapped, rest = name.partition(".base_layer.")
+        layer = layers[owner] if rest == "weight" else None
+        factors = [] if layer is None else [layer.lora_B[_NAME].weight, layer.lora_A[_NAME].weight]
+        with gather([parameter, *factors]):
+            tensor = parameter.detach()
+            if layer is not None:
+                up, down = (factor.detach().float() for factor in factors)
+                tensor = tensor.float() + layer.scaling[_NAME] * (up @ down)
+            yield f"{owner}.{rest}" if is_wrapped else name, tensor
+
+
+def adapter_tensors(model: PreTrainedModel, gather: Gather) -> Iterator[tuple[str, torch.Tensor]]:
+    """The adapter's parameters, whole, under the names that they have in peft's files. Collective."""
+    for name, parameter in model.named_parameters():
+        if _is_adapter(name):
+            with gather([parameter]):
+                yield f"base_model.model.{name.replace(f'.{_NAME}.', '.')}", parameter.detach()
+
+
+def write_adapter(
+    model: PreTrainedModel, named_tensors: Iterable[tuple[str, torch.Tensor]], folder: Path, *, base: Path
+) -> None:
+    """The folder that ``PeftModel.from_pretrained`` and vLLM load; ``base`` is the model that it belongs to."""
+    from safetensors.torch import save_file
+
+    folder.mkdir(parents=True, exist_ok=True)
+    config: Any = model.peft_config[_NAME]
+    was = config.inference_mode, config.base_model_name_or_path
+    config.inference_mode, config.base_model_name_or_path = True, str(base)
+    config.save_pretrained(folder)
+    config.inference_mode, config.base_model_name_or_path = was
+    tensors = {name: tensor.to("cpu", copy=True).contiguous() for name, tensor in named_tensors}
+    save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+
+
+def has_adapter(model: PreTrainedModel) -> bool:
+    return next(_adapted_layers(model), None) is not None
+
+
+def _adapted_layers(model: PreTrainedModel) -> Iterator[tuple[str, Any]]:
+    from peft.tuners.lora import LoraLayer
+
+    return ((name, module) for name, module in model.named_modules() if isinstance(module, LoraLayer))
+
+
+def _is_adapter(name: str) -> bool:
+    return ".lora_A." in name or ".lora_B." in name
