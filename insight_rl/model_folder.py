@@ -51,9 +51,10 @@ def fingerprint(folder: Path) -> str:
                 for name, place in places.items():
                     begin, end = place["data_offsets"]
                     digest.update(json.dumps([name, place["dtype"], place["shape"]]).encode())
-                    for offset in (begin, max(begin, (begin + end - _SAMPLE_BYTES) // 2), max(begin, end - _SAMPLE_BYTES)):
+                    size = min(_SAMPLE_BYTES, end - begin)
+                    for offset in (begin, (begin + end - size) // 2, end - size):
                         weights.seek(start + offset)
-                        digest.update(weights.read(min(_SAMPLE_BYTES, end - begin)))
+                        digest.update(weights.read(size))
             except (ValueError, KeyError, TypeError, AttributeError) as error:
                 raise UsageError(f"{file}: cannot be read ({error}); copy the model again from its source") from error
     return digest.hexdigest()

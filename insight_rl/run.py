@@ -144,6 +144,7 @@ def build_parts(config: RunConfig) -> Parts:
     # These import torch.
     engines = {key: build_part(key, getattr(config, key)) for key in ("rollout", "learner")}
     weight_channel = build_part("weight_sync", config.weight_sync)
+    _check_adapter(engines["learner"], model_path)
     return Parts(
         **cheap,
         **engines,
@@ -153,6 +154,16 @@ def build_parts(config: RunConfig) -> Parts:
         num_parameters=num_parameters,
         data=data,
     )
+
+
+def _check_adapter(learner: Learner, model_path: Path) -> None:
+    from insight_rl.learner.settings import LearnerSettings
+
+    # A learner of the user's own need not have adapters.
+    if isinstance(learner, LearnerSettings) and learner.adapter is not None:
+        from insight_rl.learner.lora import check_targets
+
+        check_targets(model_path, learner.adapter)
 
 
 def open_selector(config: RunConfig, parts: Parts) -> None:

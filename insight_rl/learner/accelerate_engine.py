@@ -47,7 +47,7 @@ class AccelerateEngine:
         self._wrapped, self._optimizer = self._accelerator.prepare(self._scorer, optimizer)
 
     def _load(self, *, gradient_checkpointing: bool) -> Any:
-        # AdamW at lr 1e-6 is lost in the 8 bits of bfloat16: what is trained stays in float32, only computing is halved.
+        # AdamW at lr 1e-6 is lost in the 8 bits of bfloat16: what is trained stays float32, only computing is halved.
         dtype = torch.float32 if self._settings.adapter is None else self.dtype
         model = load_policy(self._spec.model_path, dtype, gradient_checkpointing=gradient_checkpointing)
         return model.to(self.device)

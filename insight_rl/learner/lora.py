@@ -65,7 +65,9 @@ def check_targets(model_path: Path, lora: LoraSettings) -> None:
 def _targets(model: PreTrainedModel, lora: LoraSettings) -> list[str]:
     """Last parts of the names of the layers to adapt, e.g. ``["q_proj", "v_proj"]``."""
     head = model.get_output_embeddings()
-    linear = [name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear) and module is not head]
+    linear = [
+        name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear) and module is not head
+    ]
     known = sorted({name.rpartition(".")[2] for name in linear})
     if lora.target_modules == ALL_LINEAR:
         check(bool(known), "learner.lora.target_modules", ALL_LINEAR, "this model has no linear layers to adapt")
@@ -104,7 +106,7 @@ def reference_scorer(scorer: Scorer, model: PreTrainedModel) -> Scorer:
 
 
 def merged_tensors(model: PreTrainedModel, gather: Gather) -> Iterator[tuple[str, torch.Tensor]]:
-    """Every parameter, whole, under its Hugging Face name, a tied one once; W + scale * B @ A where there is an adapter.
+    """Every parameter, whole, under its Hugging Face name, a tied one once; with adapters W + scale * B @ A.
 
     Valid only until the next one is asked for. A sum is float32, since what the adapter adds is often below the
     precision of bfloat16. Without an adapter these are the model's own parameters. Collective, one layer at a time.

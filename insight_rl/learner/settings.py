@@ -38,7 +38,9 @@ class LoraSettings:
 
     def __post_init__(self) -> None:
         is_whole = isinstance(self.rank, int) and not isinstance(self.rank, bool)
-        check(is_whole and self.rank >= 1, "learner.lora.rank", self.rank, "must be a whole number, at least 1, or null")
+        check(
+            is_whole and self.rank >= 1, "learner.lora.rank", self.rank, "must be a whole number, at least 1, or null"
+        )
         check(is_number(self.alpha) and self.alpha > 0, "learner.lora.alpha", self.alpha, "must be above 0")
         targets = self.target_modules
         check(
@@ -52,7 +54,7 @@ class LoraSettings:
             is_number(self.dropout) and self.dropout == 0,
             "learner.lora.dropout",
             self.dropout,
-            "must be 0: dropout draws another policy in every pass, so the ratio to the rollout's policy would be noise",
+            "must be 0: dropout makes another policy in every pass, and the ratio to the rollout's would be random",
         )
 
     @property
@@ -63,12 +65,14 @@ class LoraSettings:
     @classmethod
     def from_config(cls, node: Mapping[str, Any] | None) -> LoraSettings | None:
         """``learner.lora`` as the config has it; ``None`` where it is null or has no rank."""
-        if node is None or node.get("rank") is None:
-            return None
+        node = node or {}
         names = [field.name for field in fields(cls)]
         for key in node:
             check(key in names, f"learner.lora.{key}", node[key], f"is no setting; there are {', '.join(names)}")
-        rank, alpha, targets = node["rank"], node.get("alpha"), node.get("target_modules", ALL_LINEAR)
+        rank, alpha, targets = node.get("rank"), node.get("alpha"), node.get("target_modules", ALL_LINEAR)
+        if rank is None:
+            check(alpha is None, "learner.lora.alpha", alpha, "does nothing without learner.lora.rank; give that too")
+            return None
         return cls(
             rank=rank,
             alpha=2 * rank if alpha is None else alpha,
