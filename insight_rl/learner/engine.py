@@ -53,7 +53,7 @@ class TrainEngine(Protocol):
         ...
 
     def named_tensors(self) -> Iterator[tuple[str, torch.Tensor]]:
-        """Every parameter, whole, in :attr:`dtype`, a tied one once, adapters merged. Collective: all ranks exhaust it."""
+        """Every parameter, whole, in :attr:`dtype`, tied ones once, adapters merged. Collective: all exhaust it."""
         ...
 
     def adapter_tensors(self) -> Iterator[tuple[str, torch.Tensor]]:
