@@ -48,6 +48,8 @@ _SLICE_S = 0.5
 _STACKS_WAIT_S = 3.0
 _LOG_TAIL_BYTES = 3000
 _HEADER = struct.Struct("!Q")
+# Arrays are written from where they lie; the default protocol of Python before 3.14 copies them once more.
+_PICKLE_PROTOCOL = 5
 
 
 class ChildLost(RunStopped):
@@ -108,7 +110,7 @@ class Channel:
 
     def send(self, message: Any) -> None:
         """Raises ``OSError`` if the other side is gone."""
-        self._write(ForkingPickler.dumps(message), lambda: None)
+        self._write(ForkingPickler.dumps(message, _PICKLE_PROTOCOL), lambda: None)
 
     def receive(self) -> Any:
         """The next message; raises ``EOFError`` or ``OSError`` if the other side is gone."""
@@ -207,7 +209,7 @@ class Child:
         self._waiting_for = doing
         patience = Patience()
         try:
-            self.channel._write(ForkingPickler.dumps(message), lambda: self.look(patience, doing=doing))
+            self.channel._write(ForkingPickler.dumps(message, _PICKLE_PROTOCOL), lambda: self.look(patience, doing=doing))
         except OSError as error:
             self.fail_as_dead(doing, error)
 

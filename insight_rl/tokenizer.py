@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import jinja2
+import numpy as np
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from tokenizers import Tokenizer
 
@@ -105,8 +106,9 @@ class ModelTokenizer:
             )
         return tuple(ids)
 
-    def decode_batch(self, sequences: Sequence[Sequence[int]]) -> list[str]:
-        return list(self._tokenizer.decode_batch([list(ids) for ids in sequences], skip_special_tokens=True))
+    def decode_batch(self, sequences: Sequence[np.ndarray]) -> list[str]:
+        ids = [sequence.tolist() for sequence in sequences]
+        return list(self._tokenizer.decode_batch(ids, skip_special_tokens=True))
 
     def _render(self, messages: Messages) -> str:
         if self._template is None:

@@ -2,7 +2,7 @@
 
     Prompt -> Completion (x G) -> Reward (x G) -> Group -> Metrics
 
-Only the standard library is imported here, so that every other module can import this one at no cost.
+Nothing but NumPy is imported here, so that every other module can import this one at little cost.
 Suffixes on plural containers: P prompts, G rollouts of one prompt, T tokens of one completion.
 """
 
@@ -11,6 +11,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
+
+import numpy as np
 
 DTYPES = ("float32", "bfloat16")
 """Precisions that a policy can be trained in. float16 is not one: its gradients would need loss scaling."""
@@ -46,21 +48,24 @@ class Prompt:
     metadata: Mapping[str, Any] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Completion:
     """One rollout of one prompt.
 
+    Tokens are arrays all the way to the learner, since Python numbers take eight times their memory; any sequence of
+    numbers given here becomes one. Two completions are equal if all they hold is equal.
+
     Example::
 
-        Completion(token_ids=(8, 12, 2), logprobs=(-0.1, -1.2, -0.01), text="3*7+...",
+        Completion(token_ids=np.array([8, 12, 2]), logprobs=np.array([-0.1, -1.2, -0.01]), text="3*7+...",
                    finish_reason="stop", policy_version=12)
     """
 
-    token_ids: tuple[int, ...]
-    """As sampled, the end-of-sequence token included; never re-tokenised from text."""
+    token_ids: np.ndarray
+    """int32 (T,): as sampled, the end-of-sequence token included; never re-tokenised from text."""
 
-    logprobs: tuple[float, ...]
-    """Natural log-probability of each token under the sampling distribution (after temperature), same length."""
+    logprobs: np.ndarray
+    """float32 (T,): natural log-probability of each token under the sampling distribution (after temperature)."""
 
     text: str
 
@@ -69,6 +74,25 @@ class Completion:
 
     policy_version: int
     """Version of the weights that sampled it: the number of weight updates the engine had received."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "token_ids", np.asarray(self.token_ids, dtype=np.int32))
+        object.__setattr__(self, "logprobs", np.asarray(self.logprobs, dtype=np.float32))
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Completion):
+            return NotImplemented
+        return (
+            self._scalars() == other._scalars()
+            and np.array_equal(self.token_ids, other.token_ids)
+            and np.array_equal(self.logprobs, other.logprobs)
+        )
+
+    def __hash__(self) -> int:
+        return hash(self._scalars())
+
+    def _scalars(self) -> tuple[str, str, int]:
+        return self.text, self.finish_reason, self.policy_version
 
     @property
     def is_truncated(self) -> bool:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -176,8 +177,8 @@ def _of_file(path: Path, answers: Mapping[str, Any]) -> list[Sample]:
 def _sample(record: Mapping[str, Any], answer: Any) -> Sample:
     prompt = Prompt(id=record["prompt_id"], task="", text=str(record.get("prompt", "")), token_ids=(), answer=answer)
     completion = Completion(
-        token_ids=(0,) * int(record.get("num_tokens", 0)),
-        logprobs=(),
+        token_ids=np.zeros(int(record.get("num_tokens", 0)), np.int32),
+        logprobs=np.zeros(0, np.float32),
         text=record["completion"],
         finish_reason=record.get("finish_reason", "stop"),
         policy_version=0,

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any, BinaryIO, TextIO
 
+import numpy as np
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -129,8 +130,8 @@ def _as_rollout(record: dict[str, Any]) -> tuple[Prompt, Completion]:
         raise UsageError(f'"num_tokens" is {num_tokens!r}, not a count')
     prompt = Prompt(id="", task="", text=str(record.get("prompt", "")), token_ids=(), answer=record["answer"])
     completion = Completion(
-        token_ids=(0,) * num_tokens,
-        logprobs=(),
+        token_ids=np.zeros(num_tokens, np.int32),
+        logprobs=np.zeros(0, np.float32),
         text=record["response"],
         finish_reason="length" if record.get("truncated") else "stop",
         policy_version=0,

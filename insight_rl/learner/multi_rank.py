@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from insight_rl.errors import UsageError, check
-from insight_rl.learner.batch import BatchSettings, plan_step
+from insight_rl.learner.plan import BatchSettings, plan_step
 from insight_rl.learner.processes import MakeWorker, RankProcesses
 from insight_rl.learner.schedule import lr_at
 from insight_rl.learner.settings import LearnerSettings, StartSpec

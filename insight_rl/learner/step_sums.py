@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from insight_rl.learner.batch import StepPlan
+from insight_rl.learner.plan import StepPlan
 from insight_rl.types import Metrics
 
 

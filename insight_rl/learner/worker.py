@@ -7,7 +7,7 @@ update but the first (whose own forward pass gives them), then the updates.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -17,11 +17,12 @@ import torch
 
 from insight_rl.algorithm.loss import TokenLosses, Tokens, k3, token_losses
 from insight_rl.errors import RunStopped
-from insight_rl.learner.batch import MicroBatch, RankPlan, Row, TrainSequence, make_micro_batch
+from insight_rl.learner.batch import MicroBatch, Row, TrainSequence, make_micro_batch
 from insight_rl.learner.engine import Scorer, TrainEngine
 from insight_rl.learner.flops import ModelShape, Work, measure_peak
 from insight_rl.learner.lora import ADAPTER_FOLDER, has_adapter, write_adapter
 from insight_rl.learner.models import attends_fully, save_pretrained, write_weights
+from insight_rl.learner.plan import BatchPlan, RankPlan, lay_out
 from insight_rl.learner.settings import ModelFacts, StartSpec
 from insight_rl.learner.step_sums import StepSums
 from insight_rl.learner.weight_handover import HandedWeights, write_to_memory
@@ -40,6 +41,20 @@ class DeviceBatch:
     num_sequences: int
     is_measured: bool
     work: Work
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Batch:
+    """A micro-batch that is laid out anew each time it is needed: laid out, its tokens take eight times the memory."""
+
+    plan: BatchPlan
+    sequences: Sequence[TrainSequence]
+    """All sequences of the rank."""
+    num_chunks: int
+
+    @property
+    def rollout_logprobs_N(self) -> np.ndarray:
+        return np.concatenate([self.sequences[s].rollout_logprobs for row in self.plan.rows for s in row])
 
 
 class RankWorker:
@@ -75,8 +90,8 @@ class RankWorker:
             TrainSequence(prompt_ids=prompt, completion_ids=c, rollout_logprobs=zeros[: c.size], advantage=0, weight=0)
             for c in completions
         ]
-        alone = self._to_device(make_micro_batch([Row(sequences=(sequence,)) for sequence in sequences]), 1)
-        shared = self._to_device(make_micro_batch([Row(sequences=tuple(sequences))]), 1)
+        alone = self._copy(make_micro_batch([Row(sequences=(sequence,)) for sequence in sequences]), 1)
+        shared = self._copy(make_micro_batch([Row(sequences=tuple(sequences))]), 1)
         # Random tokens score very differently in another context, so in half precision a wide margin still tells.
         is_full = self._engine.dtype == torch.float32
         with torch.no_grad():
@@ -91,9 +106,10 @@ class RankWorker:
 
     def step(self, plan: RankPlan, lr: float) -> StepSums:
         """Raises ``RunStopped`` where the gradient is not finite."""
+        sequences = plan.table.sequences()
         updates = [
-            [self._to_device(batch, chunks) for batch, chunks in zip(batches, counts, strict=True)]
-            for batches, counts in zip(plan.updates, plan.chunk_counts, strict=True)
+            [_Batch(plan=batch, sequences=sequences, num_chunks=chunks) for batch, chunks in zip(*each, strict=True)]
+            for each in zip(plan.updates, plan.chunk_counts, strict=True)
         ]
         result = StepSums()
         if self._engine.device.type == "cuda":
@@ -110,8 +126,8 @@ class RankWorker:
                 result.grad_norms.append(grad_norm)
         for batches, old_logprobs in zip(updates, old, strict=True):
             for batch, logprobs_N in zip(batches, old_logprobs, strict=True):
-                if batch.is_measured:
-                    add_gap(result, logprobs_N, batch.rollout_logprobs_N)
+                if batch.plan.is_measured:
+                    add_gap(result, logprobs_N, self._floats(batch.rollout_logprobs_N))
         if self._engine.device.type == "cuda":
             result.gpu_bytes = {
                 "allocated": torch.cuda.max_memory_allocated(self._engine.device),
@@ -121,14 +137,15 @@ class RankWorker:
 
     def _accumulate(
         self,
-        batches: list[DeviceBatch],
+        batches: list[_Batch],
         old: list[torch.Tensor],
         reference: list[torch.Tensor] | None,
         result: StepSums,
     ) -> None:
         """Forward and backward of one update; fills ``old`` where this is the step's first pass over its tokens."""
         is_first = not old
-        for number, batch in enumerate(batches):
+        for number, planned in enumerate(batches):
+            batch = self._to_device(planned)
             with self._engine.accumulating(is_last=number == len(batches) - 1):
                 logprobs_N, entropies_N = self._engine.scorer(**batch.inputs)
                 if is_first:
@@ -149,17 +166,21 @@ class RankWorker:
             if batch.is_measured:
                 result.add(_sums(tokens, losses, loss, entropies_N))
 
-    def _score(self, scorer: Scorer, batches: list[DeviceBatch], result: StepSums) -> list[torch.Tensor]:
-        result.flops += sum(self._shape.forward(batch.work) for batch in batches)
-        with torch.no_grad():
-            return [scorer(**batch.inputs)[0] for batch in batches]
+    def _score(self, scorer: Scorer, batches: list[_Batch], result: StepSums) -> list[torch.Tensor]:
+        scores = []
+        for planned in batches:
+            batch = self._to_device(planned)
+            with torch.no_grad():
+                scores.append(scorer(**batch.inputs)[0])
+            result.flops += self._shape.forward(batch.work)
+        return scores
 
-    def _to_device(self, batch: MicroBatch, num_chunks: int) -> DeviceBatch:
+    def _to_device(self, batch: _Batch) -> DeviceBatch:
+        return self._copy(lay_out(batch.plan, batch.sequences), batch.num_chunks)
+
+    def _copy(self, batch: MicroBatch, num_chunks: int) -> DeviceBatch:
         def integers(array: np.ndarray) -> torch.Tensor:
             return torch.from_numpy(array).to(self._engine.device, non_blocking=True)
-
-        def floats(array: np.ndarray) -> torch.Tensor:
-            return torch.from_numpy(array).to(self._engine.device, torch.float32, non_blocking=True)
 
         return DeviceBatch(
             inputs={
@@ -171,13 +192,16 @@ class RankWorker:
                 "num_chunks": num_chunks,
             },
             sequences_N=integers(batch.sequences_N),
-            rollout_logprobs_N=floats(batch.rollout_logprobs_N),
-            advantages_N=floats(batch.advantages_N),
-            weights_N=floats(batch.weights_N),
+            rollout_logprobs_N=self._floats(batch.rollout_logprobs_N),
+            advantages_N=self._floats(batch.advantages_N),
+            weights_N=self._floats(batch.weights_N),
             num_sequences=batch.num_sequences,
             is_measured=batch.is_measured,
             work=batch.work,
         )
+
+    def _floats(self, array: np.ndarray) -> torch.Tensor:
+        return torch.from_numpy(array).to(self._engine.device, torch.float32, non_blocking=True)
 
     def named_tensors(self) -> Iterator[tuple[str, torch.Tensor]]:
         return self._engine.named_tensors()

@@ -15,6 +15,8 @@ import time
 from multiprocessing.connection import Connection
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from insight_rl.reward.base import RewardFn
 from insight_rl.reward.judge import judge_one
 from insight_rl.types import Completion, Prompt
@@ -47,8 +49,8 @@ class CompletionStub(NamedTuple):
 
     def as_completion(self) -> Completion:
         return Completion(
-            token_ids=(0,) * self.num_tokens,
-            logprobs=(),
+            token_ids=np.zeros(self.num_tokens, np.int32),
+            logprobs=np.zeros(0, np.float32),
             text=self.text,
             finish_reason=self.finish_reason,
             policy_version=self.policy_version,

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 
 from insight_rl.errors import check
@@ -145,13 +146,13 @@ class TransformersEngine:
         num_rollouts: int,
     ) -> list[tuple[Completion, ...]]:
         lengths, ended = lengths_B.tolist(), ended_B.tolist()
-        tokens = [row[:length] for row, length in zip(tokens_BT.tolist(), lengths, strict=True)]
-        logprobs = [row[:length] for row, length in zip(logprobs_BT.tolist(), lengths, strict=True)]
+        tokens = _cut_rows(tokens_BT.to(torch.int32), lengths)
+        logprobs = _cut_rows(logprobs_BT, lengths)
         texts = self._tokenizer.decode_batch(tokens)
         completions_B = [
             Completion(
-                token_ids=tuple(tokens[row]),
-                logprobs=tuple(logprobs[row]),
+                token_ids=tokens[row],
+                logprobs=logprobs[row],
                 text=texts[row],
                 finish_reason="stop" if ended[row] else "length",
                 policy_version=self._policy_version,
@@ -175,6 +176,11 @@ class TransformersEngine:
     def close(self) -> None:
         self._parameters = {}
         del self._model
+
+
+def _cut_rows(values_BT: torch.Tensor, lengths: Sequence[int]) -> list[np.ndarray]:
+    """Each row without its padding; copies, so that no completion keeps the whole batch in memory."""
+    return [row[:length].copy() for row, length in zip(values_BT.cpu().numpy(), lengths, strict=True)]
 
 
 def sample_tokens(

@@ -16,6 +16,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from insight_rl.child_process import Channel
 
 _CPU_KV_CACHE_BYTES = 1 << 30
@@ -40,10 +42,10 @@ class Request:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sample:
-    """One rollout: ``token_ids`` as vLLM sampled them (end-of-sequence included) and the log-prob of each."""
+    """One rollout: its tokens (int32) as vLLM sampled them, end-of-sequence included, and their log-probs (float32)."""
 
-    token_ids: tuple[int, ...]
-    logprobs: tuple[float, ...]
+    token_ids: np.ndarray
+    logprobs: np.ndarray
     finish_reason: str
 
 
@@ -268,9 +270,10 @@ def _samples(output: Any, request: Request) -> tuple[Sample, ...]:
 
 def _sample(completion: Any) -> Sample:
     flat = completion.logprobs
-    token_ids = tuple(completion.token_ids)
+    token_ids = np.array(completion.token_ids, dtype=np.int32)
     # With logprobs=0 vLLM reports the sampled token of each position and no other.
-    assert tuple(flat.token_ids) == token_ids
+    assert np.array_equal(token_ids, flat.token_ids)
     if completion.finish_reason not in ("stop", "length"):
         raise RuntimeError(f"vLLM ended a completion with finish_reason={completion.finish_reason!r}")
-    return Sample(token_ids=token_ids, logprobs=tuple(flat.logprobs), finish_reason=completion.finish_reason)
+    logprobs = np.array(flat.logprobs, dtype=np.float32)
+    return Sample(token_ids=token_ids, logprobs=logprobs, finish_reason=completion.finish_reason)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from omegaconf import OmegaConf
@@ -92,13 +93,13 @@ def generate(engine, prompts=PROMPTS, **settings):
 
 
 def tokens(results):
-    return {key: [completion.token_ids for completion in group] for key, group in results.items()}
+    return {key: [tuple(completion.token_ids.tolist()) for completion in group] for key, group in results.items()}
 
 
 @torch.no_grad()
 def forward_logprobs(model, prompt, completion, temperature):
     """Log-probs of the completion's tokens by one plain forward pass."""
-    ids = torch.tensor([prompt.token_ids + completion.token_ids])
+    ids = torch.tensor([[*prompt.token_ids, *completion.token_ids]])
     logits = model(ids).logits[0, len(prompt.token_ids) - 1 : -1] / temperature
     return torch.log_softmax(logits, dim=-1).gather(1, ids[0, len(prompt.token_ids) :, None]).squeeze(1)
 
@@ -122,8 +123,8 @@ def test_each_prompt_gets_its_number_of_rollouts_with_one_logprob_a_token(engine
         assert len(group) == 5
         for completion in group:
             assert 1 <= len(completion.token_ids) == len(completion.logprobs) <= 12
-            assert all(type(token) is int for token in completion.token_ids)
-            assert all(type(value) is float and value <= 0 for value in completion.logprobs)
+            assert (completion.token_ids.dtype, completion.logprobs.dtype) == (np.int32, np.float32)
+            assert (completion.logprobs <= 0).all()
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
@@ -138,10 +139,10 @@ def test_greedy_takes_the_likeliest_token_each_time(engine, reference):
     results = generate(engine, temperature=0.0, num_rollouts=2)
     for prompt in PROMPTS:
         first, second = results[prompt.id]
-        assert first.token_ids == second.token_ids
+        assert first == second
         with torch.no_grad():
-            logits = reference(torch.tensor([prompt.token_ids + first.token_ids])).logits[0]
-        assert logits[len(prompt.token_ids) - 1 : -1].argmax(-1).tolist() == list(first.token_ids)
+            logits = reference(torch.tensor([[*prompt.token_ids, *first.token_ids]])).logits[0]
+        assert logits[len(prompt.token_ids) - 1 : -1].argmax(-1).tolist() == first.token_ids.tolist()
 
 
 def test_nucleus_sampling_never_leaves_the_nucleus(engine, reference):
@@ -169,7 +170,7 @@ def test_a_completion_ends_with_its_end_of_sequence_token_or_is_truncated(engine
     completions = [completion for group in generate(engine, num_rollouts=16).values() for completion in group]
     ends = set()
     for completion in completions:
-        body, last = completion.token_ids[:-1], completion.token_ids[-1]
+        *body, last = completion.token_ids.tolist()
         assert not EOS_TOKEN_IDS & set(body)
         if completion.finish_reason == "stop":
             assert last in EOS_TOKEN_IDS

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -96,9 +97,9 @@ def advantages_of(groups: list[Group]) -> list[np.ndarray]:
     ]
 
 
-def plain_logprobs(model, prompt: tuple[int, ...], completion: tuple[int, ...]) -> torch.Tensor:
-    logits = model(torch.tensor([prompt + completion])).logits[0, len(prompt) - 1 : -1].double() / TEMPERATURE
-    return logits.log_softmax(-1)[torch.arange(len(completion)), torch.tensor(completion)]
+def plain_logprobs(model, prompt: Sequence[int], completion: Sequence[int]) -> torch.Tensor:
+    logits = model(torch.tensor([[*prompt, *completion]])).logits[0, len(prompt) - 1 : -1].double() / TEMPERATURE
+    return logits.log_softmax(-1)[torch.arange(len(completion)), torch.tensor([*completion])]
 
 
 @pytest.fixture(scope="module")

@@ -61,7 +61,7 @@ def largest_gap(engine, model):
     gap = 0.0
     for prompt, group in engine.generate(PROMPTS, sampling=SAMPLING):
         for completion in group:
-            ids = torch.tensor([prompt.token_ids + completion.token_ids])
+            ids = torch.tensor([[*prompt.token_ids, *completion.token_ids]])
             logprobs = torch.log_softmax(model(ids).logits[0, len(prompt.token_ids) - 1 : -1], dim=-1)
             exact = logprobs.gather(1, ids[0, len(prompt.token_ids) :, None]).squeeze(1)
             gap = max(gap, float((exact - torch.tensor(completion.logprobs)).abs().max()))
@@ -197,7 +197,7 @@ def test_the_order_and_company_of_prompts_do_not_matter(vllm_tied, tied_model):
     for prompt in reversed(PROMPTS):
         ((_, alone[prompt.id]),) = vllm_tied.generate([prompt], sampling=SAMPLING)
     for key, group in together.items():
-        assert [c.token_ids for c in group] == [c.token_ids for c in alone[key]]
+        assert [c.token_ids.tolist() for c in group] == [c.token_ids.tolist() for c in alone[key]]
 
 
 def test_the_adapters_speak_vllms_transfer_interfaces(untied_model):

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from insight_rl.errors import RunStopped
-from insight_rl.learner.batch import BatchSettings, plan_step
+from insight_rl.learner.plan import BatchSettings, plan_step
 from insight_rl.learner.step_sums import StepSums, to_metrics
 from insight_rl.learner.worker import add_gap
 from insight_rl.run_stops import MEAN_LOGPROB_GAP_LIMITS, stop_if_logprobs_diverge

@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -78,7 +79,8 @@ def test_the_bundled_model_round_trips():
     text, token_ids = tokenizer.encode("3,7,12=24:")
     assert list(token_ids) == reference("3,7,12=24:")["input_ids"]
     assert text == reference.decode(token_ids)
-    assert tokenizer.decode_batch([token_ids, [*token_ids, *tokenizer.eos_token_ids]]) == [text, text]
+    ended = np.array([*token_ids, *tokenizer.eos_token_ids])
+    assert tokenizer.decode_batch([ended[: len(token_ids)], ended]) == [text, text]
 
 
 def test_a_chat_without_a_template_says_what_to_do(chat_model):

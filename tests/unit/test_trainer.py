@@ -8,7 +8,7 @@ from insight_rl.errors import RunStopped
 from insight_rl.evaluation import Evaluator
 from insight_rl.gate.admit_all import AdmitAll
 from insight_rl.gate.mixed_outcomes import MixedOutcomes
-from insight_rl.learner.batch import BatchSettings, plan_step
+from insight_rl.learner.plan import BatchSettings, plan_step
 from insight_rl.learner.step_sums import StepSums, to_metrics
 from insight_rl.reward.judge import InProcessJudge
 from insight_rl.selector.random import RandomSelector

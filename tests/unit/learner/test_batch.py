@@ -9,17 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from insight_rl.algorithm.loss import GRPO, LossSettings
-from insight_rl.learner.batch import (
-    LOGITS_PER_CHUNK,
-    BatchSettings,
-    MicroBatch,
-    Row,
-    StepPlan,
-    TrainSequence,
-    make_micro_batch,
-    make_rows,
-    plan_step,
-)
+from insight_rl.learner.batch import MicroBatch, Row, TrainSequence, make_micro_batch
+from insight_rl.learner.plan import LOGITS_PER_CHUNK, BatchSettings, RankPlan, StepPlan, lay_out, make_rows, plan_step
 from insight_rl.types import Completion, Group, Prompt, Reward
 
 LOSS = LossSettings(loss=GRPO(), clip_low=0.2, clip_high=0.2)
@@ -66,7 +57,12 @@ def steps(draw) -> tuple[list[Group], list[np.ndarray]]:
 
 
 def batches_of(plan: StepPlan) -> list[MicroBatch]:
-    return [batch for rank in plan.ranks for update in rank.updates for batch in update]
+    return [batch for rank in plan.ranks for update in laid_out(rank) for batch in update]
+
+
+def laid_out(rank: RankPlan) -> list[list[MicroBatch]]:
+    sequences = rank.table.sequences()
+    return [[lay_out(batch, sequences) for batch in update] for update in rank.updates]
 
 
 def read_back(batch: MicroBatch) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
@@ -109,7 +105,7 @@ def test_every_token_with_a_gradient_is_trained_on_once_in_its_right_context(ste
         ),
     )
     expected = Counter(
-        (group.prompt.token_ids + completion.token_ids[:t], completion.token_ids[t])
+        (group.prompt.token_ids + tuple(completion.token_ids[:t].tolist()), completion.token_ids[t])
         for group, values in zip(groups, advantages, strict=True)
         for completion, value in zip(group.completions_G, values, strict=True)
         if value != 0 and not np.isnan(value)
@@ -134,7 +130,7 @@ def test_ranks_stay_in_step_and_budgets_are_kept(step, num_ranks, budget, size) 
     assert all(count > 0 for count in shapes.pop())
     assert len({rank.chunk_counts for rank in plan.ranks}) == 1
     for batch in batches_of(plan):
-        assert batch.num_inputs <= budget or batch.input_ids.shape[0] == 1
+        assert batch.input_ids.size <= budget or batch.input_ids.shape[0] == 1
         assert batch.is_measured or not batch.weights_N.any()
 
 
@@ -149,7 +145,7 @@ def test_weights_count_skipped_sequences_and_leave_out_unjudged_ones(step, size,
         num_judged = sum(int(np.sum(~np.isnan(values))) for values in advantages[at : at + size])
         num_trained = sum(int(np.sum(np.nan_to_num(values) != 0)) for values in advantages[at : at + size])
         # grpo: each sequence that counts has weight 1 / number of them, spread over its tokens.
-        total = sum(b.weights_N.sum() for rank in plan.ranks for b in rank.updates[number])
+        total = sum(b.weights_N.sum() for rank in plan.ranks for b in laid_out(rank)[number])
         assert total == pytest.approx(num_trained / max(num_judged, 1))
 
 
@@ -206,7 +202,7 @@ def test_a_group_wider_than_the_budget_is_shared_in_parts() -> None:
     groups = [make_group(0, 20, [6] * 8)]
     plan = plan_step(groups, [np.array([1.0, -1.0] * 4)], dataclasses.replace(SETTINGS, tokens_per_micro_batch=40))
     assert [batch.num_sequences for batch in batches_of(plan)] == [4, 4]
-    assert [batch.num_inputs for batch in batches_of(plan)] == [40, 40]
+    assert [batch.input_ids.size for batch in batches_of(plan)] == [40, 40]
 
 
 def test_many_logits_are_cut_into_chunks() -> None:

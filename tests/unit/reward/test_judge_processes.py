@@ -55,7 +55,7 @@ class Scripted(BaseReward):
         elif word == "count":
             return Reward(value=float(len(completion.token_ids)), success=True, status="correct")
         elif word == "seen":
-            seen = f"{prompt.id}|{prompt.answer}|{prompt.token_ids}|{completion.logprobs}|{completion.finish_reason}"
+            seen = f"{prompt.id}|{prompt.answer}|{prompt.token_ids}|{completion.logprobs.tolist()}|{completion.finish_reason}"
             return Reward(value=0.0, success=False, status="wrong", reason=seen)
         return RIGHT
 
@@ -120,7 +120,7 @@ def test_results_come_in_the_order_of_submission(judges):
 
 def test_only_texts_counts_and_the_answer_are_sent(judges):
     (reward,) = judge(judges, "seen")
-    assert reward.reason == "p|a|()|()|stop"
+    assert reward.reason == "p|a|()|[]|stop"
 
 
 def test_a_hanging_job_is_a_timeout_and_the_others_are_judged(judges):
