@@ -48,8 +48,6 @@ _SLICE_S = 0.5
 _STACKS_WAIT_S = 3.0
 _LOG_TAIL_BYTES = 3000
 _HEADER = struct.Struct("!Q")
-# Arrays are written from where they lie; the default protocol of Python before 3.14 copies them once more.
-_PICKLE_PROTOCOL = 5
 
 
 class ChildLost(RunStopped):
@@ -110,7 +108,7 @@ class Channel:
 
     def send(self, message: Any) -> None:
         """Raises ``OSError`` if the other side is gone."""
-        self._write(ForkingPickler.dumps(message, _PICKLE_PROTOCOL), lambda: None)
+        self._write(_pickled(message), lambda: None)
 
     def receive(self) -> Any:
         """The next message; raises ``EOFError`` or ``OSError`` if the other side is gone."""
@@ -148,6 +146,11 @@ class Channel:
 
     def close(self) -> None:
         self._socket.close()
+
+
+def _pickled(message: Any) -> Any:
+    # Protocol 5 writes arrays from where they lie; the default before Python 3.14 copies them once more.
+    return ForkingPickler.dumps(message, 5)
 
 
 class Patience:
@@ -209,7 +212,7 @@ class Child:
         self._waiting_for = doing
         patience = Patience()
         try:
-            self.channel._write(ForkingPickler.dumps(message, _PICKLE_PROTOCOL), lambda: self.look(patience, doing=doing))
+            self.channel._write(_pickled(message), lambda: self.look(patience, doing=doing))
         except OSError as error:
             self.fail_as_dead(doing, error)
 

@@ -55,7 +55,8 @@ class Scripted(BaseReward):
         elif word == "count":
             return Reward(value=float(len(completion.token_ids)), success=True, status="correct")
         elif word == "seen":
-            seen = f"{prompt.id}|{prompt.answer}|{prompt.token_ids}|{completion.logprobs.tolist()}|{completion.finish_reason}"
+            logprobs = completion.logprobs.tolist()
+            seen = f"{prompt.id}|{prompt.answer}|{prompt.token_ids}|{logprobs}|{completion.finish_reason}"
             return Reward(value=0.0, success=False, status="wrong", reason=seen)
         return RIGHT
 
