@@ -32,7 +32,8 @@ class StepSums:
 def to_metrics(plan: StepPlan, sums_R: Sequence[StepSums], lr: float) -> Metrics:
     """Metrics of a step from the sums of all ranks. Means are over the completion tokens that went through the model.
 
-    A step without an update, since no group was kept, has counts only: there is nothing to take a mean of.
+    A step that measured no token has counts only, since there is nothing to take a mean of: no group was kept, or no
+    completion had a token.
     """
     total = StepSums()
     for of_rank in sums_R:
@@ -49,9 +50,9 @@ def to_metrics(plan: StepPlan, sums_R: Sequence[StepSums], lr: float) -> Metrics
     for rank, of_rank in enumerate(sums_R):
         for kind, count in of_rank.gpu_bytes.items():
             metrics[f"memory/learner_rank_{rank}_gpu_{kind}_gib"] = count / 2**30
-    if not grad_norms:
-        return metrics
     sums = total.sums
+    if "num_tokens" not in sums:
+        return metrics
     num_tokens, num_gaps = sums["num_tokens"], sums["num_gaps"]
     metrics |= {
         "learner/loss": sums["loss"] / len(grad_norms),

@@ -9,9 +9,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForCausalLM
 
 from insight_rl.algorithm.loss import GRPO, LossSettings
-from insight_rl.learner.batch import BatchSettings, Row, TrainSequence, make_micro_batch, plan_step
+from insight_rl.learner.batch import Row, TrainSequence, make_micro_batch
 from insight_rl.learner.flops import ModelShape, Work, measure_peak
 from insight_rl.learner.logprobs import TokenScorer, sharing_mask
+from insight_rl.learner.plan import BatchSettings, plan_step
 from insight_rl.learner.step_sums import StepSums, to_metrics
 
 BATCH_SETTINGS = BatchSettings(
@@ -101,7 +102,7 @@ def test_pairs_are_those_that_the_mask_of_shared_rows_shows():
         row = make_row(rng, int(rng.integers(1, 9)), rng.integers(1, 9, size=int(rng.integers(2, 5))).tolist())
         batch = make_micro_batch([row])
         assert batch.work.num_pairs == int(sharing_mask(torch.from_numpy(batch.segments)).sum())
-        assert batch.work.num_inputs == batch.num_inputs
+        assert batch.work.num_inputs == batch.input_ids.size
         assert batch.work.num_targets == batch.targets_N.size
 
 
