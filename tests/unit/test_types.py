@@ -29,6 +29,6 @@ def test_completions_are_equal_if_all_they_hold_is_equal(change) -> None:
         finish_reason="stop",
         policy_version=1,
     )
-    assert COMPLETION == twin and hash(COMPLETION) == hash(twin)
+    assert twin == COMPLETION and hash(COMPLETION) == hash(twin)
     assert dataclasses.replace(COMPLETION, **change) != COMPLETION
     assert len({COMPLETION, twin, dataclasses.replace(COMPLETION, **change)}) == 2
