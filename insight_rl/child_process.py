@@ -19,6 +19,7 @@ from __future__ import annotations
 import faulthandler
 import os
 import pickle
+import re
 import signal
 import socket
 import struct
@@ -47,6 +48,9 @@ _HELD_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _SLICE_S = 0.5
 _STACKS_WAIT_S = 3.0
 _LOG_TAIL_BYTES = 3000
+_LOG_SEARCH_BYTES = 1 << 18
+_LOG_ERRORS = 4
+_ERROR = re.compile(r"(?<![\w.])[\w.]*(?:Error|Exception): .+")
 _HEADER = struct.Struct("!Q")
 
 
@@ -270,11 +274,13 @@ class Child:
         ) from cause
 
     def log_tail(self) -> str:
-        """The end of what it has printed, on lines of its own; empty if its log is not kept or is empty."""
+        """The end of what it has printed, on lines of its own, and errors from further up; empty if no log is kept."""
         if self._log is None:
             return ""
         text = _tail(self._log).strip()
-        return f"\nThe end of its log:\n{text}" if text else "\nIts log is empty."
+        if not text:
+            return "\nIts log is empty."
+        return f"{_errors(_tail(self._log, _LOG_SEARCH_BYTES), text)}\nThe end of its log:\n{text}"
 
     def dump_stacks(self) -> str:
         """The Python stacks of the child and of the processes it has started, as far as they can be had."""
@@ -408,6 +414,17 @@ def _kill_group(group: int) -> None:
         os.killpg(group, signal.SIGKILL)
     except ProcessLookupError:
         return  # all of them have ended
+
+
+def _errors(log: str, tail: str) -> str:
+    """The last errors of ``log`` that ``tail`` does not show, on lines of their own.
+
+    Where a library has processes of its own, the cause of its failure stands far above what the last of them says.
+    """
+    found = list(
+        dict.fromkeys(match[0].strip()[:500] for match in _ERROR.finditer(log) if match[0].strip() not in tail)
+    )
+    return "".join(f"\nIts log has: {line}" for line in found[-_LOG_ERRORS:])
 
 
 def _group(leader: int) -> list[int]:

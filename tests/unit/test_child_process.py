@@ -41,6 +41,12 @@ def short(fd):
     channel = Channel.from_fd(fd)
     channel.send("the last word")
     sys.exit(3)
+
+def verbose(fd):
+    # As vLLM with two workers: the cause stands in a worker's log, the engine's own traceback follows.
+    print("(Worker_TP0) ERROR [worker.py:7] RuntimeError: Cannot find any model weights", file=sys.stderr)
+    print("  File engine.py, line 1\\n" * 200, file=sys.stderr)
+    sys.exit("Exception: WorkerProc initialization failed, see the root cause above")
 """
 
 
@@ -86,6 +92,15 @@ def test_a_child_that_does_not_answer_is_reported_with_the_end_of_its_log(start)
         ChildLost, match=r"no sign of life .*some\.deadline_s=0\.5.*\nThe end of its log:\nnobody is li"
     ):
         child.receive(doing="answer")
+
+
+def test_an_error_far_up_in_the_log_is_quoted_before_its_end(start):
+    with pytest.raises(ChildLost) as lost:
+        start("verbose", log=True).receive(doing="start")
+    first, error, end, *_ = str(lost.value).splitlines()
+    assert "the child died in start (exit code 1)" in first
+    assert (error, end) == ("Its log has: RuntimeError: Cannot find any model weights", "The end of its log:")
+    assert str(lost.value).endswith("Exception: WorkerProc initialization failed, see the root cause above")
 
 
 def test_a_file_of_stacks_that_cannot_be_written_does_not_hide_the_reason(start, monkeypatch):
