@@ -6,7 +6,8 @@
 
 Each fault is made in a run of its own with the tiny model, after its first steps. "noticed" is the time from the fault
 to the end of the run (or until its work goes on), with both deadlines set to 20 s. "left" counts processes of the run
-that live 15 s after its end, and files in /dev/shm that it has left there.
+that live 15 s after its end, and files in /dev/shm that it has left there. Names joined by + are made one after the
+other in the same run; all but the last must let it go on.
 """
 
 from __future__ import annotations
@@ -272,7 +273,8 @@ def make_fault(name: str, folder: Path, overrides: list[str]) -> Outcome:
         run.wait_for_steps(3)
         run.look()
         start = time.monotonic()
-        FAULTS[name](run)
+        for fault in name.split("+"):
+            FAULTS[fault](run)
         seconds = time.monotonic() - start
         has_ended = run.process.poll() is not None
         lines = [line for line in run.output().splitlines() if line.startswith(("insight-rl", "Traceback"))]
@@ -293,8 +295,10 @@ def make_fault(name: str, folder: Path, overrides: list[str]) -> Outcome:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="changes to the run's configuration")
-    parser.add_argument("--faults", nargs="+", choices=FAULTS, default=list(FAULTS), help="only these")
+    parser.add_argument("--faults", nargs="+", default=list(FAULTS), help=f"only these; there are {', '.join(FAULTS)}")
     arguments = parser.parse_intermixed_args()
+    if unknown := {fault for name in arguments.faults for fault in name.split("+")} - FAULTS.keys():
+        parser.error(f"--faults: there is no {', '.join(sorted(unknown))}")
     # So that a run is not left behind where this script is ended by `timeout`.
     signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))
     print("| fault | end | noticed, s | stacks | checkpoint | left | what it says |\n|---|---|---|---|---|---|---|")
