@@ -1,19 +1,22 @@
 """The rollout engine without another process: a copy of the policy in transformers, decoded here.
 
-Each prompt is encoded once, and its keys and values are copied for its G rollouts. Rollouts that have ended leave the
-batch.
+Each prompt is encoded once, and its G rollouts share its keys and values, or have copies of them where the model's
+attention does not allow that (:mod:`insight_rl.rollout.prompt_sharing`). Rollouts that have ended leave the batch.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
 
-from insight_rl.errors import check
+from insight_rl.errors import RunStopped, check
+from insight_rl.learner.models import attends_fully
 from insight_rl.rollout.base import RolloutSpec, check_lengths
+from insight_rl.rollout.prompt_sharing import PromptSharingDecoder
 from insight_rl.seeding import derive_seed
 from insight_rl.tokenizer import ModelTokenizer
 from insight_rl.types import Completion, Metrics, Prompt, Sampling
@@ -58,6 +61,7 @@ class TransformersEngine:
         self._eos_ids = torch.tensor(self._tokenizer.eos_token_ids, device=self._device)
         self._max_length = spec.max_length
         self._parameters = dict(self._model.named_parameters())
+        self._shares_prompts = self._can_share_prompts()
 
     def generate(
         self, prompts: Sequence[Prompt], *, sampling: Sampling
@@ -87,11 +91,8 @@ class TransformersEngine:
         ended_B = torch.zeros(num_rows, dtype=torch.bool, device=self._device)
 
         output, mask_PT = self._prefill(prompts)
-        cache = output.past_key_values
-        if num_rollouts > 1:
-            cache.batch_repeat_interleave(num_rollouts)
+        decoder = self._decoder(output.past_key_values, mask_PT, num_rollouts, sampling.max_tokens)
         logits_AV = output.logits[:, -1].repeat_interleave(num_rollouts, dim=0)
-        mask_AT = mask_PT.repeat_interleave(num_rollouts, dim=0)
         rows_A = torch.arange(num_rows, device=self._device)
         for t in range(sampling.max_tokens):
             tokens_A, logprobs_A = sample_tokens(logits_AV, sampling, generator)
@@ -106,17 +107,9 @@ class TransformersEngine:
                 break
             if num_going <= self._COMPACT_BELOW * len(rows_A):
                 kept = goes_on_A.nonzero().squeeze(1)
-                cache.batch_select_indices(kept)
-                rows_A, mask_AT, tokens_A = rows_A[kept], mask_AT[kept], tokens_A[kept]
-            mask_AT = torch.cat([mask_AT, mask_AT.new_ones(len(rows_A), 1)], dim=1)
-            output = self._model(
-                input_ids=tokens_A[:, None],
-                attention_mask=mask_AT,
-                position_ids=mask_AT.sum(1, keepdim=True) - 1,
-                past_key_values=cache,
-                use_cache=True,
-            )
-            logits_AV = output.logits[:, -1]
+                decoder.select(kept)
+                rows_A, tokens_A = rows_A[kept], tokens_A[kept]
+            logits_AV = decoder.next_logits(tokens_A)
         return self._to_completions(tokens_BT, logprobs_BT, lengths_B, ended_B, num_rollouts)
 
     def _prefill(self, prompts: Sequence[Prompt]) -> tuple[Any, torch.Tensor]:
@@ -137,6 +130,29 @@ class TransformersEngine:
         )
         return output, mask_PT
 
+    def _decoder(self, cache: Any, mask_PT: torch.Tensor, num_rollouts: int, max_tokens: int) -> Decoder:
+        if self._shares_prompts:
+            return PromptSharingDecoder(self._model, cache, mask_PT, num_rollouts=num_rollouts, max_tokens=max_tokens)
+        return CopyingDecoder(self._model, cache, mask_PT, num_rollouts=num_rollouts)
+
+    @torch.inference_mode()
+    def _can_share_prompts(self) -> bool:
+        """Try on a few tokens whether this architecture's attention can be replaced; on a GPU it has not been tried."""
+        if self._device.type != "cpu" or not attends_fully(self._model):
+            return False
+        tokens = torch.tensor(self._tokenizer.eos_token_ids[:1] * 2)
+        prompts = [Prompt(id="", task="", text="", token_ids=ids, answer=None) for ids in ((1, 2, 3), (2, 1))]
+        logits = []
+        for make in (CopyingDecoder, partial(PromptSharingDecoder, max_tokens=2)):
+            output, mask_PT = self._prefill(prompts)
+            decoder = make(self._model, output.past_key_values, mask_PT, num_rollouts=1)
+            try:
+                logits.append(torch.stack([decoder.next_logits(tokens).float() for _ in range(2)]))
+            except (NotImplementedError, TypeError, AttributeError):
+                return False
+        gap = (logits[0].log_softmax(-1) - logits[1].log_softmax(-1)).abs().mean()
+        return float(gap) < (1e-3 if self._model.dtype == torch.float32 else 0.2)
+
     def _to_completions(
         self,
         tokens_BT: torch.Tensor,
@@ -145,6 +161,8 @@ class TransformersEngine:
         ended_B: torch.Tensor,
         num_rollouts: int,
     ) -> list[tuple[Completion, ...]]:
+        if not logprobs_BT.isfinite().all():
+            raise RunStopped("the policy's probabilities are not finite: lower learner.lr, or take model.dtype=float32")
         lengths, ended = lengths_B.tolist(), ended_B.tolist()
         tokens = _cut_rows(tokens_BT.to(torch.int32), lengths)
         logprobs = _cut_rows(logprobs_BT, lengths)
@@ -183,21 +201,94 @@ def _cut_rows(values_BT: torch.Tensor, lengths: Sequence[int]) -> list[np.ndarra
     return [row[:length].copy() for row, length in zip(values_BT.cpu().numpy(), lengths, strict=True)]
 
 
+class Decoder(Protocol):
+    """Continues a batch of A rows a token at a time."""
+
+    def next_logits(self, tokens_A: torch.Tensor) -> torch.Tensor:
+        """Logits (A, V) after one more token of every row."""
+        ...
+
+    def select(self, kept_A: torch.Tensor) -> None:
+        """Go on with the rows of these numbers only."""
+        ...
+
+
+class CopyingDecoder:
+    """Copies a prompt's keys and values for its rollouts: for any architecture that transformers has a cache for."""
+
+    def __init__(self, model: PreTrainedModel, cache: Any, mask_PT: torch.Tensor, *, num_rollouts: int) -> None:
+        if num_rollouts > 1:
+            cache.batch_repeat_interleave(num_rollouts)
+        self._model, self._cache = model, cache
+        self._mask_AT = mask_PT.repeat_interleave(num_rollouts, dim=0)
+
+    def next_logits(self, tokens_A: torch.Tensor) -> torch.Tensor:
+        self._mask_AT = torch.cat([self._mask_AT, self._mask_AT.new_ones(len(tokens_A), 1)], dim=1)
+        output = self._model(
+            input_ids=tokens_A[:, None],
+            attention_mask=self._mask_AT,
+            position_ids=self._mask_AT.sum(1, keepdim=True) - 1,
+            past_key_values=self._cache,
+            use_cache=True,
+        )
+        logits_AV: torch.Tensor = output.logits[:, -1]
+        return logits_AV
+
+    def select(self, kept_A: torch.Tensor) -> None:
+        self._cache.batch_select_indices(kept_A)
+        self._mask_AT = self._mask_AT[kept_A]
+
+
+# A race of exponentials takes a random number for each token of the vocabulary; the walk along the sums takes one.
+_LARGEST_RACE = 4096
+_SUM_BLOCK = 256
+
+
 def sample_tokens(
     logits_AV: torch.Tensor, sampling: Sampling, generator: torch.Generator
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """One token a row and its log-prob under the distribution it was drawn from (temperature and top_p applied)."""
     logits_AV = logits_AV.float()
     if sampling.temperature == 0:
-        logprobs_AV = torch.log_softmax(logits_AV, dim=-1)
-        tokens_A = logprobs_AV.argmax(dim=-1)
-    else:
+        tokens_A = logits_AV.argmax(dim=-1)
+        return tokens_A, logits_AV.log_softmax(dim=-1).gather(1, tokens_A[:, None]).squeeze(1)
+    if sampling.temperature != 1:
         logits_AV = logits_AV / sampling.temperature
-        if sampling.top_p < 1:
-            logits_AV = keep_nucleus(logits_AV, sampling.top_p)
-        logprobs_AV = torch.log_softmax(logits_AV, dim=-1)
-        tokens_A = torch.multinomial(logprobs_AV.exp(), 1, generator=generator).squeeze(1)
+    if sampling.top_p < 1:
+        logits_AV = keep_nucleus(logits_AV, sampling.top_p)
+    if logits_AV.shape[1] > _LARGEST_RACE:
+        probabilities_AV = logits_AV.softmax(dim=-1)
+        tokens_A = draw_by_sums(probabilities_AV, generator)
+        return tokens_A, probabilities_AV.gather(1, tokens_A[:, None]).squeeze(1).log()
+    logprobs_AV = logits_AV.log_softmax(dim=-1)
+    # As torch.multinomial draws, without its passes over all numbers to check them.
+    noise_AV = torch.empty_like(logprobs_AV).exponential_(generator=generator)
+    tokens_A = logprobs_AV.exp().div_(noise_AV).argmax(dim=-1)
     return tokens_A, logprobs_AV.gather(1, tokens_A[:, None]).squeeze(1)
+
+
+def draw_by_sums(probabilities_AV: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """A token (A,) of each row: where its running sum passes a uniform number. Sums are in float64, block by block."""
+    num_tokens = probabilities_AV.shape[1]
+    num_whole = num_tokens // _SUM_BLOCK
+    whole_AV = probabilities_AV[:, : num_whole * _SUM_BLOCK].unflatten(1, (num_whole, _SUM_BLOCK))
+    rest_AV = probabilities_AV[:, num_whole * _SUM_BLOCK :]
+    blocks_AN = torch.cat([whole_AV.sum(-1), rest_AV.sum(-1, keepdim=True)], dim=1).double().cumsum(1)
+    uniform_A1 = torch.rand(len(probabilities_AV), 1, generator=generator, device=generator.device, dtype=torch.float64)
+    at_A1 = uniform_A1 * blocks_AN[:, -1:]
+    block_A1 = _first_above(blocks_AN, at_A1)
+    before_A1 = torch.where(block_A1 > 0, blocks_AN.gather(1, (block_A1 - 1).clamp(min=0)), 0.0)
+    columns_AB = block_A1 * _SUM_BLOCK + torch.arange(_SUM_BLOCK, device=at_A1.device)
+    inside_AB = probabilities_AV.gather(1, columns_AB.clamp(max=num_tokens - 1)).double()
+    inside_AB = inside_AB.masked_fill_(columns_AB >= num_tokens, 0.0)
+    token_A1 = _first_above(inside_AB.cumsum(1), at_A1 - before_A1)
+    return columns_AB.gather(1, token_A1).squeeze(1)
+
+
+def _first_above(sums_AN: torch.Tensor, at_A1: torch.Tensor) -> torch.Tensor:
+    """Where the running sums first exceed ``at``; rounding may put it past their end: then where they last grew."""
+    last_A1 = torch.searchsorted(sums_AN, sums_AN[:, -1:].contiguous())
+    return torch.searchsorted(sums_AN, at_A1, right=True).minimum(last_A1)
 
 
 def keep_nucleus(logits_AV: torch.Tensor, top_p: float) -> torch.Tensor:
