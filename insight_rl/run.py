@@ -341,7 +341,10 @@ def _doubts(config: RunConfig, parts: Parts) -> list[str]:
     found = []
     # A learner of the user's own need not have these.
     if "lr" in settings:
-        found.append(unusual_learning_rate(settings["lr"], num_parameters=parts.num_parameters))
+        has_adapter = (settings.get("lora") or {}).get("rank") is not None
+        found.append(
+            unusual_learning_rate(settings["lr"], num_parameters=parts.num_parameters, has_adapter=has_adapter)
+        )
     if "tokens_per_micro_batch" in settings:
         found.append(small_micro_batches(settings["tokens_per_micro_batch"], row_tokens=row_tokens))
     if "num_ranks" in settings:

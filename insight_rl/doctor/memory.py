@@ -167,10 +167,11 @@ class LearnerStates:
 def count_states(work: Workload, learner: LearnerPlan) -> LearnerStates:
     """See ``learner/deepspeed_engine.py`` and ``learner/accelerate_engine.py``: these are their choices."""
     trained, ranks = work.num_trained, learner.num_ranks
-    # An adapter lies beside all of the model's own weights.
-    total = trained + (work.parameters.total if learner.lora else 0)
+    # An adapter lies beside all of the model's own weights, which nothing updates: they are in the model's precision.
+    frozen = work.parameters.total if learner.lora else 0
+    total = trained + frozen
     if learner.kind == "accelerate" or learner.zero_stage == 0:
-        weights = 4 * total
+        weights = 4 * trained + work.dtype_bytes * frozen
         reference = 4 * work.parameters.total if learner.has_reference and not learner.lora else 0
         buckets = 4 * trained if ranks > 1 and learner.kind == "accelerate" else 0
         return LearnerStates(

@@ -31,6 +31,9 @@ million parameters, learns at 1e-4, which is what the square root of the sizes g
 LR_FACTOR = 30.0
 """How far from the usual learning rate is absurd. At 10 times some runs still learn, at 100 none that we have seen."""
 
+ADAPTER_LR_FACTOR = 10.0
+"""How many times the rate of the whole model an adapter (learner.lora) takes, as a rule."""
+
 MIN_PASS_TOKENS = 1024
 """Tokens of a forward and backward pass below which starting it costs more than computing it."""
 
@@ -90,15 +93,16 @@ def accuracy_collapsed(evaluations: Sequence[Record], *, num_problems: int) -> s
     )
 
 
-def unusual_learning_rate(lr: float, *, num_parameters: int) -> str | None:
-    """Given where ``lr`` is more than :data:`LR_FACTOR` times off what is usual for a model of this size."""
-    usual = USUAL_LR * math.sqrt(USUAL_PARAMETERS / num_parameters)
+def unusual_learning_rate(lr: float, *, num_parameters: int, has_adapter: bool = False) -> str | None:
+    """Given where ``lr`` is more than :data:`LR_FACTOR` times off what is usual for a model or adapter of this size."""
+    usual = USUAL_LR * math.sqrt(USUAL_PARAMETERS / num_parameters) * (ADAPTER_LR_FACTOR if has_adapter else 1)
     if usual / LR_FACTOR <= lr <= usual * LR_FACTOR:
         return None
     outcome = "the policy will hardly move" if lr < usual else "the policy will most likely collapse"
+    of = "an adapter of " if has_adapter else ""
     return (
-        f"learner.lr={lr:g}: for a model of {_size(num_parameters)} parameters about {usual:.0e} is usual; {outcome}. "
-        f"Take learner.lr={usual:.0e} unless you mean it"
+        f"learner.lr={lr:g}: for {of}a model of {_size(num_parameters)} parameters about {usual:.0e} is usual; "
+        f"{outcome}. Take learner.lr={usual:.0e} unless you mean it"
     )
 
 

@@ -122,6 +122,12 @@ def test_a_learning_rate_far_from_what_its_model_takes(lr, num_parameters, outco
     assert notice is None if outcome is None else f"learner.lr={lr:g}" in notice and outcome in notice
 
 
+@pytest.mark.parametrize(("lr", "outcome"), [(1e-5, None), (1e-4, None), (1e-3, "collapse")])
+def test_an_adapter_takes_a_larger_rate(lr, outcome):
+    notice = unusual_learning_rate(lr, num_parameters=4_000_000_000, has_adapter=True)
+    assert notice is None if outcome is None else outcome in notice and "an adapter of a model" in notice
+
+
 def test_micro_batches_in_which_rows_stand_alone():
     assert "tokens_per_micro_batch=10" in small_micro_batches(10, row_tokens=36)
     assert small_micro_batches(16384, row_tokens=36) is None
