@@ -43,9 +43,9 @@ START_DEADLINE_S = 1800.0
 """A child has at least this long to load its model, also where the configured deadline is shorter."""
 GRACE_S = 10.0
 """Children that are asked to end have this long before they are killed."""
+SLICE_S = 0.5
+"""How often a wait looks whether the other process still lives; its end usually shows at once, by the closed socket."""
 _HELD_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-# How often a wait looks whether the other process still lives; its end usually shows at once, by the closed socket.
-_SLICE_S = 0.5
 _STACKS_WAIT_S = 3.0
 _LOG_TAIL_BYTES = 3000
 _LOG_SEARCH_BYTES = 1 << 18
@@ -168,9 +168,9 @@ class Patience:
         self._last = time.monotonic()
 
     def look(self) -> float:
-        """Seconds waited until now. Has to be called at least every ``2 * _SLICE_S`` seconds."""
+        """Seconds waited until now. Has to be called at least every ``2 * SLICE_S`` seconds."""
         now = time.monotonic()
-        self.waited_s += min(now - self._last, 2 * _SLICE_S)
+        self.waited_s += min(now - self._last, 2 * SLICE_S)
         self._last = now
         return self.waited_s
 
@@ -193,7 +193,7 @@ class Child:
         self._log = tempfile.TemporaryFile() if log else None  # noqa: SIM115 (lives as long as the child)
         self._stacks = tempfile.TemporaryFile()  # noqa: SIM115
         ours, theirs = socket.socketpair()
-        ours.settimeout(_SLICE_S)
+        ours.settimeout(SLICE_S)
         self.channel = Channel(ours)
         stacks = f"/proc/{os.getpid()}/fd/{self._stacks.fileno()}"
         env = {**env, STACKS_VARIABLE: stacks} if sys.platform == "linux" else env
@@ -230,10 +230,10 @@ class Child:
         return message
 
     @staticmethod
-    def ready(children: Collection[Child]) -> list[Child]:
+    def ready(children: Collection[Child], *, timeout_s: float = SLICE_S) -> list[Child]:
         """Those of ``children`` that have something to be received (or have closed their socket); waits a moment."""
         by_fd = {child.channel.fileno(): child for child in children}
-        return [by_fd[fd] for fd in wait(list(by_fd), timeout=_SLICE_S)]  # type: ignore[index]
+        return [by_fd[fd] for fd in wait(list(by_fd), timeout=timeout_s)]  # type: ignore[index]
 
     def answered(self) -> None:
         """The child has done what it was asked; nothing is lost if it is ended now."""

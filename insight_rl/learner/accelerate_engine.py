@@ -14,10 +14,11 @@ from accelerate.state import AcceleratorState
 from insight_rl.errors import UsageError
 from insight_rl.learner.engine import Scorer
 from insight_rl.learner.logprobs import TokenScorer
-from insight_rl.learner.lora import adapter_tensors, add_adapter, merged_tensors, reference_scorer
+from insight_rl.learner.lora import adapter_tensors, add_adapter, describe_weights, merged_tensors, reference_scorer
 from insight_rl.learner.models import load_policy, set_policy_mode, trainable_parameters
 from insight_rl.learner.safe_load import load_tensors
 from insight_rl.learner.settings import LearnerSettings, StartSpec
+from insight_rl.weight_sync.base import TensorInfo
 
 _CHECKPOINT = "learner.pt"
 
@@ -83,6 +84,9 @@ class AccelerateEngine:
         self._optimizer.step()
         self._optimizer.zero_grad()
         return float(norm)
+
+    def describe(self) -> list[TensorInfo]:
+        return describe_weights(self.model, self.dtype)
 
     def named_tensors(self) -> Iterator[tuple[str, torch.Tensor]]:
         for name, tensor in merged_tensors(self.model, nullcontext):

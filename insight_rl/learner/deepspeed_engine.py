@@ -23,11 +23,12 @@ from transformers.integrations.deepspeed import HfDeepSpeedConfig
 from insight_rl.errors import UsageError
 from insight_rl.learner.engine import Scorer
 from insight_rl.learner.logprobs import TokenScorer
-from insight_rl.learner.lora import adapter_tensors, add_adapter, merged_tensors, reference_scorer
+from insight_rl.learner.lora import adapter_tensors, add_adapter, describe_weights, merged_tensors, reference_scorer
 from insight_rl.learner.models import load_policy, set_policy_mode, trainable_parameters
 from insight_rl.learner.safe_load import load_tensors
 from insight_rl.learner.settings import DeepSpeedSettings, StartSpec
 from insight_rl.nested import merged
+from insight_rl.weight_sync.base import TensorInfo
 
 _TAG = "deepspeed"
 
@@ -164,6 +165,9 @@ class DeepSpeedEngine:
         # DeepSpeed writes -1 for a norm that is not finite.
         return norm if norm >= 0 else float("nan")
 
+    def describe(self) -> list[TensorInfo]:
+        return describe_weights(self.model, self.dtype)
+
     def named_tensors(self) -> Iterator[tuple[str, torch.Tensor]]:
         for name, tensor in merged_tensors(self.model, self._gather):
             yield name, tensor.to(self.dtype)
@@ -172,7 +176,7 @@ class DeepSpeedEngine:
         return adapter_tensors(self.model, self._gather)
 
     def _gather(self, parameters: list[torch.nn.Parameter]) -> AbstractContextManager[Any]:
-        # A few at a time: the whole model may not fit on a device, and gathers must not be nested.
+        # A part at a time: the whole model may not fit on a device, and gathers must not be nested.
         return deepspeed.zero.GatheredParameters(parameters, enabled=self._settings.zero_stage == 3)
 
     def save(self, folder: Path) -> None:

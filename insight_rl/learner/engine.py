@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 
 from insight_rl.learner.settings import StartSpec
+from insight_rl.weight_sync.base import TensorInfo
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -50,6 +51,10 @@ class TrainEngine(Protocol):
 
     def update(self, lr: float) -> float:
         """Clip, step the optimizer, clear the gradients; returns the global gradient norm before clipping."""
+        ...
+
+    def describe(self) -> list[TensorInfo]:
+        """What :meth:`named_tensors` will yield. Not collective: nothing is gathered."""
         ...
 
     def named_tensors(self) -> Iterator[tuple[str, torch.Tensor]]:

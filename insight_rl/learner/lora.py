@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ import torch
 from insight_rl.errors import check
 from insight_rl.learner.engine import Scorer
 from insight_rl.learner.settings import ALL_LINEAR, LoraSettings
+from insight_rl.weight_sync.base import TensorInfo
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -25,6 +27,9 @@ Gather = Callable[[list[torch.nn.Parameter]], AbstractContextManager[Any]]
 
 ADAPTER_FOLDER = "adapter"
 """Of a run, beside ``model``."""
+
+GATHER_BYTES = 256 << 20
+"""Sharded weights are gathered this much at a time: one operation for many small tensors, which cost mostly latency."""
 
 # peft's name for an adapter that has no other; our models have one.
 _NAME = "default"
@@ -105,25 +110,77 @@ def reference_scorer(scorer: Scorer, model: PreTrainedModel) -> Scorer:
     return score
 
 
-def merged_tensors(model: PreTrainedModel, gather: Gather) -> Iterator[tuple[str, torch.Tensor]]:
+def describe_weights(model: PreTrainedModel, dtype: torch.dtype) -> list[TensorInfo]:
+    """What :func:`merged_tensors` yields, converted to ``dtype``; nothing is gathered."""
+    # A parameter that DeepSpeed has sharded is empty between its uses, and knows its whole shape.
+    shapes = {part.name: getattr(part.parameter, "ds_shape", part.parameter.shape) for part in _merged_parts(model)}
+    return [TensorInfo(name=name, dtype=dtype, shape=tuple(shape)) for name, shape in shapes.items()]
+
+
+def merged_tensors(
+    model: PreTrainedModel, gather: Gather, *, bucket_bytes: int = GATHER_BYTES
+) -> Iterator[tuple[str, torch.Tensor]]:
     """Every parameter, whole, under its Hugging Face name, a tied one once; with adapters W + scale * B @ A.
 
-    Valid only until the next one is asked for. A sum is float32, since what the adapter adds is often below the
-    precision of bfloat16. Without an adapter these are the model's own parameters. Collective, one layer at a time.
+    Whoever keeps one longer than until the next is asked for keeps the memory of its bucket. A sum is float32, since
+    what the adapter adds is often below the precision of bfloat16. Without an adapter these are the model's own
+    parameters. Collective; about ``bucket_bytes`` are gathered at a time, in one collective operation.
     """
+    for bucket in _in_buckets(_merged_parts(model), bucket_bytes):
+        with gather([parameter for part in bucket for parameter in part.needs]):
+            for part in bucket:
+                tensor = part.parameter.detach()
+                if part.factors:
+                    up, down = (factor.detach().float() for factor in part.factors)
+                    tensor = tensor.float() + part.scale * (up @ down)
+                yield part.name, tensor
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """One of the merged weights: the model's parameter, and B and A of its adapter if it has one."""
+
+    name: str
+    parameter: torch.nn.Parameter
+    factors: tuple[torch.nn.Parameter, ...] = ()
+    scale: float = 1.0
+
+    @property
+    def needs(self) -> tuple[torch.nn.Parameter, ...]:
+        return (self.parameter, *self.factors)
+
+    @property
+    def num_bytes(self) -> int:
+        return sum(getattr(each, "ds_numel", each.numel()) * each.element_size() for each in self.needs)
+
+
+def _merged_parts(model: PreTrainedModel) -> Iterator[_Part]:
     layers = dict(_adapted_layers(model))
     for name, parameter in model.named_parameters():
         if _is_adapter(name):
             continue
         owner, is_wrapped, rest = name.partition(".base_layer.")
-        layer = layers[owner] if rest == "weight" else None
-        factors = [] if layer is None else [layer.lora_B[_NAME].weight, layer.lora_A[_NAME].weight]
-        with gather([parameter, *factors]):
-            tensor = parameter.detach()
-            if layer is not None:
-                up, down = (factor.detach().float() for factor in factors)
-                tensor = tensor.float() + layer.scaling[_NAME] * (up @ down)
-            yield f"{owner}.{rest}" if is_wrapped else name, tensor
+        merged_name = f"{owner}.{rest}" if is_wrapped else name
+        if rest != "weight":
+            yield _Part(merged_name, parameter)
+            continue
+        layer = layers[owner]
+        factors = (layer.lora_B[_NAME].weight, layer.lora_A[_NAME].weight)
+        yield _Part(merged_name, parameter, factors, layer.scaling[_NAME])
+
+
+def _in_buckets(parts: Iterable[_Part], limit_bytes: int) -> Iterator[list[_Part]]:
+    """The parts in their order, as many at a time as have ``limit_bytes`` when gathered; at least one."""
+    bucket: list[_Part] = []
+    num_bytes = 0
+    for part in parts:
+        if bucket and num_bytes + part.num_bytes > limit_bytes:
+            yield bucket
+            bucket, num_bytes = [], 0
+        bucket.append(part)
+        num_bytes += part.num_bytes
+    if bucket:
+        yield bucket
 
 
 def adapter_tensors(model: PreTrainedModel, gather: Gather) -> Iterator[tuple[str, torch.Tensor]]:

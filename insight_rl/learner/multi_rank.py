@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -17,13 +17,13 @@ import numpy as np
 
 from insight_rl.errors import UsageError, check
 from insight_rl.learner.plan import BatchSettings, plan_step
-from insight_rl.learner.processes import MakeWorker, RankProcesses
+from insight_rl.learner.processes import Answer, MakeWorker, RankProcesses
 from insight_rl.learner.schedule import lr_at
 from insight_rl.learner.settings import LearnerSettings, StartSpec
 from insight_rl.learner.step_sums import to_metrics
 from insight_rl.model_folder import fingerprint
 from insight_rl.types import Group, Metrics
-from insight_rl.weight_sync.base import WeightSource
+from insight_rl.weight_sync.base import CallAll, SenderSpec, SyncSeconds, TensorInfo, WeightSource
 
 if TYPE_CHECKING:
     import torch
@@ -141,23 +141,33 @@ class MultiRankLearner(LearnerSettings, ABC):
         lora = None if self.adapter is None else json.loads(json.dumps(asdict(self.adapter)))
         return {"kind": type(self).__name__, "num_ranks": self.num_ranks, "lora": lora}
 
-    def _everywhere(self, method: str, *arguments: Any) -> Any:
+    def _everywhere(self, method: str, *arguments: Any, answer: Answer | None = None) -> Any:
         """Call ``method`` with the same arguments on every rank; returns rank 0's result."""
-        return self._call(method, [arguments] * self.num_ranks)[0]
+        return self._call(method, [arguments] * self.num_ranks, answer=answer)[0]
 
-    def _call(self, method: str, arguments_R: Sequence[tuple[Any, ...]]) -> list[Any]:
+    def _call(self, method: str, arguments_R: Sequence[tuple[Any, ...]], *, answer: Answer | None = None) -> list[Any]:
+        """See :meth:`~insight_rl.learner.processes.RankProcesses.call`."""
         if self._worker is not None:
-            return [getattr(self._worker, method)(*arguments_R[0])]
+            keywords = {} if answer is None else {"ask": lambda request: answer(request, _nothing_to_see)}
+            return [getattr(self._worker, method)(*arguments_R[0], **keywords)]
         if self._processes is None:
             raise RuntimeError(f"the learner cannot {method}: it is not started, or already closed")
-        return self._processes.call(method, arguments_R)
+        return self._processes.call(method, arguments_R, answer=answer)
+
+
+def _nothing_to_see() -> None:
+    """The only rank is in this process: it waits for the answer."""
 
 
 class _LearnerWeights:
-    """The weights as they are when asked for: the rank's own tensors if it is in this process, else handed over."""
+    """See :class:`~insight_rl.weight_sync.base.WeightSource`. Tensors are a rank's own if it is in this process."""
 
     def __init__(self, learner: MultiRankLearner) -> None:
         self._learner = learner
+
+    def describe(self) -> list[TensorInfo]:
+        described: list[TensorInfo] = self._learner._everywhere("describe")
+        return described
 
     def named_tensors(self) -> Iterator[tuple[str, torch.Tensor]]:
         if self._learner._worker is not None:
@@ -173,5 +183,13 @@ class _LearnerWeights:
             self._learner._everywhere("drop_handed_weights")
         yield from read_from_memory(content, weights)
 
-    def save(self, folder: Path) -> None:
-        self._learner._everywhere("save_weights", folder)
+    def save(self, folder: Path) -> SyncSeconds:
+        seconds: SyncSeconds = self._learner._everywhere("save_weights", folder)
+        return seconds
+
+    def send(self, spec: SenderSpec | None, call_all: CallAll) -> SyncSeconds:
+        def answer(request: tuple[str, Any], meanwhile: Callable[[], None]) -> None:
+            call_all(*request, meanwhile)
+
+        seconds: SyncSeconds = self._learner._everywhere("send_weights", spec, answer=answer)
+        return seconds

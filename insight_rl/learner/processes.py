@@ -7,16 +7,24 @@ from __future__ import annotations
 
 import os
 import socket
+import threading
 import traceback
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from insight_rl.child_process import GRACE_S, Channel, Child, Patience, end_children, import_path
+from insight_rl.child_process import GRACE_S, SLICE_S, Channel, Child, Patience, end_children, import_path
 from insight_rl.errors import RunStopped, UsageError
 from insight_rl.leftovers import remove_at_the_end, remove_now
 
 MakeWorker = Callable[[], Any]
 """Builds the object whose methods are called, in the rank's own process; must be picklable."""
+
+Ask = Callable[[Any], Any]
+"""What a rank calls in the middle of a method to have the trainer do something for it; returns the trainer's answer."""
+
+Answer = Callable[[Any, Callable[[], None]], Any]
+"""The trainer's side of :data:`Ask`: takes the request, and a function that it calls now and then while it waits for
+others. That function raises if a rank has failed or died meanwhile."""
 
 
 class RankFailed(RuntimeError):
@@ -63,34 +71,48 @@ class RankProcesses:
             self.close()
             raise
 
-    def call(self, method: str, arguments_R: Sequence[tuple[Any, ...]]) -> list[Any]:
+    def call(self, method: str, arguments_R: Sequence[tuple[Any, ...]], *, answer: Answer | None = None) -> list[Any]:
         """Call ``method`` on every rank with its own arguments; returns every rank's result, in order of rank.
 
-        Raises what a rank raised if a user can mend it, :class:`RankFailed` with the rank's traceback if not, and
-        :class:`~insight_rl.child_process.ChildLost` if a rank died or did not answer in time.
+        With ``answer`` the method is given a keyword argument ``ask`` (:data:`Ask`), which reaches ``answer`` in this
+        process. Raises what a rank raised if a user can mend it, :class:`RankFailed` with the rank's traceback if not,
+        :class:`~insight_rl.child_process.ChildLost` if a rank died or did not answer in time, and what ``answer``
+        raises. After any of these all ranks have been ended.
         """
         try:
             for child, arguments in zip(self._ranks, arguments_R, strict=True):
-                child.send((method, arguments), doing=method)
+                child.send((method, arguments, answer is not None), doing=method)
             results: dict[Child, Any] = {}
             patience = Patience()
-            while pending := [child for child in self._ranks if child not in results]:
-                for child in Child.ready(pending):
-                    results[child] = self._result(child, method)
-                silent = [child for child in self._ranks if child not in results]
+
+            def look(timeout_s: float = 0.0) -> None:
+                """Take what the ranks have to say, and see whether one of those that still work is lost."""
+                pending = [child for child in self._ranks if child not in results]
+                for child in Child.ready(pending, timeout_s=timeout_s):
+                    if child in results:  # taken while another's request was answered
+                        continue
+                    kind, value, trace = child.receive(doing=method)
+                    if kind == "asks":
+                        assert answer is not None
+                        child.send(answer(value, look), doing=method)
+                    else:
+                        results[child] = self._result(child, method, kind, value, trace)
+                silent = [child for child in pending if child not in results]
                 names = ", ".join(child.name for child in silent)
                 # In a collective all wait for one; where that one is stopped, it is the one to name.
                 for child in sorted(silent, key=lambda child: not child.is_stopped):
                     child.look(patience, doing=method, names=names)
+
+            while len(results) < len(self._ranks):
+                look(SLICE_S)
             return [results[child] for child in self._ranks]
         except Exception:
             # The others may wait in a collective for a rank that will not come.
             self.close(grace_s=0)
             raise
 
-    def _result(self, child: Child, method: str) -> Any:
-        is_ok, result, trace = child.receive(doing=method)
-        if is_ok:
+    def _result(self, child: Child, method: str, kind: str, result: Any, trace: str) -> Any:
+        if kind == "done":
             child.answered()
             return result
         if isinstance(result, (UsageError, RunStopped)):
@@ -109,17 +131,26 @@ class RankProcesses:
 def serve(file_descriptor: int) -> None:
     """The rank's own process: build the worker, then answer calls until the trainer closes the channel."""
     channel = Channel.from_fd(file_descriptor)
+    lock = threading.Lock()
     worker: Any = None
+
+    def ask(request: Any) -> Any:
+        # From any thread: vLLM's NCCL sender asks from one while another broadcasts.
+        with lock:
+            channel.send(("asks", request, ""))
+            return channel.receive()
+
     try:
         make_worker = channel.receive()
         while True:
-            method, arguments = channel.receive()
+            method, arguments, may_ask = channel.receive()
             try:
                 worker = make_worker() if worker is None else worker
-                reply = (True, getattr(worker, method)(*arguments), "")
+                keywords = {"ask": ask} if may_ask else {}
+                reply = ("done", getattr(worker, method)(*arguments, **keywords), "")
             except Exception as error:  # the trainer's process raises it again
                 mendable = error if isinstance(error, (UsageError, RunStopped)) else None
-                reply = (False, mendable, traceback.format_exc())
+                reply = ("failed", mendable, traceback.format_exc())
             channel.send(reply)
     except (EOFError, BrokenPipeError, ConnectionResetError):
         pass  # the trainer has ended, or ends the ranks

@@ -7,7 +7,8 @@ update but the first (whose own forward pass gives them), then the updates.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -26,6 +27,7 @@ from insight_rl.learner.plan import BatchPlan, RankPlan, lay_out
 from insight_rl.learner.settings import ModelFacts, StartSpec
 from insight_rl.learner.step_sums import StepSums
 from insight_rl.learner.weight_handover import HandedWeights, write_to_memory
+from insight_rl.weight_sync.base import Sender, SenderSpec, SyncSeconds, TensorInfo
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,6 +65,7 @@ class RankWorker:
     def __init__(self, engine: TrainEngine) -> None:
         self._engine = engine
         self._handed_file: BinaryIO | None = None
+        self._sender: Sender | None = None
 
     def start(self, spec: StartSpec) -> ModelFacts:
         from transformers import set_seed
@@ -206,6 +209,16 @@ class RankWorker:
     def named_tensors(self) -> Iterator[tuple[str, torch.Tensor]]:
         return self._engine.named_tensors()
 
+    def describe(self) -> list[TensorInfo]:
+        return self._engine.describe()
+
+    def send_weights(self, spec: SenderSpec | None, *, ask: Callable[[Any], Any]) -> SyncSeconds:
+        """Send the weights to the rollout processes; ``spec``: open a new sender first (``WeightSource.send``)."""
+        if spec is not None:
+            self._sender = spec.open(self._engine, lambda method, argument: ask((method, argument)))
+        assert self._sender is not None, "the first call has to say how to send"
+        return self._sender.send_weights()
+
     def hand_over_weights(self) -> HandedWeights | None:
         """Rank 0 keeps the weights in memory for the trainer, until :meth:`drop_handed_weights`."""
         if self._engine.rank != 0:
@@ -219,12 +232,16 @@ class RankWorker:
             self._handed_file.close()
             self._handed_file = None
 
-    def save_weights(self, folder: Path) -> None:
+    def save_weights(self, folder: Path) -> SyncSeconds:
         """A safetensors checkpoint in ``folder``, written by rank 0."""
+        seconds, started = SyncSeconds(), time.perf_counter()
+        tensors = seconds.gathering(self._engine.named_tensors())
         if self._engine.rank == 0:
-            write_weights(self._engine.named_tensors(), folder)
+            write_weights(tensors, folder)
         else:
-            _exhaust(self._engine.named_tensors())
+            _exhaust(tensors)
+        seconds.transfer_s = time.perf_counter() - started - seconds.gather_s
+        return seconds
 
     def save_model(self, folder: Path) -> None:
         """A Hugging Face folder; with LoRA of the merged model, and the adapter alone beside it in ``adapter/``."""

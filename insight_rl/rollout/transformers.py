@@ -6,6 +6,7 @@ attention does not allow that (:mod:`insight_rl.rollout.prompt_sharing`). Rollou
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
@@ -21,7 +22,7 @@ from insight_rl.seeding import derive_seed
 from insight_rl.tokenizer import ModelTokenizer
 from insight_rl.types import Completion, Metrics, Prompt, Sampling
 from insight_rl.weight_sync.auto import AutoChannel
-from insight_rl.weight_sync.base import WeightSource
+from insight_rl.weight_sync.base import SyncSeconds, WeightSource
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -182,14 +183,16 @@ class TransformersEngine:
     @torch.no_grad()
     def update_weights(self, weights: WeightSource, *, version: int) -> Metrics:
         updated = set()
-        for name, tensor in weights.named_tensors():
+        seconds, started = SyncSeconds(), time.perf_counter()
+        for name, tensor in seconds.gathering(weights.named_tensors()):
             self._parameters[name].copy_(tensor)
             updated.add(name)
+        seconds.load_s = time.perf_counter() - started - seconds.gather_s
         stale = self._parameters.keys() - updated
         if stale:
             raise RuntimeError(f"weight sync left {len(stale)} parameters as they were, among them {min(stale)}")
         self._policy_version = version
-        return {}
+        return seconds.metrics()
 
     def close(self) -> None:
         self._parameters = {}

@@ -15,7 +15,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from insight_rl.child_process import Child, check_deadline, package_folder
+from insight_rl.child_process import Child, Patience, check_deadline, package_folder
 from insight_rl.errors import UsageError, check
 from insight_rl.rollout.base import RolloutSpec, check_lengths
 from insight_rl.rollout.vllm_worker import Request, Sample
@@ -156,7 +156,9 @@ class _WorkerProcess:
             log=not show_log,
         )
         self.device = "unknown"
+        self.num_devices = 1
         self._method = ""
+        self._patience = Patience()
         self._is_answering = False
 
     @property
@@ -165,7 +167,7 @@ class _WorkerProcess:
 
     def start(self, **arguments: Any) -> None:
         """Load the model; sets ``device`` to vLLM's name for what it runs on, such as ``cpu`` or ``cuda``."""
-        (self.device,) = self.stream("start", **arguments)
+        ((self.device, self.num_devices),) = self.stream("start", **arguments)
 
     def call(self, method: str, /, **arguments: Any) -> None:
         """Run ``method`` in the process and wait for it."""
@@ -182,7 +184,14 @@ class _WorkerProcess:
         while self._is_answering:
             self._receive()
         self._child.send((method, arguments), doing=method)
-        self._method, self._is_answering = method, True
+        self._method, self._is_answering, self._patience = method, True, Patience()
+
+    def is_ready(self) -> bool:
+        """Whether :meth:`finish` need not wait any more; waits a moment for it, and raises as it does."""
+        if Child.ready([self._child]):
+            return True
+        self._child.look(self._patience, doing=self._method)
+        return False
 
     def finish(self) -> None:
         """Wait for what :meth:`begin` has asked for."""

@@ -102,6 +102,7 @@ class _Worker:
         self._llm: Any = None
         self._sleeping_parts: set[str] = set()
         self._can_sleep = False
+        self._is_half_updated = False
         self._is_cpu = False
 
     def start(
@@ -114,8 +115,8 @@ class _Worker:
         sleep: bool,
         transfer_backend: str | None,
         engine_args: dict[str, Any],
-    ) -> Iterator[str]:
-        """Load the model and yield vLLM's name for the device it runs on."""
+    ) -> Iterator[tuple[str, int]]:
+        """Load the model and yield vLLM's name for the kind of device it runs on, and on how many of them it does."""
         from vllm.platforms import current_platform
 
         settings: dict[str, Any] = {
@@ -151,7 +152,7 @@ class _Worker:
         except (TypeError, ValueError) as error:
             raise RefusedError(str(error)) from error
         self._can_sleep = sleep
-        yield current_platform.device_type
+        yield current_platform.device_type, self._llm.llm_engine.vllm_config.parallel_config.world_size
 
     @staticmethod
     def _prepare_cpu(*, eager: bool) -> None:
@@ -167,6 +168,10 @@ class _Worker:
         """Yield ``(index of the request, its samples)`` in the order in which they finish, and :data:`ALIVE`."""
         from vllm.inputs import TokensPrompt
 
+        if self._is_half_updated:
+            raise RuntimeError(
+                "a weight update has begun and not ended: some of these weights are new and some are old"
+            )
         self._wake("weights", "kv_cache")
         engine = self._llm.llm_engine
         unfinished = {str(index): request for index, request in enumerate(requests)}
@@ -203,8 +208,10 @@ class _Worker:
     def transfer(self, *, method: str, argument: dict[str, Any] | None) -> Iterator[None]:
         """One call of vLLM's weight transfer API: init_weight_transfer_engine, start/update/finish_weight_update."""
         self._wake("weights")
+        self._is_half_updated |= method == "start_weight_update"
         getattr(self._llm, method)(*(() if argument is None else (argument,)))
         if method == "finish_weight_update":
+            self._is_half_updated = False
             self._after_update()
         yield from ()
 

@@ -2,25 +2,120 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from insight_rl.types import Metrics
 
 if TYPE_CHECKING:
     import torch
 
+T = TypeVar("T")
 
-class WeightSource(Protocol):
-    """The learner's current weights under their Hugging Face names; a tied ``lm_head`` is not listed."""
 
-    def named_tensors(self) -> Iterator[tuple[str, torch.Tensor]]:
-        """Every tensor, whole (gathered if sharded), detached; valid only until the next one is asked for."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TensorInfo:
+    """One tensor of the weights: ``TensorInfo(name="model.norm.weight", dtype=torch.bfloat16, shape=(1024,))``."""
+
+    name: str
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+
+    @property
+    def num_bytes(self) -> int:
+        return math.prod(self.shape) * self.dtype.itemsize
+
+
+@dataclass(slots=True, kw_only=True)
+class SyncSeconds:
+    """Where the time of a sync went, in seconds of the wall clock."""
+
+    gather_s: float = 0.0
+    """Getting whole tensors from the ranks that hold them, in the precision of the rollout."""
+    transfer_s: float = 0.0
+    """Carrying them over."""
+    load_s: float = 0.0
+    """Waiting for the rollout engine to load them."""
+
+    def metrics(self) -> Metrics:
+        return {
+            "time/sync_gather_s": self.gather_s,
+            "time/sync_transfer_s": self.transfer_s,
+            "time/sync_load_s": self.load_s,
+        }
+
+    def gathering(self, tensors: Iterator[T]) -> Iterator[T]:
+        """The same items; the time until each of them is there is added to ``gather_s``."""
+        while True:
+            started = time.perf_counter()
+            try:
+                item = next(tensors)
+            except StopIteration:
+                return
+            finally:
+                self.gather_s += time.perf_counter() - started
+            yield item
+
+
+class Weights(Protocol):
+    """Weights under their Hugging Face names; a tied ``lm_head`` is not listed."""
+
+    def describe(self) -> list[TensorInfo]:
+        """Every tensor that :meth:`named_tensors` yields, in its order. Cheap: nothing is gathered."""
         ...
 
-    def save(self, folder: Path) -> None:
+    def named_tensors(self) -> Iterator[tuple[str, torch.Tensor]]:
+        """Every tensor, whole (gathered if sharded), detached. To keep several at a time takes the memory of all."""
+        ...
+
+
+class RankWeights(Weights, Protocol):
+    """What one rank of the learner sees of the weights. All ranks go through ``named_tensors`` together."""
+
+    rank: int
+
+
+class Sender(Protocol):
+    """A rank's end of a transfer; the other end is in the rollout processes."""
+
+    def send_weights(self) -> SyncSeconds:
+        """Send the weights as they are now. Every rank calls it at the same time."""
+        ...
+
+
+Call = Callable[[str, Any], None]
+"""``call(method, argument)``: call a method of vLLM's transfer API in every rollout process, and wait for them all."""
+
+
+class SenderSpec(Protocol):
+    """From what every rank builds its :class:`Sender`; it is pickled on its way to the rank."""
+
+    def open(self, weights: RankWeights, call: Call) -> Sender:
+        """Meet the rollout processes. Every rank calls it at the same time; only rank 0 uses ``call``."""
+        ...
+
+
+CallAll = Callable[[str, Any, Callable[[], None]], None]
+""":data:`Call` as the trainer carries it out; the third argument is called now and then during the wait."""
+
+
+class WeightSource(Weights, Protocol):
+    """The learner's current weights, as the trainer's process sees them."""
+
+    def save(self, folder: Path) -> SyncSeconds:
         """Write a safetensors checkpoint that a model loader can read into ``folder``."""
+        ...
+
+    def send(self, spec: SenderSpec | None, call_all: CallAll) -> SyncSeconds:
+        """Have every rank that holds weights send them, from its own process.
+
+        ``spec``: open new senders, and close those of an earlier call; ``None``: the ones that are open. Raises what
+        ``call_all`` raises, and whatever stopped a rank.
+        """
         ...
 
 
@@ -36,12 +131,21 @@ class RolloutProcess(Protocol):
         """vLLM's name for the kind of device that the engine runs on, e.g. ``cpu`` or ``cuda``."""
         ...
 
+    @property
+    def num_devices(self) -> int:
+        """On how many devices it runs: vLLM's tensor times its pipeline parallel size."""
+        ...
+
     def call(self, method: str, /, **arguments: Any) -> None:
         """Call a method of the process and wait for it."""
         ...
 
     def begin(self, method: str, /, **arguments: Any) -> None:
         """Call a method of the process and do not wait for it; :meth:`finish` does."""
+        ...
+
+    def is_ready(self) -> bool:
+        """Whether :meth:`finish` need not wait any more; waits a moment for it."""
         ...
 
     def finish(self) -> None:

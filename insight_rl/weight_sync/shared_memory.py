@@ -1,4 +1,4 @@
-"""Weights through a folder in memory: a safetensors checkpoint that vLLM reloads in place.
+"""Weights through a folder in memory: a safetensors checkpoint that rank 0 writes once and all rollout processes read.
 
 Works on one machine with any device. The CPU backend needs it: there vLLM packs every matrix after loading and frees
 the original, and only its own ``reload_weights`` can undo that.
@@ -6,6 +6,7 @@ the original, and only its own ``reload_weights`` can undo that.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -23,16 +24,15 @@ class SharedMemoryChannel:
     def __init__(self, *, folder: str | None = None) -> None:
         check(folder is None or Path(folder).is_dir(), "weight_sync.folder", folder, "is not a folder")
         self.folder = folder
-        self._num_bytes: int | None = None
 
     def check_device(self, device: str) -> None:
         """Files can be read on every device."""
 
     def send(self, weights: WeightSource, processes: Sequence[RolloutProcess]) -> Metrics:
-        if self._num_bytes is None:
-            # Once a run: sharded weights have to be gathered to be measured.
-            self._num_bytes = sum(tensor.nbytes for _, tensor in weights.named_tensors())
-        with memory_folder(self._num_bytes, parent=self.folder) as folder:
-            weights.save(folder)
+        num_bytes = sum(info.num_bytes for info in weights.describe())
+        with memory_folder(num_bytes, parent=self.folder) as folder:
+            seconds = weights.save(folder)
+            started = time.perf_counter()
             call_all(processes, "reload", folder=str(folder))
-        return {}
+            seconds.load_s += time.perf_counter() - started
+        return seconds.metrics()

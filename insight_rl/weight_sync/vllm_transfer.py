@@ -1,127 +1,218 @@
-"""vLLM's weight transfer API as weight channels: between GPUs by NCCL, on one GPU by CUDA IPC.
+"""vLLM's weight transfer API as weight channels: CUDA IPC on GPUs that both sides use, NCCL between GPUs.
 
-Adapts our weight source and our rollout process to the two interfaces that vLLM's trainer-side engines take. Written
-from the sources of vLLM 0.32. Both channels need CUDA devices and have never been run on any; the tests cover the
-adapters only.
+Weights leave the processes that own them. Each rank of the learner opens a trainer-side engine of vLLM's
+(:class:`VllmSender`), and all of them send at the same time. What rank 0 has to tell the rollout processes goes through
+the trainer, which passes it on to all of them at once. So the trainer itself needs no GPU and no copy of the weights.
+
+Written from the sources of vLLM 0.32. Both channels need CUDA devices and have not yet been run on a GPU; the tests run
+vLLM's own engines on a CPU with the CUDA calls alone replaced.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from insight_rl.errors import check
 from insight_rl.types import Metrics
-from insight_rl.weight_sync.base import RolloutProcess, WeightSource
+from insight_rl.weight_sync.base import Call, CallAll, RankWeights, RolloutProcess, SyncSeconds, WeightSource
 
 if TYPE_CHECKING:
     import torch
 
 
-class IpcChannel:
-    """Shares the learner's memory with a rollout process on the same GPU, a buffer at a time.
+class _VllmChannel:
+    """What both channels share: senders that stay open for as long as the rollout processes are the same."""
 
-    vLLM's buffer has to hold the largest tensor, mostly the embedding (0.3 GB for Qwen3-0.6B in bfloat16): it is made
-    that large where ``buffer_bytes`` is less.
+    def __init__(self, *, buffer_bytes: int) -> None:
+        check(buffer_bytes >= 1 << 20, "weight_sync.buffer_bytes", buffer_bytes, "must be at least 1 MiB")
+        self.buffer_bytes = buffer_bytes
+        self._open_for: Sequence[RolloutProcess] = ()
+
+    def send(self, weights: WeightSource, processes: Sequence[RolloutProcess]) -> Metrics:
+        is_open = [id(process) for process in self._open_for] == [id(process) for process in processes]
+        self._open_for = ()
+        seconds = weights.send(None if is_open else self._spec(weights, processes), _call_all(processes))
+        self._open_for = list(processes)
+        return seconds.metrics()
+
+    def _spec(self, weights: WeightSource, processes: Sequence[RolloutProcess]) -> VllmSenderSpec:
+        raise NotImplementedError
+
+
+class IpcChannel(_VllmChannel):
+    """Lets every vLLM worker read the memory of the learner's rank on the same GPU, a buffer at a time.
+
+    For rollout processes on GPUs of the learner's ranks, with tensor parallelism too: each rank shares a buffer on its
+    GPU, and a worker takes the one of its own GPU. The buffer has to hold the largest tensor, mostly the embedding (0.3
+    GB for Qwen3-0.6B in bfloat16): it is made that large where ``buffer_bytes`` is less.
     """
 
     vllm_backend = "ipc"
 
     def __init__(self, *, buffer_bytes: int = 256 << 20) -> None:
-        check(buffer_bytes >= 1 << 20, "weight_sync.buffer_bytes", buffer_bytes, "must be at least 1 MiB")
-        self.buffer_bytes = buffer_bytes
-        self._sender: Any = None
+        super().__init__(buffer_bytes=buffer_bytes)
 
     def check_device(self, device: str) -> None:
         _check_gpu("ipc", device)
 
-    def send(self, weights: WeightSource, processes: Sequence[RolloutProcess]) -> Metrics:
-        (process,) = processes
-        if self._sender is None:
-            from vllm.distributed.weight_transfer.ipc_engine import IPCTrainerInitInfo
-
-            largest = max(tensor.nbytes for _, tensor in weights.named_tensors())
-            info = IPCTrainerInitInfo(rank=0, packed=True, packed_buffer_size_bytes=max(self.buffer_bytes, largest))
-            self._sender = _open_sender(info, weights, process)
-        self._sender.source = as_vllm_source(weights)
-        self._sender.send_weights()
-        return {}
+    def _spec(self, weights: WeightSource, processes: Sequence[RolloutProcess]) -> VllmSenderSpec:
+        largest = max(info.num_bytes for info in weights.describe())
+        settings = {"packed": True, "packed_buffer_size_bytes": max(self.buffer_bytes, largest)}
+        return VllmSenderSpec("vllm.distributed.weight_transfer.ipc_engine", "IPCTrainerInitInfo", settings)
 
 
-class NcclChannel:
-    """Broadcasts from the learner's GPU to the other GPUs that the rollout process runs on.
+class NcclChannel(_VllmChannel):
+    """Broadcasts from the GPU of the learner's rank 0 to all GPUs of the rollout processes, which must be others.
 
-    ``num_workers`` is the number of those GPUs (vLLM's tensor times pipeline parallel size); both sides meet at
-    ``address`` and ``port``. For ``learner=accelerate learner.num_ranks=1`` only, whose weights are on a GPU of the
-    trainer's own process; keep vLLM off that GPU with ``rollout.engine_args={device_ids: [...]}``.
+    The other ranks of the learner only take part in gathering. Both sides meet at a free port of this machine. On both
+    ends two buffers of ``buffer_bytes``, or of the largest tensor, are needed.
     """
 
     vllm_backend = "nccl"
 
-    def __init__(self, *, num_workers: int = 1, address: str = "127.0.0.1", port: int = 29600) -> None:
-        check(num_workers >= 1, "weight_sync.num_workers", num_workers, "must be at least 1 GPU")
-        check(1024 <= port <= 65535, "weight_sync.port", port, "must be from 1024 to 65535")
-        self.num_workers, self.address, self.port = num_workers, address, port
-        self._sender: Any = None
+    def __init__(self, *, buffer_bytes: int = 256 << 20) -> None:
+        super().__init__(buffer_bytes=buffer_bytes)
 
     def check_device(self, device: str) -> None:
         _check_gpu("nccl", device)
 
-    def send(self, weights: WeightSource, processes: Sequence[RolloutProcess]) -> Metrics:
-        (process,) = processes
-        if self._sender is None:
-            from vllm.distributed.weight_transfer.nccl_engine import NCCLTrainerInitInfo
-
-            info = NCCLTrainerInitInfo(
-                rank=0, master_address=self.address, master_port=self.port, world_size=1 + self.num_workers
-            )
-            self._sender = _open_sender(info, weights, process)
-        self._sender.source = as_vllm_source(weights)
-        self._sender.send_weights()
-        return {}
+    def _spec(self, weights: WeightSource, processes: Sequence[RolloutProcess]) -> VllmSenderSpec:
+        settings = {
+            "packed": True,
+            "packed_buffer_size_bytes": self.buffer_bytes,
+            "master_address": "127.0.0.1",
+            "master_port": _free_port(),
+            # The sender, and every GPU that receives.
+            "world_size": 1 + sum(process.num_devices for process in processes),
+        }
+        return VllmSenderSpec("vllm.distributed.weight_transfer.nccl_engine", "NCCLTrainerInitInfo", settings)
 
 
 def _check_gpu(name: str, device: str) -> None:
     check(device != "cpu", "weight_sync", name, "vLLM runs on a CPU here; take weight_sync=auto")
 
 
-def _open_sender(info: Any, weights: WeightSource, process: RolloutProcess) -> Any:
-    from vllm.distributed.weight_transfer.factory import WeightTransferTrainerFactory
-
-    return WeightTransferTrainerFactory.trainer_init(
-        info, client=ProcessClient(process), source=as_vllm_source(weights)
-    )
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
-class ProcessClient:
-    """vLLM's ``VLLMWeightSyncClient`` over our rollout process."""
+# -- the trainer's side
 
-    def __init__(self, process: RolloutProcess) -> None:
-        self._call = process.call
+
+def _call_all(processes: Sequence[RolloutProcess]) -> CallAll:
+    def call_all(method: str, argument: Any, meanwhile: Callable[[], None]) -> None:
+        rank = 0  # the sender
+        for process in processes:
+            process.begin("transfer", method=method, argument=_for_process(method, argument, 1 + rank))
+            rank += process.num_devices
+        waiting = list(processes)
+        while waiting:
+            # In turn, since one may wait inside a collective for another that has failed.
+            for process in list(waiting):
+                if process.is_ready():
+                    process.finish()
+                    waiting.remove(process)
+            meanwhile()
+
+    return call_all
+
+
+def _for_process(method: str, argument: Any, first_rank: int) -> Any:
+    """Each process takes itself for the only one, whose ranks in the group follow the sender's."""
+    if method == "init_weight_transfer_engine" and "rank_offset" in argument["init_info"]:
+        return {"init_info": argument["init_info"] | {"rank_offset": first_rank}}
+    return argument
+
+
+# -- a rank's side
+
+
+@dataclass(frozen=True)
+class VllmSenderSpec:
+    """See :class:`~insight_rl.weight_sync.base.SenderSpec`. Names vLLM's class: the trainer need not import vLLM."""
+
+    module: str
+    init_info: str
+    settings: dict[str, Any]
+
+    def open(self, weights: RankWeights, call: Call) -> VllmSender:
+        import importlib
+
+        info = getattr(importlib.import_module(self.module), self.init_info)
+        return VllmSender(info(rank=weights.rank, **self.settings), weights, call)
+
+
+class VllmSender:
+    """vLLM's trainer-side engine in one rank; see :class:`~insight_rl.weight_sync.base.Sender`."""
+
+    def __init__(self, info: Any, weights: RankWeights, call: Call) -> None:
+        from vllm.distributed.weight_transfer.factory import WeightTransferTrainerFactory
+
+        self._call = call
+        self._seconds = SyncSeconds()
+        self._thread = 0
+        self._engine = WeightTransferTrainerFactory.trainer_init(
+            info, client=ControlClient(self._timed_call), source=as_vllm_source(weights, self._gathering)
+        )
+
+    def send_weights(self) -> SyncSeconds:
+        self._seconds, self._thread = SyncSeconds(), threading.get_ident()
+        started = time.perf_counter()
+        self._engine.send_weights()
+        seconds = self._seconds
+        seconds.transfer_s = time.perf_counter() - started - seconds.gather_s - seconds.load_s
+        return seconds
+
+    def _gathering(self, tensors: Iterator[tuple[str, torch.Tensor]]) -> Iterator[tuple[str, torch.Tensor]]:
+        return self._seconds.gathering(tensors)
+
+    def _timed_call(self, method: str, argument: Any) -> None:
+        started = time.perf_counter()
+        self._call(method, argument)
+        # A call from another thread goes on beside the broadcast: its time is part of the transfer.
+        if threading.get_ident() == self._thread:
+            self._seconds.load_s += time.perf_counter() - started
+
+
+class ControlClient:
+    """vLLM's ``VLLMWeightSyncClient``: calls its transfer API in the rollout processes."""
+
+    def __init__(self, call: Call) -> None:
+        self._call = call
 
     def init_weight_transfer_engine(self, init_info: dict[str, Any]) -> None:
-        self._call("transfer", method="init_weight_transfer_engine", argument={"init_info": init_info})
+        self._call("init_weight_transfer_engine", {"init_info": init_info})
 
     def start_weight_update(self) -> None:
-        self._call("transfer", method="start_weight_update", argument=None)
+        self._call("start_weight_update", None)
 
     def update_weights(self, update_info: dict[str, Any] | list[dict[str, Any]]) -> None:
-        self._call("transfer", method="update_weights", argument={"update_info": update_info})
+        self._call("update_weights", {"update_info": update_info})
 
     def finish_weight_update(self, weight_version: str | None = None) -> None:
-        self._call("transfer", method="finish_weight_update", argument=None)
+        self._call("finish_weight_update", None)
 
 
-def as_vllm_source(weights: WeightSource) -> Any:
-    """vLLM's ``WeightSource`` over ours. Asking for the metadata gathers sharded tensors once more."""
+NamedTensors = Iterator[tuple[str, "torch.Tensor"]]
+
+
+def as_vllm_source(weights: RankWeights, gathering: Callable[[NamedTensors], NamedTensors] = iter) -> Any:
+    """vLLM's ``WeightSource`` over ours; each pass goes through ``gathering``."""
     from vllm.distributed.weight_transfer.base import ParamMeta
     from vllm.distributed.weight_transfer.base import WeightSource as VllmWeightSource
 
     class Source(VllmWeightSource):  # type: ignore[misc]
         def metadata(self) -> list[Any]:
-            return [ParamMeta(name, tensor.dtype, tuple(tensor.shape)) for name, tensor in weights.named_tensors()]
+            return [ParamMeta(info.name, info.dtype, info.shape) for info in weights.describe()]
 
-        def __iter__(self) -> Iterator[tuple[str, torch.Tensor]]:
-            return iter(weights.named_tensors())
+        def __iter__(self) -> NamedTensors:
+            return iter(gathering(weights.named_tensors()))
 
     return Source()

@@ -12,9 +12,11 @@ from transformers import AutoModelForCausalLM
 
 from insight_rl.build import build_part
 from insight_rl.errors import UsageError
+from insight_rl.learner.lora import describe_weights
 from insight_rl.rollout.base import RolloutSpec
 from insight_rl.tokenizer import ModelTokenizer
 from insight_rl.types import Prompt, Sampling
+from insight_rl.weight_sync.base import SyncSeconds
 
 CONF = Path(__file__).parents[2] / "conf" / "rollout"
 EOS_TOKEN_IDS = {2, 4}
@@ -70,12 +72,16 @@ class ModelWeights:
     def __init__(self, model):
         self.model = model
 
+    def describe(self):
+        return describe_weights(self.model, torch.float32)
+
     def named_tensors(self):
         for name, parameter in self.model.named_parameters():
             yield name, parameter.detach()
 
     def save(self, folder):
         self.model.save_pretrained(folder)
+        return SyncSeconds()
 
 
 def sampling(**settings):

@@ -7,7 +7,6 @@ import os
 import signal
 import time
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -15,9 +14,11 @@ from transformers import AutoModelForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
 from insight_rl.child_process import ChildLost
 from insight_rl.errors import UsageError
+from insight_rl.learner.lora import describe_weights
 from insight_rl.rollout.base import RolloutSpec
 from insight_rl.rollout.vllm import VllmEngine
 from insight_rl.types import Prompt, Sampling
+from insight_rl.weight_sync.base import SyncSeconds
 
 pytestmark = pytest.mark.slow
 
@@ -36,12 +37,16 @@ class ModelWeights:
     def __init__(self, model):
         self.model = model
 
+    def describe(self):
+        return describe_weights(self.model, torch.float32)
+
     def named_tensors(self):
         for name, parameter in self.model.named_parameters():
             yield name, parameter.detach()
 
     def save(self, folder):
         self.model.save_pretrained(folder)
+        return SyncSeconds()
 
 
 def load(folder):
@@ -198,32 +203,3 @@ def test_the_order_and_company_of_prompts_do_not_matter(vllm_tied, tied_model):
         ((_, alone[prompt.id]),) = vllm_tied.generate([prompt], sampling=SAMPLING)
     for key, group in together.items():
         assert [c.token_ids.tolist() for c in group] == [c.token_ids.tolist() for c in alone[key]]
-
-
-def test_the_adapters_speak_vllms_transfer_interfaces(untied_model):
-    """The GPU channels' halves that need no GPU: what vLLM's trainer-side engines will ask of them."""
-    from vllm.distributed.weight_transfer.base import VLLMWeightSyncClient
-
-    from insight_rl.weight_sync.vllm_transfer import ProcessClient, as_vllm_source
-
-    model = load(untied_model)
-    source = as_vllm_source(ModelWeights(model))
-    metadata = [(meta.name, meta.dtype, meta.shape) for meta in source.metadata()]
-    assert metadata == [(name, p.dtype, tuple(p.shape)) for name, p in model.named_parameters()]
-    for _ in range(2):
-        assert [(name, tensor.dtype, tuple(tensor.shape)) for name, tensor in source] == metadata
-
-    calls = []
-    process = SimpleNamespace(device="cuda", call=lambda name, /, **arguments: calls.append((name, arguments)))
-    client = ProcessClient(process)
-    assert isinstance(client, VLLMWeightSyncClient)
-    client.init_weight_transfer_engine({"packed": True})
-    client.start_weight_update()
-    client.update_weights({"names": ["a"]})
-    client.finish_weight_update()
-    assert calls == [
-        ("transfer", {"method": "init_weight_transfer_engine", "argument": {"init_info": {"packed": True}}}),
-        ("transfer", {"method": "start_weight_update", "argument": None}),
-        ("transfer", {"method": "update_weights", "argument": {"update_info": {"names": ["a"]}}}),
-        ("transfer", {"method": "finish_weight_update", "argument": None}),
-    ]

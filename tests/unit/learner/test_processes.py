@@ -12,7 +12,6 @@ import sys
 import time
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 
@@ -152,12 +151,7 @@ def test_what_a_rank_raises_because_another_died_is_not_taken_for_the_cause() ->
     while not ranks._ranks[1].is_dead:
         time.sleep(0.01)
     with pytest.raises(ChildLost, match="learner rank 1 died"):
-        ranks._result(raising(ranks), "step")
-
-
-def raising(ranks: RankProcesses) -> Any:
-    ranks._ranks[0].send(("divide", (1, 0)), doing="step")
-    return ranks._ranks[0]
+        ranks._result(ranks._ranks[0], "step", "failed", None, "Connection closed by peer")
 
 
 def test_a_stopped_rank_that_does_not_even_read_what_it_is_sent_is_noticed() -> None:
@@ -211,7 +205,7 @@ def test_a_rank_in_the_middle_of_a_call_is_not_waited_for_at_the_end() -> None:
     ranks = RankProcesses(make_worker, 2)
     pids = ranks.call("pid", [(), ()])
     for child in ranks._ranks:
-        child.send(("sleep", (600,)), doing="sleep")
+        child.send(("sleep", (600,), False), doing="sleep")
     ranks.close(grace_s=10**6)
     assert not any(is_alive(pid) for pid in pids)
 
