@@ -136,7 +136,7 @@ def largest_gap(engine, weights, folder):
     gap = 0.0
     for prompt, group in engine.generate(PROMPTS, sampling=SAMPLING):
         for completion in group:
-            ids = torch.tensor([[*prompt.token_ids, *completion.token_ids]])
+            ids = torch.tensor([[*prompt.token_ids, *completion.token_ids.tolist()]])
             logprobs = torch.log_softmax(model(ids).logits[0, len(prompt.token_ids) - 1 : -1], dim=-1)
             exact = logprobs.gather(1, ids[0, len(prompt.token_ids) :, None]).squeeze(1)
             gap = max(gap, float((exact - torch.tensor(completion.logprobs)).abs().max()))
