@@ -123,7 +123,7 @@ def _dearer_changes(work: Workload) -> Iterator[Change]:
                     kind="deepspeed", offload="cpu", zero_stage=w.learner.zero_stage or 2 if w.learner else 2
                 ),
             )
-        if learner.lora is None:
+        if learner.lora is None and learner.can_adapt:
             yield Change(
                 override="learner.lora.rank=32",
                 cost="an adapter instead of all weights (about ten times the learning rate)",
@@ -133,7 +133,7 @@ def _dearer_changes(work: Workload) -> Iterator[Change]:
         for share in (0.3, 0.2):
             if share < rollout.memory_share and not rollout.is_separate:
                 yield Change(
-                    override=f"+rollout.engine_args.gpu_memory_utilization={share}",
+                    override=f"++rollout.engine_args.gpu_memory_utilization={share}",
                     cost="fewer sequences at the same time",
                     apply=lambda w, share=share: w.with_rollout(memory_share=share),  # type: ignore[misc]
                 )

@@ -42,6 +42,8 @@ class LearnerPlan:
     gradient_checkpointing: bool
     tokens_per_micro_batch: int
     lora: Adapter | None
+    can_adapt: bool
+    """Whether the learner has a setting ``lora``."""
     head_dtype: str
     has_reference: bool
     scores_again: bool
@@ -176,6 +178,7 @@ def _learner_plan(node: Mapping[str, Any], algorithm: Mapping[str, Any]) -> Lear
         gradient_checkpointing=bool(node.get("gradient_checkpointing", False)),
         tokens_per_micro_batch=int(_number(node, "learner.tokens_per_micro_batch", 16384)),
         lora=_adapter(node.get("lora")),
+        can_adapt="lora" in node,
         head_dtype=str(node.get("head_dtype", "auto")),
         has_reference=_number(algorithm, "algorithm.kl_coef", 0) > 0,
         scores_again=True,
