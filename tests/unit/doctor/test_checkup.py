@@ -54,7 +54,7 @@ def test_a_model_that_is_not_known_is_no_reason_to_refuse():
 
 
 def test_a_cache_too_small_for_one_sequence_is_refused():
-    args = "+rollout.engine_args.gpu_memory_utilization=0.14"
+    args = "+rollout.engine_args.gpu_memory_utilization=0.12"
     with pytest.raises(UsageError, match=r"holds \d+ tokens beside the weights"):
         examine(config(*IMPOSSIBLE, "learner.gradient_checkpointing=true", "learner.offload=cpu", args))
 
