@@ -26,7 +26,8 @@ def test_a_published_model_has_the_tensors_that_transformers_builds(file):
     config = json.loads(file.read_text())
     shape = read_shape(config)
     assert shape.is_counted
-    assert sorted(shape.tensors()) == sorted(meta_tensors(config))
+    short = config | {"num_hidden_layers": 1}
+    assert sorted(read_shape(short).tensors()) == sorted(meta_tensors(short))
     count = count_all(shape, file.stem.replace("--", "/"))
     assert count.total == PARAMETERS[file.stem]
     assert count.largest == shape.vocab_size * shape.hidden_size
