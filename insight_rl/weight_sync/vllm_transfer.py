@@ -14,12 +14,13 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from insight_rl.errors import check
+from insight_rl.errors import RunStopped, check
 from insight_rl.types import Metrics
-from insight_rl.weight_sync.base import Call, CallAll, RankWeights, RolloutProcess, SyncSeconds, WeightSource
+from insight_rl.weight_sync.base import Call, RankWeights, RolloutProcess, SyncSeconds, WeightSource
 
 if TYPE_CHECKING:
     import torch
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
 
 class _VllmChannel:
     """What both channels share: senders that stay open for as long as the rollout processes are the same."""
+
+    _ranks_go_on: bool
+    """Whether the ranks can finish a transfer that one of the rollout processes has dropped out of."""
 
     def __init__(self, *, buffer_bytes: int) -> None:
         check(buffer_bytes >= 1 << 20, "weight_sync.buffer_bytes", buffer_bytes, "must be at least 1 MiB")
@@ -36,7 +40,10 @@ class _VllmChannel:
     def send(self, weights: WeightSource, processes: Sequence[RolloutProcess]) -> Metrics:
         is_open = [id(process) for process in self._open_for] == [id(process) for process in processes]
         self._open_for = ()
-        seconds = weights.send(None if is_open else self._spec(weights, processes), _call_all(processes))
+        control = _Control(processes, goes_on=self._ranks_go_on)
+        seconds = weights.send(None if is_open else self._spec(weights, processes), control.call_all)
+        if control.failures:
+            raise control.failures[0]
         self._open_for = list(processes)
         return seconds.metrics()
 
@@ -53,6 +60,7 @@ class IpcChannel(_VllmChannel):
     """
 
     vllm_backend = "ipc"
+    _ranks_go_on = True  # nobody has to read their buffers
 
     def __init__(self, *, buffer_bytes: int = 256 << 20) -> None:
         super().__init__(buffer_bytes=buffer_bytes)
@@ -74,6 +82,7 @@ class NcclChannel(_VllmChannel):
     """
 
     vllm_backend = "nccl"
+    _ranks_go_on = False  # a broadcast waits for everyone
 
     def __init__(self, *, buffer_bytes: int = 256 << 20) -> None:
         super().__init__(buffer_bytes=buffer_bytes)
@@ -106,22 +115,50 @@ def _free_port() -> int:
 # -- the trainer's side
 
 
-def _call_all(processes: Sequence[RolloutProcess]) -> CallAll:
-    def call_all(method: str, argument: Any, meanwhile: Callable[[], None]) -> None:
-        rank = 0  # the sender
-        for process in processes:
-            process.begin("transfer", method=method, argument=_for_process(method, argument, 1 + rank))
-            rank += process.num_devices
-        waiting = list(processes)
+class _Control:
+    """Passes the sender's calls on to all rollout processes at once.
+
+    A process that fails gets no further calls; the others still do. With ``goes_on`` the sender does not hear of it, so
+    that the ranks end their transfer together and can send again; else it ends the transfer, and with it the run.
+    """
+
+    def __init__(self, processes: Sequence[RolloutProcess], *, goes_on: bool) -> None:
+        self._num_devices = [process.num_devices for process in processes]
+        self._processes = dict(enumerate(processes))
+        self._goes_on = goes_on
+        self.failures: list[Exception] = []
+
+    def call_all(self, method: str, argument: Any, meanwhile: Callable[[], None]) -> None:
+        for index, process in list(self._processes.items()):
+            # The sender is rank 0 of the group.
+            first_rank = 1 + sum(self._num_devices[:index])
+            with self._noting_failure(index):
+                process.begin("transfer", method=method, argument=_for_process(method, argument, first_rank))
+        waiting = set(self._processes)
         while waiting:
             # In turn, since one may wait inside a collective for another that has failed.
-            for process in list(waiting):
-                if process.is_ready():
-                    process.finish()
-                    waiting.remove(process)
+            for index in sorted(waiting):
+                with self._noting_failure(index):
+                    if not self._processes[index].is_ready():
+                        continue
+                    self._processes[index].finish()
+                waiting.discard(index)
+            waiting &= self._processes.keys()
             meanwhile()
 
-    return call_all
+    @contextmanager
+    def _noting_failure(self, index: int) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:
+            if not self._goes_on:
+                # Not the error itself, for which the engine would start another process and have all send again.
+                raise RunStopped(
+                    f"weight_sync=nccl: the ranks cannot end a broadcast that a rollout process has dropped out of "
+                    f"({error}); the run can be resumed from its last checkpoint"
+                ) from error
+            self.failures.append(error)
+            del self._processes[index]
 
 
 def _for_process(method: str, argument: Any, first_rank: int) -> Any:

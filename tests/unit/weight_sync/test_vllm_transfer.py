@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from insight_rl.errors import UsageError
+from insight_rl.errors import RunStopped, UsageError
 from insight_rl.weight_sync.base import TensorInfo
 from insight_rl.weight_sync.vllm_transfer import IpcChannel, NcclChannel
 
@@ -147,12 +147,12 @@ def test_every_gpu_has_its_own_rank_in_the_nccl_group():
     assert [process.told[0][1]["init_info"]["rank_offset"] for process in processes] == [1, 3, 5]
 
 
-def test_a_process_that_fails_is_not_behind_one_that_waits_for_it():
+def test_a_broadcast_ends_with_a_process_that_fails_though_one_before_it_waits_for_ever():
     """In a collective the first never comes back when the second has failed; nor does it where a rank has."""
     hanging, failing = Process(), Process()
     hanging.error, failing.error = "never ready", RuntimeError("vLLM failed in transfer")
-    with pytest.raises(RuntimeError, match="vLLM failed in transfer"):
-        IpcChannel().send(Asking("start_weight_update", None), [hanging, failing])
+    with pytest.raises(RunStopped, match=r"weight_sync=nccl: .* \(vLLM failed in transfer\).* can be resumed"):
+        NcclChannel().send(Asking("start_weight_update", None), [hanging, failing])
 
     class RankLost(Asking):
         def send(self, spec, call_all):
@@ -161,6 +161,22 @@ def test_a_process_that_fails_is_not_behind_one_that_waits_for_it():
 
             call_all(*self.request, meanwhile)
 
-    hanging.busy = False
-    with pytest.raises(RuntimeError, match="learner rank 1 died"):
-        IpcChannel().send(RankLost("start_weight_update", None), [hanging])
+    for channel in (NcclChannel(), IpcChannel()):
+        hanging.busy = False
+        with pytest.raises(RuntimeError, match="learner rank 1 died"):
+            channel.send(RankLost("start_weight_update", None), [hanging])
+
+
+def test_ipc_goes_on_with_the_others_and_then_raises_so_that_all_can_send_again(fake_gpu):
+    weights, channel = Weights(), IpcChannel(buffer_bytes=1 << 20)
+    weights.tensors = {"a": torch.arange(400_000.0), "b": torch.arange(300_000.0)}
+    one, lost = (Process(fake_gpu.rebuild_cuda_tensor) for _ in range(2))
+    lost.error = RuntimeError("rollout worker 1 died")
+    with pytest.raises(RuntimeError, match="rollout worker 1 died"):
+        channel.send(weights, [one, lost])
+    assert [method for method, _ in lost.told] == ["init_weight_transfer_engine"], "it gets no further calls"
+    assert torch.equal(one.received["b"], weights.tensors["b"])
+    new = Process(fake_gpu.rebuild_cuda_tensor)
+    channel.send(weights, [one, new])
+    assert weights.num_opened == 2
+    assert torch.equal(new.received["a"], weights.tensors["a"])
