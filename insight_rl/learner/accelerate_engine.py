@@ -15,7 +15,7 @@ from insight_rl.errors import UsageError
 from insight_rl.learner.engine import Scorer
 from insight_rl.learner.logprobs import TokenScorer
 from insight_rl.learner.lora import adapter_tensors, add_adapter, describe_weights, merged_tensors, reference_scorer
-from insight_rl.learner.models import load_policy, set_policy_mode, trainable_parameters
+from insight_rl.learner.models import kernel_for, load_policy, set_policy_mode, trainable_parameters
 from insight_rl.learner.safe_load import load_tensors
 from insight_rl.learner.settings import LearnerSettings, StartSpec
 from insight_rl.weight_sync.base import TensorInfo
@@ -39,19 +39,24 @@ class AccelerateEngine:
         self._accelerator = Accelerator(cpu=not torch.cuda.is_available(), mixed_precision=precision)
         self.device = self._accelerator.device
         self.rank = self._accelerator.process_index
-        self.model = self._load(gradient_checkpointing=self._settings.gradient_checkpointing)
+        self.kernel = kernel_for(self._settings.attention, spec)
+        # AdamW at lr 1e-6 is lost in the 8 bits of bfloat16: what is trained stays float32, only computing is halved.
+        self.model = load_policy(
+            spec.model_path,
+            torch.float32 if self._settings.adapter is None else self.dtype,
+            gradient_checkpointing=self._settings.gradient_checkpointing,
+            kernel=self.kernel,
+        ).to(self.device)
         if self._settings.adapter is not None:
             add_adapter(self.model, self._settings.adapter, seed=spec.seed, dtype=torch.float32)
             set_policy_mode(self.model)
-        self._scorer = TokenScorer(self.model, temperature=spec.temperature)
+        self._scorer = TokenScorer(self.model, temperature=spec.temperature, settings=self._settings)
         optimizer = torch.optim.AdamW(trainable_parameters(self.model), **self._settings.adamw(), fused=True)
         self._wrapped, self._optimizer = self._accelerator.prepare(self._scorer, optimizer)
 
-    def _load(self, *, gradient_checkpointing: bool) -> Any:
-        # AdamW at lr 1e-6 is lost in the 8 bits of bfloat16: what is trained stays float32, only computing is halved.
-        dtype = torch.float32 if self._settings.adapter is None else self.dtype
-        model = load_policy(self._spec.model_path, dtype, gradient_checkpointing=gradient_checkpointing)
-        return model.to(self.device)
+    @property
+    def settings(self) -> LearnerSettings:
+        return self._settings
 
     @property
     def scorer(self) -> Scorer:
@@ -63,8 +68,10 @@ class AccelerateEngine:
     def load_reference(self) -> Scorer:
         if self._settings.adapter is not None:
             return reference_scorer(self.scorer, self.model)
-        model = self._load(gradient_checkpointing=False).requires_grad_(False)
-        scorer = TokenScorer(model, temperature=self._spec.temperature)
+        # Never updated, so it needs no float32 weights.
+        model = load_policy(self._spec.model_path, self.dtype, gradient_checkpointing=False, kernel=self.kernel)
+        model = model.requires_grad_(False).to(self.device)
+        scorer = TokenScorer(model, temperature=self._spec.temperature, settings=self._settings)
         return cast("Scorer", self._accelerator.prepare_model(scorer, evaluation_mode=True))
 
     def accumulating(self, *, is_last: bool) -> AbstractContextManager[Any]:

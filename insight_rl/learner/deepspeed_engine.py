@@ -24,7 +24,7 @@ from insight_rl.errors import UsageError
 from insight_rl.learner.engine import Scorer
 from insight_rl.learner.logprobs import TokenScorer
 from insight_rl.learner.lora import adapter_tensors, add_adapter, describe_weights, merged_tensors, reference_scorer
-from insight_rl.learner.models import load_policy, set_policy_mode, trainable_parameters
+from insight_rl.learner.models import kernel_for, load_policy, set_policy_mode, trainable_parameters
 from insight_rl.learner.safe_load import load_tensors
 from insight_rl.learner.settings import DeepSpeedSettings, StartSpec
 from insight_rl.nested import merged
@@ -62,6 +62,12 @@ def _without_enums(node: Any) -> Any:
     return node
 
 
+def _gather_head(scorer: TokenScorer) -> None:
+    """Have ZeRO-3 gather the output head's weights where they are used, which is outside the head's own module."""
+    for parameter in scorer.model.get_output_embeddings().parameters():
+        deepspeed.zero.register_external_parameter(scorer.head, parameter)
+
+
 class DeepSpeedEngine:
     """See :class:`~insight_rl.learner.engine.TrainEngine`."""
 
@@ -84,11 +90,18 @@ class DeepSpeedEngine:
         # Stage 0 keeps no float32 copy of bfloat16 weights and sums their gradients in bfloat16: there what is trained
         # stays in float32 and only computing is halved.
         trained_dtype = torch.float32 if self._settings.zero_stage == 0 else self.dtype
-        dtype = trained_dtype if self._settings.adapter is None else self.dtype
-        self.model = load_policy(spec.model_path, dtype, gradient_checkpointing=self._settings.gradient_checkpointing)
+        self.kernel = kernel_for(self._settings.attention, spec)
+        self.model = load_policy(
+            spec.model_path,
+            trained_dtype if self._settings.adapter is None else self.dtype,
+            gradient_checkpointing=self._settings.gradient_checkpointing,
+            kernel=self.kernel,
+        )
         if self._settings.adapter is not None:
             add_adapter(self.model, self._settings.adapter, seed=spec.seed, dtype=trained_dtype)
-        self._scorer = TokenScorer(self.model, temperature=spec.temperature)
+        self._scorer = TokenScorer(self.model, temperature=spec.temperature, settings=self._settings)
+        if self._settings.zero_stage == 3:
+            _gather_head(self._scorer)
         self._engine, *_ = deepspeed.initialize(model=self._scorer, optimizer=self._optimizer(), config=config)
         stage = self._engine.zero_optimization_stage()
         assert isinstance(self._engine, deepspeed.DeepSpeedEngine), type(self._engine)
@@ -127,6 +140,10 @@ class DeepSpeedEngine:
         return merged(ours, self._settings.deepspeed)
 
     @property
+    def settings(self) -> DeepSpeedSettings:
+        return self._settings
+
+    @property
     def scorer(self) -> Scorer:
         return cast("Scorer", self._engine)
 
@@ -136,12 +153,13 @@ class DeepSpeedEngine:
     def load_reference(self) -> Scorer:
         if self._settings.adapter is not None:
             return reference_scorer(self.scorer, self.model)
-        model = load_policy(self._spec.model_path, self.dtype, gradient_checkpointing=False).requires_grad_(False)
-        scorer = TokenScorer(model, temperature=self._spec.temperature)
+        model = load_policy(self._spec.model_path, self.dtype, gradient_checkpointing=False, kernel=self.kernel)
+        scorer = TokenScorer(model.requires_grad_(False), temperature=self._spec.temperature, settings=self._settings)
         if self._settings.zero_stage < 3:
             return cast("Scorer", scorer.to(self.device))
         config = self._config()
         config["zero_optimization"].pop("offload_optimizer", None)
+        _gather_head(scorer)
         engine, *_ = deepspeed.initialize(model=scorer, config=config)
         engine.eval()
         return cast("Scorer", engine)

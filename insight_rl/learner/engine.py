@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 
-from insight_rl.learner.settings import StartSpec
+from insight_rl.learner.attention import Kernel
+from insight_rl.learner.settings import LearnerSettings, StartSpec
 from insight_rl.weight_sync.base import TensorInfo
 
 if TYPE_CHECKING:
@@ -26,11 +27,16 @@ class TrainEngine(Protocol):
     dtype: torch.dtype
     """Of the weights that rollout engines and saved models get."""
     rank: int
+    kernel: Kernel
+    """Of the attention: says how rows must be laid out."""
     model: PreTrainedModel
 
     def start(self, spec: StartSpec) -> None:
         """Load the model at ``spec.model_path`` and build the optimizer. Collective."""
         ...
+
+    @property
+    def settings(self) -> LearnerSettings: ...
 
     @property
     def scorer(self) -> Scorer: ...

@@ -10,6 +10,9 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from insight_rl.learner.attention import Kernel, choose_kernel, implementation
+from insight_rl.learner.settings import Attention, StartSpec
+
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
@@ -18,18 +21,30 @@ _SIDE_FILES = (".json", ".txt", ".model", ".jinja", ".py", ".tiktoken")
 NamedTensors = Iterable[tuple[str, torch.Tensor]]
 
 
-def load_policy(model_path: Path, dtype: torch.dtype, *, gradient_checkpointing: bool) -> PreTrainedModel:
+def load_policy(
+    model_path: Path, dtype: torch.dtype, *, gradient_checkpointing: bool, kernel: Kernel = "sdpa"
+) -> PreTrainedModel:
     """The model at ``model_path``, without dropout, which would make the policy ratio random.
 
     So the model stays in eval mode, apart from layers that recompute (:func:`set_policy_mode`).
     """
     from transformers import AutoModelForCausalLM
 
-    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(model_path, dtype=dtype, attn_implementation="sdpa")
+    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+        model_path, dtype=dtype, attn_implementation=implementation(kernel)
+    )
     if gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     set_policy_mode(model)
     return model
+
+
+def kernel_for(attention: Attention, spec: StartSpec) -> Kernel:
+    """The attention kernel for the model at ``spec.model_path``; raises ``UsageError`` as ``choose_kernel`` does."""
+    from transformers import AutoConfig
+
+    config = AutoConfig.from_pretrained(spec.model_path)
+    return choose_kernel(attention, config, spec.dtype, has_gpu=torch.cuda.is_available())
 
 
 def set_policy_mode(model: PreTrainedModel) -> None:
@@ -49,13 +64,6 @@ def set_policy_mode(model: PreTrainedModel) -> None:
 def trainable_parameters(model: PreTrainedModel) -> list[torch.nn.Parameter]:
     """What the optimizer gets: all of them, or with LoRA the adapter's."""
     return [parameter for parameter in model.parameters() if parameter.requires_grad]
-
-
-def attends_fully(model: PreTrainedModel) -> bool:
-    """Whether every layer attends to all that came before, as a given attention mask can express."""
-    config = model.config
-    layer_types = getattr(config, "layer_types", None) or []
-    return getattr(config, "sliding_window", None) is None and all(kind == "full_attention" for kind in layer_types)
 
 
 def write_weights(named_tensors: NamedTensors, folder: Path) -> None:

@@ -42,6 +42,15 @@ class MultiRankLearner(LearnerSettings, ABC):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.attention != "auto" or self.head != "chunked":
+            import torch
+
+            from insight_rl.learner.attention import check_attention
+            from insight_rl.learner.head import check_head
+
+            has_gpu = torch.cuda.is_available()
+            check_attention(self.attention, has_gpu=has_gpu)
+            check_head(self.head, has_gpu=has_gpu)
         self._processes: RankProcesses | None = None
         self._worker: RankWorker | None = None
         self._num_steps_done = 0

@@ -15,6 +15,9 @@ from insight_rl.learner.schedule import Schedule
 from insight_rl.types import DTYPES
 
 Offload = Literal["none", "cpu"]
+Attention = Literal["auto", "sdpa", "flash", "flex"]
+HeadKernel = Literal["chunked", "liger"]
+HeadDtype = Literal["auto", "float32"]
 
 ALL_LINEAR = "all-linear"
 """Of ``learner.lora.target_modules``: every linear layer but the output head."""
@@ -98,6 +101,9 @@ class LearnerSettings:
     tokens_per_micro_batch: int = 16384
     gradient_checkpointing: bool = False
     share_prompts: bool = True
+    attention: Attention = "auto"
+    head: HeadKernel = "chunked"
+    head_dtype: HeadDtype = "auto"
     num_ranks: int = 1
     lora: Mapping[str, Any] | None = None
     deadline_s: float = 7200.0
@@ -126,6 +132,9 @@ class LearnerSettings:
             self.tokens_per_micro_batch,
             "must be at least 1",
         )
+        for key, kind in (("attention", Attention), ("head", HeadKernel), ("head_dtype", HeadDtype)):
+            value = getattr(self, key)
+            check(value in get_args(kind), f"learner.{key}", value, f"must be one of {', '.join(get_args(kind))}")
         check(self.num_ranks >= 1, "learner.num_ranks", self.num_ranks, "must be at least 1")
         check_deadline("learner.deadline_s", self.deadline_s)
         LoraSettings.from_config(self.lora)

@@ -18,11 +18,13 @@ import torch
 
 from insight_rl.algorithm.loss import TokenLosses, Tokens, k3, token_losses
 from insight_rl.errors import RunStopped
+from insight_rl.learner.attention import attends_fully
 from insight_rl.learner.batch import MicroBatch, Row, TrainSequence, make_micro_batch
 from insight_rl.learner.engine import Scorer, TrainEngine
 from insight_rl.learner.flops import ModelShape, Work, measure_peak
+from insight_rl.learner.head import check_plain_head
 from insight_rl.learner.lora import ADAPTER_FOLDER, has_adapter, write_adapter
-from insight_rl.learner.models import attends_fully, save_pretrained, write_weights
+from insight_rl.learner.models import save_pretrained, write_weights
 from insight_rl.learner.plan import BatchPlan, RankPlan, lay_out
 from insight_rl.learner.settings import ModelFacts, StartSpec
 from insight_rl.learner.step_sums import StepSums
@@ -101,11 +103,13 @@ class RankWorker:
             by_head = self._engine.scorer(**alone.inputs)[0]
             self._engine.set_calls_head(False)
             by_model = self._engine.scorer(**alone.inputs)[0]
-            calls_head = float((by_head - by_model).abs().mean()) < (1e-3 if is_full else 2e-2)
+            is_matrix = type(self._engine.model.get_output_embeddings()) is torch.nn.Linear
+            calls_head = is_matrix and float((by_head - by_model).abs().mean()) < (1e-3 if is_full else 2e-2)
             self._engine.set_calls_head(calls_head)
             together = self._engine.scorer(**shared.inputs)[0]
+        check_plain_head(calls_head, self._engine.settings)
         gap = float((together - (by_head if calls_head else by_model)).abs().mean())
-        return attends_fully(self._engine.model) and gap < (1e-3 if is_full else 0.2)
+        return attends_fully(self._engine.model.config) and gap < (1e-3 if is_full else 0.2)
 
     def step(self, plan: RankPlan, lr: float) -> StepSums:
         """Raises ``RunStopped`` where the gradient is not finite."""
@@ -192,7 +196,6 @@ class RankWorker:
                 "positions": None if batch.positions is None else integers(batch.positions),
                 "sources_N": integers(batch.sources_N),
                 "targets_N": integers(batch.targets_N),
-                "num_chunks": num_chunks,
             },
             sequences_N=integers(batch.sequences_N),
             rollout_logprobs_N=self._floats(batch.rollout_logprobs_N),

@@ -34,7 +34,7 @@ for index, layer in enumerate(engine.model.model.layers):
 ids = torch.arange(1, 9)[None]
 with engine.accumulating(is_last=True):
     logprobs_N, _ = engine.scorer(input_ids=ids, segments=None, positions=None, sources_N=torch.arange(7),
-                                  targets_N=ids[0, 1:], num_chunks=1)
+                                  targets_N=ids[0, 1:])
     engine.backward(-logprobs_N.sum())
 print(json.dumps(list(counts.values())))
 """

@@ -37,8 +37,8 @@ def test_bfloat16_computes_in_half_precision_over_float32_weights(tied_model) ->
     assert {parameter.dtype for parameter in engine.model.parameters()} == {torch.float32}
     assert {tensor.dtype for _, tensor in engine.named_tensors()} == {torch.bfloat16}
     seen: list[torch.dtype] = []
-    head = engine.model.get_output_embeddings()
-    handle = head.register_forward_hook(lambda module, inputs, output: seen.append(output.dtype))
+    matrix = engine.model.model.layers[1].mlp.down_proj
+    handle = matrix.register_forward_hook(lambda module, inputs, output: seen.append(output.dtype))
     ids = torch.tensor([[5, 6, 7, 8]])
     logprobs, _ = engine.scorer(
         input_ids=ids,
@@ -46,7 +46,6 @@ def test_bfloat16_computes_in_half_precision_over_float32_weights(tied_model) ->
         positions=None,
         sources_N=torch.tensor([1, 2]),
         targets_N=torch.tensor([7, 8]),
-        num_chunks=1,
     )
     handle.remove()
     assert seen == [torch.bfloat16]
@@ -69,15 +68,12 @@ def test_layers_have_no_dropout_even_when_they_recompute(tied_model) -> None:
 def test_sliding_windows_forbid_sharing_prompts() -> None:
     from transformers import LlamaConfig, MistralConfig, Qwen3Config
 
-    from insight_rl.learner.models import attends_fully
+    from insight_rl.learner.attention import attends_fully
 
-    def model_of(config):
-        return type("Model", (), {"config": config})()
-
-    assert attends_fully(model_of(LlamaConfig()))
-    assert attends_fully(model_of(Qwen3Config()))
-    assert not attends_fully(model_of(MistralConfig(sliding_window=64)))
-    assert not attends_fully(model_of(Qwen3Config(layer_types=["full_attention", "sliding_attention"] * 16)))
+    assert attends_fully(LlamaConfig())
+    assert attends_fully(Qwen3Config())
+    assert not attends_fully(MistralConfig(sliding_window=64))
+    assert not attends_fully(Qwen3Config(layer_types=["full_attention", "sliding_attention"] * 16))
 
 
 def test_models_that_do_more_to_their_logits_run_whole(tmp_path) -> None:

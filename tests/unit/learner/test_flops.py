@@ -9,10 +9,12 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForCausalLM
 
 from insight_rl.algorithm.loss import GRPO, LossSettings
+from insight_rl.learner.attention import sharing_mask
 from insight_rl.learner.batch import Row, TrainSequence, make_micro_batch
 from insight_rl.learner.flops import ModelShape, Work, measure_peak
-from insight_rl.learner.logprobs import TokenScorer, sharing_mask
+from insight_rl.learner.logprobs import TokenScorer
 from insight_rl.learner.plan import BatchSettings, plan_step
+from insight_rl.learner.settings import LearnerSettings
 from insight_rl.learner.step_sums import StepSums, to_metrics
 
 BATCH_SETTINGS = BatchSettings(
@@ -45,14 +47,13 @@ def make_row(rng, prompt_length, completion_lengths):
 
 def counted(model, batch, *, with_backward):
     """Flops of matrices and of attention as PyTorch counts them: attention over whole squares of pairs."""
-    scorer = TokenScorer(model, temperature=1.0)
+    scorer = TokenScorer(model, temperature=1.0, settings=LearnerSettings())
     inputs = {
         "input_ids": torch.from_numpy(batch.input_ids),
         "segments": None if batch.segments is None else torch.from_numpy(batch.segments),
         "positions": None if batch.positions is None else torch.from_numpy(batch.positions),
         "sources_N": torch.from_numpy(batch.sources_N),
         "targets_N": torch.from_numpy(batch.targets_N),
-        "num_chunks": 1,
     }
     with FlopCounterMode(display=False) as counter:
         logprobs, _ = scorer(**inputs)

@@ -5,8 +5,10 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from insight_rl.learner.attention import sharing_mask
 from insight_rl.learner.batch import Row, TrainSequence, make_micro_batch
-from insight_rl.learner.logprobs import TokenScorer, sharing_mask
+from insight_rl.learner.logprobs import TokenScorer
+from insight_rl.learner.settings import LearnerSettings
 
 
 @pytest.fixture(scope="module", params=["tied_model", "untied_model"])
@@ -30,7 +32,7 @@ def make_sequences(vocab_size: int) -> list[TrainSequence]:
     ]
 
 
-def score(scorer: TokenScorer, rows: list[Row], num_chunks: int = 1) -> tuple[torch.Tensor, torch.Tensor]:
+def score(scorer: TokenScorer, rows: list[Row]) -> tuple[torch.Tensor, torch.Tensor]:
     batch = make_micro_batch(rows)
     as_tensor = {
         name: None if array is None else torch.from_numpy(array)
@@ -42,7 +44,7 @@ def score(scorer: TokenScorer, rows: list[Row], num_chunks: int = 1) -> tuple[to
             ("targets_N", batch.targets_N),
         )
     }
-    return scorer(**as_tensor, num_chunks=num_chunks)
+    return scorer(**as_tensor)
 
 
 def plain_scores(model, sequences: list[TrainSequence], temperature: float) -> tuple[torch.Tensor, torch.Tensor]:
@@ -62,15 +64,14 @@ def relative_error(found: torch.Tensor, expected: torch.Tensor) -> float:
 
 
 @pytest.mark.parametrize("calls_head", [True, False])
-@pytest.mark.parametrize("num_chunks", [1, 3, 14])
 @pytest.mark.parametrize("is_shared", [False, True])
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
-def test_scores_and_gradients_equal_the_plain_model(model, temperature, is_shared, num_chunks, calls_head) -> None:
+def test_scores_and_gradients_equal_the_plain_model(model, temperature, is_shared, calls_head) -> None:
     sequences = make_sequences(model.config.vocab_size)
-    scorer = TokenScorer(model, temperature=temperature)
+    scorer = TokenScorer(model, temperature=temperature, settings=LearnerSettings())
     scorer.calls_head = calls_head
     rows = [Row(sequences=tuple(sequences))] if is_shared else [Row(sequences=(s,)) for s in sequences]
-    logprobs, entropies = score(scorer, rows, num_chunks)
+    logprobs, entropies = score(scorer, rows)
     expected_logprobs, expected_entropies = plain_scores(model, sequences, temperature)
     # Log-probs are float32 whatever the weights are, and so are the model's norms.
     tolerance = 2e-6
@@ -83,27 +84,6 @@ def test_scores_and_gradients_equal_the_plain_model(model, temperature, is_share
     expected = torch.autograd.grad((slopes * expected_logprobs).sum(), parameters)
     for one, other in zip(found, expected, strict=True):
         assert relative_error(one, other) < tolerance
-
-
-def test_logits_of_all_tokens_never_exist_at_once(model) -> None:
-    """Neither does the forward pass compute more than a chunk, nor does it keep any chunk for the backward pass."""
-    sequences = make_sequences(model.config.vocab_size)
-    scorer = TokenScorer(model, temperature=1.0)
-    sizes: list[int] = []
-    handle = model.get_output_embeddings().register_forward_hook(lambda m, i, out: sizes.append(out.shape[0]))
-    kept: list[int] = []
-
-    def keep(tensor: torch.Tensor) -> torch.Tensor:
-        if tensor.dim() == 2 and tensor.shape[-1] == model.config.vocab_size and not tensor.is_leaf:
-            kept.append(tensor.shape[0])
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        score(scorer, [Row(sequences=(s,)) for s in sequences], num_chunks=5)
-    handle.remove()
-    assert sizes == [3, 3, 3, 3, 2]
-    # The weight matrix of an untied head is (vocabulary, hidden) and transposed views of it are not leaves.
-    assert all(size == model.config.hidden_size for size in kept)
 
 
 def test_sharing_mask_shows_prompt_and_own_completion_only() -> None:

@@ -1,0 +1,279 @@
+"""Attention over the rows of a micro-batch: which kernel runs it, and who sees whom.
+
+==========  ==================================================  ======================================================
+kernel      rows                                                shared prompts
+==========  ==================================================  ======================================================
+``sdpa``    padded to equal length, causal attention            under a dense mask, on a CPU only
+``flash``   end to end in one line, flash attention with the    the prompt's keys and values go before those of each
+            lengths of the parts; on a CPU part by part         of its completions
+``flex``    end to end in one line, FlexAttention under a       by the same block mask
+            block mask; GPUs only, it has no backward on a CPU
+==========  ==================================================  ======================================================
+
+``auto`` is ``flash`` where the model computes in bfloat16 on a GPU, ``sdpa`` elsewhere and for models with sliding
+windows. The kernels for GPUs have not yet run on one.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import torch
+from torch.nn import functional
+
+from insight_rl.errors import UsageError, check
+
+if TYPE_CHECKING:
+    from torch.nn.attention.flex_attention import BlockMask
+    from transformers import PretrainedConfig
+
+    from insight_rl.learner.settings import Attention
+
+Kernel = Literal["sdpa", "flash", "flex"]
+
+PACKED = "insight_rl_packed"
+"""Name of :func:`packed_attention` among transformers' attention functions."""
+
+_IMPLEMENTATIONS: dict[Kernel, str] = {"sdpa": "sdpa", "flash": PACKED, "flex": "flex_attention"}
+
+
+def check_attention(attention: Attention, *, has_gpu: bool) -> None:
+    """Raises ``UsageError`` for a kernel that this machine does not have."""
+    check(
+        attention != "flex" or has_gpu,
+        "learner.attention",
+        attention,
+        "needs a GPU, FlexAttention has no backward pass on a CPU; take auto, sdpa or flash",
+    )
+    check(
+        attention != "flash" or not has_gpu or _flash_package() is not None,
+        "learner.attention",
+        attention,
+        "needs torch 2.10 or later, or `pip install flash-attn --no-build-isolation`; or take flex or sdpa",
+    )
+
+
+def choose_kernel(attention: Attention, config: PretrainedConfig, dtype: str, *, has_gpu: bool) -> Kernel:
+    """The kernel for a model that computes in ``dtype``.
+
+    Raises ``UsageError`` where the one that is asked for cannot run it.
+    """
+    is_full = attends_fully(config)
+    if attention == "auto":
+        has_flash = has_gpu and dtype == "bfloat16" and is_full and _flash_package() is not None
+        return "flash" if has_flash else "sdpa"
+    check(
+        is_full or attention == "sdpa",
+        "learner.attention",
+        attention,
+        f"packs rows, which models with sliding windows or chunks ({config.model_type}) do not allow; take sdpa",
+    )
+    check(
+        attention != "flash" or not has_gpu or dtype == "bfloat16",
+        "learner.attention",
+        attention,
+        f"computes in half precision on a GPU, but model.dtype={dtype}; take flex, sdpa or model.dtype=bfloat16",
+    )
+    return attention
+
+
+def implementation(kernel: Kernel) -> str:
+    """Transformers' name of it, for ``attn_implementation``."""
+    if kernel == "flash":
+        from transformers import AttentionInterface
+
+        AttentionInterface.register(PACKED, packed_attention)
+    return _IMPLEMENTATIONS[kernel]
+
+
+def attends_fully(config: PretrainedConfig) -> bool:
+    """Whether every layer attends to all that came before, as a given attention mask can express."""
+    layer_types = getattr(config, "layer_types", None) or []
+    return getattr(config, "sliding_window", None) is None and all(kind == "full_attention" for kind in layer_types)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parts:
+    """The parts of rows that stand end to end in one line of T tokens: S of them, in their order.
+
+    A part is a row of its own, or the prompt of a shared row, or one of the completions after that. Its tokens see what
+    came before them in the part, and the whole of the part that ``prompts`` names.
+
+    Example: a shared row of 3 prompt tokens and completions of 1 and 2, then a row of 4 tokens::
+
+        lengths   [3, 1, 2, 4]
+        prompts   [0, 0, 0, 3]      a prompt, and a row of its own, name themselves
+    """
+
+    lengths: tuple[int, ...]
+    prompts: tuple[int, ...]
+
+    @property
+    def key_lengths(self) -> tuple[int, ...]:
+        """Keys that the last token of each part sees."""
+        own = zip(self.lengths, self.prompts, strict=True)
+        return tuple(n + (self.lengths[p] if p != s else 0) for s, (n, p) in enumerate(own))
+
+    @property
+    def keys(self) -> np.ndarray:
+        """The tokens whose keys each part sees, part after part: int64, as many as the sum of ``key_lengths``."""
+        ends = np.cumsum(self.lengths)
+        spans = [np.arange(end - n, end) for end, n in zip(ends.tolist(), self.lengths, strict=True)]
+        seen = (([] if p == s else [spans[p]]) + [spans[s]] for s, p in enumerate(self.prompts))
+        return np.concatenate([span for spans_of_part in seen for span in spans_of_part])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PackedLayout:
+    """What the kernels need to know about packed rows, on the device."""
+
+    arguments: dict[str, Any]
+    """Of :func:`packed_attention`."""
+    block_mask: BlockMask | None
+    """For FlexAttention."""
+
+
+def packed_layout(parts: Parts, kernel: Kernel, device: torch.device) -> PackedLayout:
+    """The layout of ``parts`` for ``flash`` or ``flex``."""
+    if kernel == "flex":
+        return PackedLayout(arguments={}, block_mask=block_mask(parts, device))
+
+    def boundaries(lengths: tuple[int, ...]) -> torch.Tensor:
+        return torch.from_numpy(np.cumsum((0, *lengths), dtype=np.int32)).to(device, non_blocking=True)
+
+    is_shared = parts.key_lengths != parts.lengths
+    key_index = torch.from_numpy(parts.keys).to(device, non_blocking=True) if is_shared else None
+    return PackedLayout(
+        arguments={
+            "query_lengths": parts.lengths,
+            "key_lengths": parts.key_lengths,
+            "query_ends": boundaries(parts.lengths),
+            "key_ends": boundaries(parts.key_lengths),
+            "key_index": key_index,
+        },
+        block_mask=None,
+    )
+
+
+def packed_attention(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    *,
+    scaling: float,
+    query_lengths: tuple[int, ...],
+    key_lengths: tuple[int, ...],
+    query_ends: torch.Tensor,
+    key_ends: torch.Tensor,
+    key_index: torch.Tensor | None,
+    softcap: float | None = None,
+    s_aux: torch.Tensor | None = None,
+    **_: Any,
+) -> tuple[torch.Tensor, None]:
+    """Causal attention within each part of a line, its prompt before it: called by transformers' layers.
+
+    ``query`` is (1, heads, T, head size), ``key`` and ``value`` have the same or fewer heads. The last token of a part
+    sees all its keys (the mask is aligned at the bottom right). Returns (1, T, heads, head size).
+    """
+    if softcap is not None or s_aux is not None:
+        raise UsageError(
+            f"learner.attention='flash': {type(module).__name__} changes the attention scores, which it does not "
+            "know; take learner.attention=sdpa"
+        )
+    # Under autocast only the values come straight from a matrix product, in its precision.
+    query_T, key_T, value_T = (tensor[0].to(value.dtype).transpose(0, 1) for tensor in (query, key, value))
+    if key_index is not None:
+        key_T, value_T = key_T[key_index], value_T[key_index]
+    if query.device.type == "cpu":
+        output_T = _attend_part_by_part(query_T, key_T, value_T, query_lengths, key_lengths, scaling)
+    else:
+        attend = _flash_kernel()
+        output_T = attend(query_T, key_T, value_T, query_ends, key_ends, max(query_lengths), max(key_lengths), scaling)
+    return output_T[None], None
+
+
+def _attend_part_by_part(
+    query_T: torch.Tensor,
+    key_T: torch.Tensor,
+    value_T: torch.Tensor,
+    query_lengths: tuple[int, ...],
+    key_lengths: tuple[int, ...],
+    scale: float,
+) -> torch.Tensor:
+    outputs = []
+    parts = zip(query_T.split(query_lengths), key_T.split(key_lengths), value_T.split(key_lengths), strict=True)
+    for query, key, value in parts:
+        num_before = len(key) - len(query)
+        is_seen = query.new_ones(len(query), len(key), dtype=torch.bool).tril(num_before) if num_before else None
+        output = functional.scaled_dot_product_attention(
+            query.transpose(0, 1)[None],
+            key.transpose(0, 1)[None],
+            value.transpose(0, 1)[None],
+            attn_mask=is_seen,
+            is_causal=is_seen is None,
+            scale=scale,
+            enable_gqa=query.shape[1] != key.shape[1],
+        )
+        outputs.append(output[0].transpose(0, 1))
+    return torch.cat(outputs)
+
+
+_FlashKernel = Callable[
+    [torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, int, int, float], torch.Tensor
+]
+
+
+def _flash_package() -> str | None:
+    """The module that has flash attention over lengths: the original where it is installed, else torch's copy."""
+    if importlib.util.find_spec("flash_attn") is not None:
+        return "flash_attn"
+    varlen = "torch.nn.attention.varlen"
+    return varlen if importlib.util.find_spec(varlen) is not None else None
+
+
+def _flash_kernel() -> _FlashKernel:
+    name = _flash_package()
+    assert name is not None, "looked for when the settings were checked"
+    package = importlib.import_module(name)
+    if name == "flash_attn":
+        return lambda q, k, v, ends_q, ends_k, most_q, most_k, scale: package.flash_attn_varlen_func(
+            q, k, v, ends_q, ends_k, most_q, most_k, softmax_scale=scale, causal=True
+        )
+    return lambda q, k, v, ends_q, ends_k, most_q, most_k, scale: package.varlen_attn(
+        q, k, v, ends_q, ends_k, most_q, most_k, scale=scale, window_size=(-1, 0), enable_gqa=q.shape[1] != k.shape[1]
+    )
+
+
+def block_mask(parts: Parts, device: torch.device) -> BlockMask:
+    """Who sees whom, for FlexAttention; no tensor of T x T is made on a GPU."""
+    from torch.nn.attention.flex_attention import create_block_mask
+
+    part_T = torch.from_numpy(np.repeat(np.arange(len(parts.lengths)), parts.lengths)).to(device)
+    prompt_T = torch.from_numpy(np.repeat(np.array(parts.prompts), parts.lengths)).to(device)
+
+    def is_seen(_: torch.Tensor, __: torch.Tensor, query: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
+        is_own = (part_T[key] == part_T[query]) | (part_T[key] == prompt_T[query])
+        return (key <= query) & is_own
+
+    length = len(part_T)
+    # Compiled, the mask is looked at block by block instead of whole.
+    return create_block_mask(is_seen, None, None, length, length, device=device, _compile=device.type != "cpu")
+
+
+def sharing_mask(segments: torch.Tensor) -> torch.Tensor:
+    """Which token sees which in padded rows that share a prompt: bool (B, 1, L, L), from segments (B, L).
+
+    A token sees what stands before it in the prompt and in its own completion. Padding sees itself, because
+    the softmax of nothing is not defined.
+    """
+    length = segments.shape[1]
+    is_before = torch.ones(length, length, dtype=torch.bool, device=segments.device).tril()
+    seen = segments[:, None, :]
+    return (is_before & ((seen == 0) | (seen == segments[:, :, None])))[:, None]
