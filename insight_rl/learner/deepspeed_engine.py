@@ -117,7 +117,8 @@ class DeepSpeedEngine:
         arguments, parameters = self._settings.adamw(), trainable_parameters(self.model)
         if self._settings.offload == "cpu" and self.device.type == "cuda":
             return deepspeed.ops.adam.DeepSpeedCPUAdam(parameters, adamw_mode=True, **arguments)
-        return torch.optim.AdamW(parameters, **arguments)
+        # Without `fused` torch takes a path on GPUs that makes another copy of the weights.
+        return torch.optim.AdamW(parameters, **arguments, fused=True)
 
     def _config(self) -> dict[str, Any]:
         zero: dict[str, Any] = {"stage": self._settings.zero_stage}
