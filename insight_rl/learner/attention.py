@@ -18,23 +18,21 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch.nn import functional
 
 from insight_rl.errors import UsageError, check
+from insight_rl.learner.batch import Parts
+from insight_rl.learner.settings import Attention, Kernel
 
 if TYPE_CHECKING:
     from torch.nn.attention.flex_attention import BlockMask
     from transformers import PretrainedConfig
-
-    from insight_rl.learner.settings import Attention
-
-Kernel = Literal["sdpa", "flash", "flex"]
 
 PACKED = "insight_rl_packed"
 """Name of :func:`packed_attention` among transformers' attention functions."""
@@ -98,37 +96,6 @@ def attends_fully(config: PretrainedConfig) -> bool:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Parts:
-    """The parts of rows that stand end to end in one line of T tokens: S of them, in their order.
-
-    A part is a row of its own, or the prompt of a shared row, or one of the completions after that. Its tokens see what
-    came before them in the part, and the whole of the part that ``prompts`` names.
-
-    Example: a shared row of 3 prompt tokens and completions of 1 and 2, then a row of 4 tokens::
-
-        lengths   [3, 1, 2, 4]
-        prompts   [0, 0, 0, 3]      a prompt, and a row of its own, name themselves
-    """
-
-    lengths: tuple[int, ...]
-    prompts: tuple[int, ...]
-
-    @property
-    def key_lengths(self) -> tuple[int, ...]:
-        """Keys that the last token of each part sees."""
-        own = zip(self.lengths, self.prompts, strict=True)
-        return tuple(n + (self.lengths[p] if p != s else 0) for s, (n, p) in enumerate(own))
-
-    @property
-    def keys(self) -> np.ndarray:
-        """The tokens whose keys each part sees, part after part: int64, as many as the sum of ``key_lengths``."""
-        ends = np.cumsum(self.lengths)
-        spans = [np.arange(end - n, end) for end, n in zip(ends.tolist(), self.lengths, strict=True)]
-        seen = (([] if p == s else [spans[p]]) + [spans[s]] for s, p in enumerate(self.prompts))
-        return np.concatenate([span for spans_of_part in seen for span in spans_of_part])
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class PackedLayout:
     """What the kernels need to know about packed rows, on the device."""
 
@@ -143,7 +110,7 @@ def packed_layout(parts: Parts, kernel: Kernel, device: torch.device) -> PackedL
     if kernel == "flex":
         return PackedLayout(arguments={}, block_mask=block_mask(parts, device))
 
-    def boundaries(lengths: tuple[int, ...]) -> torch.Tensor:
+    def boundaries(lengths: Sequence[int]) -> torch.Tensor:
         return torch.from_numpy(np.cumsum((0, *lengths), dtype=np.int32)).to(device, non_blocking=True)
 
     is_shared = parts.key_lengths != parts.lengths

@@ -57,8 +57,45 @@ class Row:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Parts:
+    """The parts of rows that stand end to end in one line of T tokens: S of them, in their order.
+
+    A part is a row of its own, or the prompt of a shared row, or one of the completions after that. Its tokens see what
+    came before them in the part, and the whole of the part that ``prompts`` names.
+
+    Example: a shared row of 3 prompt tokens and completions of 1 and 2, then a row of 4 tokens::
+
+        lengths   [3, 1, 2, 4]
+        prompts   [0, 0, 0, 3]      a prompt, and a row of its own, name themselves
+    """
+
+    lengths: tuple[int, ...]
+    prompts: tuple[int, ...]
+
+    @property
+    def num_rows(self) -> int:
+        return len(set(self.prompts))
+
+    @property
+    def key_lengths(self) -> tuple[int, ...]:
+        """Keys that the last token of each part sees."""
+        own = zip(self.lengths, self.prompts, strict=True)
+        return tuple(n + (self.lengths[p] if p != s else 0) for s, (n, p) in enumerate(own))
+
+    @property
+    def keys(self) -> np.ndarray:
+        """The tokens whose keys each part sees, part after part: int64, as many as the sum of ``key_lengths``."""
+        ends = np.cumsum(self.lengths)
+        spans = [np.arange(end - n, end) for end, n in zip(ends.tolist(), self.lengths, strict=True)]
+        seen = (([] if p == s else [spans[p]]) + [spans[s]] for s, p in enumerate(self.prompts))
+        return np.concatenate([span for spans_of_part in seen for span in spans_of_part])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class MicroBatch:
-    """B rows padded on the right to L tokens; N completion tokens in S sequences, sequence after sequence.
+    """B rows padded on the right to L tokens, or all rows end to end in one line (B is 1).
+
+    They hold N completion tokens in S sequences, sequence after sequence.
 
     Example: prompt 11 12 13 with completions 21 22 (advantage 1) and 31 32 33 (advantage -1). In two rows::
 
@@ -75,15 +112,25 @@ class MicroBatch:
         segments     [[ 0,  0,  0,  1,  2,  2]]
         positions    [[ 0,  1,  2,  3,  3,  4]]
         sources_N    [2, 3, 2, 4, 5]            the prompt's last token predicts both first tokens
+
+    The two rows end to end::
+
+        input_ids    [[11, 12, 13, 21, 11, 12, 13, 31, 32]]
+        positions    [[ 0,  1,  2,  3,  0,  1,  2,  3,  4]]
+        parts        lengths (4, 5), prompts (0, 1)
+        sources_N    [2, 3, 6, 7, 8]
     """
 
     input_ids: np.ndarray
     """int64 (B, L)."""
     segments: np.ndarray | None
     """int64 (B, L): 0 prompt, j the row's j-th completion, -1 padding. ``None``: no row is shared, so that plain causal
-    attention is right (padding on the right is never seen)."""
+    attention is right (padding on the right is never seen), or the rows are packed."""
     positions: np.ndarray | None
-    """int64 (B, L), every completion of a row going on where the prompt ends; ``None`` with ``segments``."""
+    """int64 (B, L), every completion of a row going on where the prompt ends; ``None`` for padded rows of which none
+    is shared."""
+    parts: Parts | None
+    """Of packed rows; else ``None``."""
     sources_N: np.ndarray
     """int64: index into the B * L flattened inputs whose hidden state predicts the token."""
     targets_N: np.ndarray
@@ -99,42 +146,56 @@ class MicroBatch:
     """What a pass through the model has to compute; nothing for a stand-in."""
 
 
-def make_micro_batch(rows: Sequence[Row], *, is_measured: bool = True) -> MicroBatch:
-    """Lay rows out as arrays. All rows are shared, or none is."""
+def make_micro_batch(rows: Sequence[Row], *, is_packed: bool = False, is_measured: bool = True) -> MicroBatch:
+    """Lay rows out as arrays. Of padded rows all are shared, or none is."""
     width = max(map(len, rows))
-    input_ids = np.zeros((len(rows), width), dtype=np.int64)
-    segments = np.full((len(rows), width), -1, dtype=np.int64)
-    positions = np.zeros((len(rows), width), dtype=np.int64)
+    shape = (1, sum(map(len, rows))) if is_packed else (len(rows), width)
+    input_ids = np.zeros(shape, dtype=np.int64)
+    segments = np.full(shape, -1, dtype=np.int64)
+    positions = np.zeros(shape, dtype=np.int64)
+    flat_ids, flat_segments, flat_positions = input_ids.ravel(), segments.ravel(), positions.ravel()
     sources: list[np.ndarray] = []
+    lengths: list[int] = []
+    prompts: list[int] = []
+    at = 0
     for b, row in enumerate(rows):
+        at = at if is_packed else b * width
         prompt_ids = row.sequences[0].prompt_ids
-        start = prompt_ids.size
-        input_ids[b, :start] = prompt_ids
-        segments[b, :start] = 0
-        positions[b, :start] = np.arange(start)
-        at = start
+        prompt_length, prompt_end, prompt_number = prompt_ids.size, at + prompt_ids.size, len(prompts)
+        flat_ids[at:prompt_end] = prompt_ids
+        flat_segments[at:prompt_end] = 0
+        flat_positions[at:prompt_end] = np.arange(prompt_length)
+        lengths.append(prompt_length)
+        prompts.append(prompt_number)
+        at = prompt_end
         for j, sequence in enumerate(row.sequences, start=1):
             end = at + sequence.completion_ids.size - 1
-            input_ids[b, at:end] = sequence.completion_ids[:-1]
-            segments[b, at:end] = j
-            positions[b, at:end] = np.arange(start, start + end - at)
-            source = np.arange(at - 1, end) + b * width
-            source[0] = b * width + start - 1
+            flat_ids[at:end] = sequence.completion_ids[:-1]
+            flat_segments[at:end] = j
+            flat_positions[at:end] = np.arange(prompt_length, prompt_length + end - at)
+            source = np.arange(at - 1, end)
+            source[0] = prompt_end - 1
             sources.append(source)
+            if not row.is_shared:
+                lengths[-1] += end - at
+            elif end > at:
+                lengths.append(end - at)
+                prompts.append(prompt_number)
             at = end
     sequences = [sequence for row in rows for sequence in row.sequences]
-    lengths = [sequence.completion_ids.size for sequence in sequences]
-    is_shared = rows[0].is_shared
+    sizes = [sequence.completion_ids.size for sequence in sequences]
+    has_mask = rows[0].is_shared and not is_packed
     return MicroBatch(
         input_ids=input_ids,
-        segments=segments if is_shared else None,
-        positions=positions if is_shared else None,
+        segments=segments if has_mask else None,
+        positions=positions if has_mask or is_packed else None,
+        parts=Parts(lengths=tuple(lengths), prompts=tuple(prompts)) if is_packed else None,
         sources_N=np.concatenate(sources),
         targets_N=np.concatenate([sequence.completion_ids for sequence in sequences], dtype=np.int64),
-        sequences_N=np.repeat(np.arange(len(sequences)), lengths),
+        sequences_N=np.repeat(np.arange(len(sequences)), sizes),
         rollout_logprobs_N=np.concatenate([sequence.rollout_logprobs for sequence in sequences]),
-        advantages_N=np.repeat([sequence.advantage for sequence in sequences], lengths),
-        weights_N=np.repeat([sequence.weight for sequence in sequences], lengths),
+        advantages_N=np.repeat([sequence.advantage for sequence in sequences], sizes),
+        weights_N=np.repeat([sequence.weight for sequence in sequences], sizes),
         num_sequences=len(sequences),
         is_measured=is_measured,
         work=sum((row.work for row in rows), Work()) if is_measured else Work(),

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 
-from insight_rl.learner.attention import Kernel
-from insight_rl.learner.settings import LearnerSettings, StartSpec
+from insight_rl.learner.settings import Kernel, LearnerSettings, StartSpec
 from insight_rl.weight_sync.base import TensorInfo
 
 if TYPE_CHECKING:

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from insight_rl.learner.attention import Kernel, choose_kernel, implementation
-from insight_rl.learner.settings import Attention, StartSpec
+from insight_rl.learner.attention import choose_kernel, implementation
+from insight_rl.learner.settings import Attention, Kernel, StartSpec
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

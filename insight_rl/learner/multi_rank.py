@@ -85,7 +85,7 @@ class MultiRankLearner(LearnerSettings, ABC):
             tokens_per_micro_batch=self.tokens_per_micro_batch,
             share_prompts=self.share_prompts and facts.can_share_prompts,
             hidden_size=facts.hidden_size,
-            vocab_size=facts.vocab_size,
+            kernel=facts.kernel,
         )
 
     def step(self, groups_P: Sequence[Group], advantages_P_G: Sequence[np.ndarray]) -> Metrics:

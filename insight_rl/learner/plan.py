@@ -16,10 +16,8 @@ from numpy.typing import DTypeLike
 
 from insight_rl.algorithm.loss import LossSettings
 from insight_rl.learner.batch import MicroBatch, Row, TrainSequence, make_micro_batch
+from insight_rl.learner.settings import Kernel
 from insight_rl.types import Completion, Group
-
-# A micro-batch computes at most this many logits at a time (256 MiB in float32).
-LOGITS_PER_CHUNK = 2**26
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,14 +96,11 @@ class BatchPlan:
 class RankPlan:
     """One rank's share of a step: per update its micro-batches, as many as every other rank has.
 
-    Example: with two updates, of two micro-batches and of one, ``updates`` is ``((a, b), (c,))`` and ``chunk_counts``,
-    say, ``((3, 2), (1,))``.
+    Example: with two updates, of two micro-batches and of one, ``updates`` is ``((a, b), (c,))``.
     """
 
     table: SequenceTable
     updates: tuple[tuple[BatchPlan, ...], ...]
-    chunk_counts: tuple[tuple[int, ...], ...]
-    """Into how many pieces the output head cuts each micro-batch; equal on all ranks (sharded heads are collective)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,7 +128,12 @@ class BatchSettings:
     tokens_per_micro_batch: int
     share_prompts: bool
     hidden_size: int
-    vocab_size: int
+    kernel: Kernel = "sdpa"
+
+    @property
+    def is_packed(self) -> bool:
+        """Whether rows stand end to end; else they are padded to equal length."""
+        return self.kernel != "sdpa"
 
 
 @dataclass(slots=True)
@@ -151,19 +151,14 @@ class _Update:
 
 @dataclass(frozen=True, slots=True)
 class _Part:
-    """The rows of a micro-batch, all shared or none."""
+    """The rows of a micro-batch; of padded rows all are shared, or none is."""
 
     rows: Sequence[Row]
     is_measured: bool = True
 
-    @property
-    def num_inputs(self) -> int:
+    def num_inputs(self, *, is_packed: bool) -> int:
         """Tokens computed, padding included."""
-        return len(self.rows) * max(map(len, self.rows))
-
-    @property
-    def num_targets(self) -> int:
-        return sum(sequence.completion_ids.size for row in self.rows for sequence in row.sequences)
+        return sum(map(len, self.rows)) if is_packed else len(self.rows) * max(map(len, self.rows))
 
 
 def plan_step(groups_P: Sequence[Group], advantages_P_G: Sequence[np.ndarray], settings: BatchSettings) -> StepPlan:
@@ -178,21 +173,22 @@ def plan_step(groups_P: Sequence[Group], advantages_P_G: Sequence[np.ndarray], s
     starts = range(0, len(groups_P), size)
     updates = [_select(groups_P[at : at + size], advantages_P_G[at : at + size], settings) for at in starts]
     parts_U_R = [_cut(update, settings) for update in updates]
-    counts = tuple(
-        tuple(max(_num_chunks(part, settings.vocab_size) for part in same) for same in zip(*parts_R, strict=True))
-        for parts_R in parts_U_R
-    )
     trained = [s for update in updates for sequences in update.sequences_by_group for s in sequences]
     return StepPlan(
-        ranks=tuple(_rank_plan([parts_R[rank] for parts_R in parts_U_R], counts) for rank in range(settings.num_ranks)),
+        ranks=tuple(_rank_plan([parts_R[rank] for parts_R in parts_U_R]) for rank in range(settings.num_ranks)),
         num_sequences=len(trained),
         num_tokens=sum(s.completion_ids.size for s in trained),
         num_skipped_groups=sum(update.num_skipped_groups for update in updates),
-        num_inputs=sum(part.num_inputs for parts_R in parts_U_R for parts in parts_R for part in parts),
+        num_inputs=sum(
+            part.num_inputs(is_packed=settings.is_packed)
+            for parts_R in parts_U_R
+            for parts in parts_R
+            for part in parts
+        ),
     )
 
 
-def _rank_plan(parts_U: Sequence[Sequence[_Part]], chunk_counts: tuple[tuple[int, ...], ...]) -> RankPlan:
+def _rank_plan(parts_U: Sequence[Sequence[_Part]]) -> RankPlan:
     # A stand-in may come up several times; it is sent once.
     sequences = {id(s): s for parts in parts_U for part in parts for row in part.rows for s in row.sequences}
     numbers = {key: number for number, key in enumerate(sequences)}
@@ -208,7 +204,6 @@ def _rank_plan(parts_U: Sequence[Sequence[_Part]], chunk_counts: tuple[tuple[int
             )
             for parts in parts_U
         ),
-        chunk_counts=chunk_counts,
     )
 
 
@@ -270,15 +265,14 @@ def _sequence(prompt_ids: np.ndarray, completion: Completion, advantage: float, 
 def _cut(update: _Update, settings: BatchSettings) -> list[list[_Part]]:
     """The micro-batches of an update for each rank, equally many, longest first."""
     rows = [row for sequences in update.sequences_by_group for row in make_rows(sequences, settings)]
-    rows.sort(key=lambda row: (row.is_shared, len(row)), reverse=True)
+    rows.sort(key=lambda row: (row.is_shared and not settings.is_packed, len(row)), reverse=True)
     rows_of_rank: list[list[Row]] = [[] for _ in range(settings.num_ranks)]
     for number, row in enumerate(rows):
         # First rank to last, then last to first, and so on: with sorted rows every rank gets about the same work.
         round_number, place = divmod(number, settings.num_ranks)
         rank = place if round_number % 2 == 0 else settings.num_ranks - 1 - place
         rows_of_rank[rank].append(row)
-    budget = settings.tokens_per_micro_batch
-    parts_of_rank = [[_Part(part) for part in _fill(own_rows, budget)] for own_rows in rows_of_rank]
+    parts_of_rank = [[_Part(part) for part in _fill(own_rows, settings)] for own_rows in rows_of_rank]
     stand_in = [Row(sequences=(update.stand_in,))]
     if not rows:
         parts_of_rank[0].append(_Part(stand_in, is_measured=update.is_stand_in_real))
@@ -288,10 +282,10 @@ def _cut(update: _Update, settings: BatchSettings) -> list[list[_Part]]:
     return parts_of_rank
 
 
-def lay_out(batch: BatchPlan, sequences: Sequence[TrainSequence]) -> MicroBatch:
+def lay_out(batch: BatchPlan, sequences: Sequence[TrainSequence], *, is_packed: bool) -> MicroBatch:
     """A micro-batch of a rank, from the ``sequences`` of its table."""
     rows = [Row(sequences=tuple(sequences[number] for number in row)) for row in batch.rows]
-    return make_micro_batch(rows, is_measured=batch.is_measured)
+    return make_micro_batch(rows, is_packed=is_packed, is_measured=batch.is_measured)
 
 
 def make_rows(sequences: Sequence[TrainSequence], settings: BatchSettings) -> list[Row]:
@@ -308,32 +302,39 @@ def make_rows(sequences: Sequence[TrainSequence], settings: BatchSettings) -> li
             members = []
         members.append(sequence)
     shared.append(Row(sequences=tuple(members)))
-    return min(alone, shared, key=lambda rows: _cost(rows, settings.hidden_size))
+    return min(alone, shared, key=lambda rows: _cost(rows, settings))
 
 
-def _cost(rows: Sequence[Row], hidden_size: int) -> float:
+def _cost(rows: Sequence[Row], settings: BatchSettings) -> float:
     """Work of a decoder layer in units of one attended pair, about 4 h flops; a token's matrices take about 24 h^2.
 
-    A shared row computes its whole square of pairs under a mask; plain causal attention computes half.
+    Over packed rows only the pairs that see each other are computed. Of padded rows a shared one computes its whole
+    square of pairs under a mask, one of its own about half.
     """
-    return sum(6 * hidden_size * len(row) + len(row) ** 2 * (1.0 if row.is_shared else 0.5) for row in rows)
+    matrices = 6 * settings.hidden_size * sum(map(len, rows))
+    if settings.is_packed:
+        return matrices + sum(row.work.num_pairs for row in rows)
+    return matrices + sum(len(row) ** 2 * (1.0 if row.is_shared else 0.5) for row in rows)
 
 
-def _fill(rows: Sequence[Row], budget: int) -> list[list[Row]]:
-    """Consecutive rows of one kind, as many as fit in ``budget`` tokens with padding; a longer row stands alone."""
+def _fill(rows: Sequence[Row], settings: BatchSettings) -> list[list[Row]]:
+    """Consecutive rows, as many as fit in the token budget with padding; a longer row stands alone.
+
+    Padded rows of a micro-batch are of one kind: all shared, or none.
+    """
     parts: list[list[Row]] = []
     for row in rows:
         part = parts[-1] if parts else []
-        # Sorted longest first: the part's first row is its width.
-        if part and part[0].is_shared == row.is_shared and (len(part) + 1) * len(part[0]) <= budget:
+        is_same_kind = settings.is_packed or (bool(part) and part[0].is_shared == row.is_shared)
+        if (
+            part
+            and is_same_kind
+            and _Part([*part, row]).num_inputs(is_packed=settings.is_packed) <= (settings.tokens_per_micro_batch)
+        ):
             part.append(row)
         else:
             parts.append([row])
     return parts
-
-
-def _num_chunks(part: _Part, vocab_size: int) -> int:
-    return -(-part.num_targets * vocab_size // LOGITS_PER_CHUNK)
 
 
 def _joined(arrays: Iterable[np.ndarray], dtype: DTypeLike) -> np.ndarray:

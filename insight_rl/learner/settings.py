@@ -16,6 +16,8 @@ from insight_rl.types import DTYPES
 
 Offload = Literal["none", "cpu"]
 Attention = Literal["auto", "sdpa", "flash", "flex"]
+Kernel = Literal["sdpa", "flash", "flex"]
+"""What ``auto`` stands for, too: how attention is computed, and so how rows are laid out."""
 HeadKernel = Literal["chunked", "liger"]
 HeadDtype = Literal["auto", "float32"]
 
@@ -237,7 +239,8 @@ class ModelFacts:
     """What cutting the batches needs to know about the loaded model."""
 
     hidden_size: int
-    vocab_size: int
     can_share_prompts: bool
+    kernel: Kernel
+    """Of the attention."""
     peak_flops: float
     """Floating-point operations a second of this rank: see :func:`~insight_rl.learner.flops.measure_peak`."""

@@ -17,8 +17,8 @@ import numpy as np
 import torch
 
 from insight_rl.algorithm.loss import TokenLosses, Tokens, k3, token_losses
-from insight_rl.errors import RunStopped
-from insight_rl.learner.attention import attends_fully
+from insight_rl.errors import RunStopped, check
+from insight_rl.learner.attention import attends_fully, implementation, packed_layout
 from insight_rl.learner.batch import MicroBatch, Row, TrainSequence, make_micro_batch
 from insight_rl.learner.engine import Scorer, TrainEngine
 from insight_rl.learner.flops import ModelShape, Work, measure_peak
@@ -54,7 +54,6 @@ class _Batch:
     plan: BatchPlan
     sequences: Sequence[TrainSequence]
     """All sequences of the rank."""
-    num_chunks: int
 
     @property
     def rollout_logprobs_N(self) -> np.ndarray:
@@ -81,8 +80,8 @@ class RankWorker:
         self._shape = ModelShape.of(self._engine.model)
         return ModelFacts(
             hidden_size=config.hidden_size,
-            vocab_size=config.vocab_size,
             can_share_prompts=can_share,
+            kernel=self._engine.kernel,
             peak_flops=measure_peak(self._engine.device, self._engine.dtype),
         )
 
@@ -95,29 +94,42 @@ class RankWorker:
             TrainSequence(prompt_ids=prompt, completion_ids=c, rollout_logprobs=zeros[: c.size], advantage=0, weight=0)
             for c in completions
         ]
-        alone = self._copy(make_micro_batch([Row(sequences=(sequence,)) for sequence in sequences]), 1)
-        shared = self._copy(make_micro_batch([Row(sequences=tuple(sequences))]), 1)
+        rows = [Row(sequences=(sequence,)) for sequence in sequences]
+        kernel, device = self._engine.kernel, self._engine.device
+        padded = self._copy(make_micro_batch(rows))
+        alone = self._copy(make_micro_batch(rows, is_packed=kernel != "sdpa"))
+        shared = self._copy(make_micro_batch([Row(sequences=tuple(sequences))], is_packed=kernel != "sdpa"))
         # Random tokens score very differently in another context, so in half precision a wide margin still tells.
         is_full = self._engine.dtype == torch.float32
+        context_margin = 1e-3 if is_full else 0.2
+        model = self._engine.model
         with torch.no_grad():
             by_head = self._engine.scorer(**alone.inputs)[0]
             self._engine.set_calls_head(False)
             by_model = self._engine.scorer(**alone.inputs)[0]
-            is_matrix = type(self._engine.model.get_output_embeddings()) is torch.nn.Linear
-            calls_head = is_matrix and float((by_head - by_model).abs().mean()) < (1e-3 if is_full else 2e-2)
+            if kernel != "sdpa":
+                model.set_attn_implementation(implementation("sdpa"))
+                gap = _mean_gap(self._engine.scorer(**padded.inputs)[0], by_model)
+                model.set_attn_implementation(implementation(kernel))
+                check(
+                    gap < context_margin,
+                    "learner.attention",
+                    kernel,
+                    f"on this machine its log-probs differ from those of sdpa by {gap:.2g} nats; take sdpa",
+                )
+            is_matrix = type(model.get_output_embeddings()) is torch.nn.Linear
+            calls_head = is_matrix and _mean_gap(by_head, by_model) < (1e-3 if is_full else 2e-2)
             self._engine.set_calls_head(calls_head)
+            check_plain_head(calls_head, self._engine.settings)
+            if not attends_fully(model.config) or (kernel == "sdpa" and device.type != "cpu"):
+                return False  # a dense mask on a GPU costs more than sharing saves
             together = self._engine.scorer(**shared.inputs)[0]
-        check_plain_head(calls_head, self._engine.settings)
-        gap = float((together - (by_head if calls_head else by_model)).abs().mean())
-        return attends_fully(self._engine.model.config) and gap < (1e-3 if is_full else 0.2)
+        return _mean_gap(together, by_head if calls_head else by_model) < context_margin
 
     def step(self, plan: RankPlan, lr: float) -> StepSums:
         """Raises ``RunStopped`` where the gradient is not finite."""
         sequences = plan.table.sequences()
-        updates = [
-            [_Batch(plan=batch, sequences=sequences, num_chunks=chunks) for batch, chunks in zip(*each, strict=True)]
-            for each in zip(plan.updates, plan.chunk_counts, strict=True)
-        ]
+        updates = [[_Batch(plan=batch, sequences=sequences) for batch in batches] for batches in plan.updates]
         result = StepSums()
         if self._engine.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self._engine.device)
@@ -183,9 +195,9 @@ class RankWorker:
         return scores
 
     def _to_device(self, batch: _Batch) -> DeviceBatch:
-        return self._copy(lay_out(batch.plan, batch.sequences), batch.num_chunks)
+        return self._copy(lay_out(batch.plan, batch.sequences, is_packed=self._engine.kernel != "sdpa"))
 
-    def _copy(self, batch: MicroBatch, num_chunks: int) -> DeviceBatch:
+    def _copy(self, batch: MicroBatch) -> DeviceBatch:
         def integers(array: np.ndarray) -> torch.Tensor:
             return torch.from_numpy(array).to(self._engine.device, non_blocking=True)
 
@@ -196,6 +208,9 @@ class RankWorker:
                 "positions": None if batch.positions is None else integers(batch.positions),
                 "sources_N": integers(batch.sources_N),
                 "targets_N": integers(batch.targets_N),
+                "layout": None
+                if batch.parts is None
+                else packed_layout(batch.parts, self._engine.kernel, self._engine.device),
             },
             sequences_N=integers(batch.sequences_N),
             rollout_logprobs_N=self._floats(batch.rollout_logprobs_N),
@@ -295,6 +310,10 @@ def add_gap(result: StepSums, logprobs_N: torch.Tensor, rollout_logprobs_N: torc
     gap_N = (rollout_logprobs_N - logprobs_N).double()
     result.add({"num_gaps": gap_N.numel(), "gap": gap_N.abs().sum().item(), "kl_to_rollout": k3(gap_N).sum().item()})
     result.gap_max = max(result.gap_max, gap_N.abs().max().item())
+
+
+def _mean_gap(one_N: torch.Tensor, other_N: torch.Tensor) -> float:
+    return float((one_N - other_N).abs().mean())
 
 
 def _exhaust(items: Iterator[object]) -> None:

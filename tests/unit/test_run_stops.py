@@ -29,7 +29,6 @@ def metrics_of(gap_N: torch.Tensor) -> Metrics:
         tokens_per_micro_batch=1,
         share_prompts=False,
         hidden_size=1,
-        vocab_size=1,
     )
     return to_metrics(plan_step([], [], settings), sums_R, 1e-6)
 

@@ -60,7 +60,6 @@ class ScriptedLearner:
         tokens_per_micro_batch=100,
         share_prompts=True,
         hidden_size=4,
-        vocab_size=8,
     )
 
     def __init__(self, events, gap=0.0):

@@ -25,7 +25,6 @@ BATCH_SETTINGS = BatchSettings(
     tokens_per_micro_batch=64,
     share_prompts=True,
     hidden_size=64,
-    vocab_size=24,
 )
 
 

@@ -1,14 +1,16 @@
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from insight_rl.learner.attention import sharing_mask
+from insight_rl.learner.attention import implementation, packed_layout, sharing_mask
 from insight_rl.learner.batch import Row, TrainSequence, make_micro_batch
 from insight_rl.learner.logprobs import TokenScorer
-from insight_rl.learner.settings import LearnerSettings
+from insight_rl.learner.settings import Kernel, LearnerSettings
 
 
 @pytest.fixture(scope="module", params=["tied_model", "untied_model"])
@@ -32,8 +34,8 @@ def make_sequences(vocab_size: int) -> list[TrainSequence]:
     ]
 
 
-def score(scorer: TokenScorer, rows: list[Row]) -> tuple[torch.Tensor, torch.Tensor]:
-    batch = make_micro_batch(rows)
+def score(scorer: TokenScorer, rows: list[Row], kernel: Kernel = "sdpa") -> tuple[torch.Tensor, torch.Tensor]:
+    batch = make_micro_batch(rows, is_packed=kernel != "sdpa")
     as_tensor = {
         name: None if array is None else torch.from_numpy(array)
         for name, array in (
@@ -44,7 +46,8 @@ def score(scorer: TokenScorer, rows: list[Row]) -> tuple[torch.Tensor, torch.Ten
             ("targets_N", batch.targets_N),
         )
     }
-    return scorer(**as_tensor)
+    layout = None if batch.parts is None else packed_layout(batch.parts, kernel, torch.device("cpu"))
+    return scorer(**as_tensor, layout=layout)
 
 
 def plain_scores(model, sequences: list[TrainSequence], temperature: float) -> tuple[torch.Tensor, torch.Tensor]:
@@ -66,12 +69,22 @@ def relative_error(found: torch.Tensor, expected: torch.Tensor) -> float:
 @pytest.mark.parametrize("calls_head", [True, False])
 @pytest.mark.parametrize("is_shared", [False, True])
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
-def test_scores_and_gradients_equal_the_plain_model(model, temperature, is_shared, calls_head) -> None:
+@pytest.mark.parametrize("kernel", ["sdpa", "flash", "flex"])
+def test_scores_and_gradients_equal_the_plain_model(
+    model, flex_by_dense_mask, kernel, temperature, is_shared, calls_head
+) -> None:
     sequences = make_sequences(model.config.vocab_size)
     scorer = TokenScorer(model, temperature=temperature, settings=LearnerSettings())
     scorer.calls_head = calls_head
     rows = [Row(sequences=tuple(sequences))] if is_shared else [Row(sequences=(s,)) for s in sequences]
-    logprobs, entropies = score(scorer, rows)
+    if kernel != "sdpa":
+        # A row of another prompt in the same line.
+        stranger = dataclasses.replace(sequences[2], prompt_ids=sequences[2].prompt_ids[2:])
+        rows.insert(1, Row(sequences=(stranger,)))
+        sequences.insert(len(rows[0].sequences), stranger)
+    model.set_attn_implementation(implementation(kernel))
+    logprobs, entropies = score(scorer, rows, kernel)
+    model.set_attn_implementation("sdpa")
     expected_logprobs, expected_entropies = plain_scores(model, sequences, temperature)
     # Log-probs are float32 whatever the weights are, and so are the model's norms.
     tolerance = 2e-6

@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from insight_rl.algorithm.loss import GRPO, LossSettings
 from insight_rl.learner.batch import MicroBatch, Row, TrainSequence
 from insight_rl.learner.plan import (
-    LOGITS_PER_CHUNK,
     BatchSettings,
     RankPlan,
     SequenceTable,
@@ -31,7 +30,6 @@ SETTINGS = BatchSettings(
     tokens_per_micro_batch=40,
     share_prompts=True,
     hidden_size=16,
-    vocab_size=32,
 )
 
 
@@ -69,13 +67,15 @@ def batches_of(plan: StepPlan) -> list[MicroBatch]:
     return [batch for rank in plan.ranks for update in laid_out(rank) for batch in update]
 
 
-def laid_out(rank: RankPlan) -> list[list[MicroBatch]]:
+def laid_out(rank: RankPlan, *, is_packed: bool = False) -> list[list[MicroBatch]]:
     sequences = rank.table.sequences()
-    return [[lay_out(batch, sequences) for batch in update] for update in rank.updates]
+    return [[lay_out(batch, sequences, is_packed=is_packed) for batch in update] for update in rank.updates]
 
 
 def read_back(batch: MicroBatch) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
     """The (context, target) pairs a model would be trained on, from nothing but what it gets to see."""
+    if batch.parts is not None:
+        return read_back_packed(batch)
     pairs = []
     flat = batch.input_ids.ravel()
     width = batch.input_ids.shape[1]
@@ -92,6 +92,20 @@ def read_back(batch: MicroBatch) -> list[tuple[tuple[int, ...], tuple[int, ...]]
     return pairs
 
 
+def read_back_packed(batch: MicroBatch) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
+    assert batch.parts is not None and batch.positions is not None and len(batch.input_ids) == 1
+    parts = batch.parts
+    part_of = np.repeat(np.arange(len(parts.lengths)), parts.lengths)
+    assert len(part_of) == batch.input_ids.size
+    pairs = []
+    for source, target in zip(batch.sources_N.tolist(), batch.targets_N.tolist(), strict=True):
+        visible = {part_of[source], parts.prompts[part_of[source]]}
+        seen = [i for i in range(source + 1) if part_of[i] in visible]
+        assert batch.positions[0, seen].tolist() == list(range(len(seen)))
+        pairs.append((tuple(batch.input_ids[0, seen].tolist()), target))
+    return pairs
+
+
 @settings(deadline=None)
 @given(
     step=steps(),
@@ -99,8 +113,11 @@ def read_back(batch: MicroBatch) -> list[tuple[tuple[int, ...], tuple[int, ...]]
     budget=st.integers(1, 200),
     share=st.booleans(),
     size=st.integers(1, 7),
+    kernel=st.sampled_from(["sdpa", "flash", "flex"]),
 )
-def test_every_token_with_a_gradient_is_trained_on_once_in_its_right_context(step, num_ranks, budget, share, size):
+def test_every_token_with_a_gradient_is_trained_on_once_in_its_right_context(
+    step, num_ranks, budget, share, size, kernel
+):
     groups, advantages = step
     plan = plan_step(
         groups,
@@ -111,8 +128,16 @@ def test_every_token_with_a_gradient_is_trained_on_once_in_its_right_context(ste
             tokens_per_micro_batch=budget,
             share_prompts=share,
             prompts_per_update=size,
+            kernel=kernel,
         ),
     )
+    batches = [
+        batch for rank in plan.ranks for update in laid_out(rank, is_packed=kernel != "sdpa") for batch in update
+    ]
+    assert plan.num_inputs == sum(batch.input_ids.size for batch in batches)
+    for batch in batches:
+        assert batch.input_ids.size <= budget or batch.input_ids.shape[0] == 1
+        assert batch.parts is None or batch.parts.num_rows == 1 or batch.input_ids.size <= budget
     expected = Counter(
         (group.prompt.token_ids + tuple(completion.token_ids[:t].tolist()), completion.token_ids[t])
         for group, values in zip(groups, advantages, strict=True)
@@ -120,7 +145,7 @@ def test_every_token_with_a_gradient_is_trained_on_once_in_its_right_context(ste
         if value != 0 and not np.isnan(value)
         for t in range(len(completion.token_ids))
     )
-    found = Counter(pair for b in batches_of(plan) if b.weights_N.any() for pair in read_back(b))
+    found = Counter(pair for b in batches if b.weights_N.any() for pair in read_back(b))
     assert found == expected
     assert plan.num_tokens == expected.total()
 
@@ -137,7 +162,6 @@ def test_ranks_stay_in_step_and_budgets_are_kept(step, num_ranks, budget, size) 
     shapes = {tuple(len(update) for update in rank.updates) for rank in plan.ranks}
     assert len(shapes) == 1
     assert all(count > 0 for count in shapes.pop())
-    assert len({rank.chunk_counts for rank in plan.ranks}) == 1
     for batch in batches_of(plan):
         assert batch.input_ids.size <= budget or batch.input_ids.shape[0] == 1
         assert batch.is_measured or not batch.weights_N.any()
@@ -216,12 +240,6 @@ def test_a_group_wider_than_the_budget_is_shared_in_parts() -> None:
     plan = plan_step(groups, [np.array([1.0, -1.0] * 4)], dataclasses.replace(SETTINGS, tokens_per_micro_batch=40))
     assert [batch.num_sequences for batch in batches_of(plan)] == [4, 4]
     assert [batch.input_ids.size for batch in batches_of(plan)] == [40, 40]
-
-
-def test_many_logits_are_cut_into_chunks() -> None:
-    wide = dataclasses.replace(SETTINGS, vocab_size=LOGITS_PER_CHUNK // 4)
-    plan = plan_step([make_group(0, 4, [3, 6])], [np.array([1.0, -1.0])], wide)
-    assert plan.ranks[0].chunk_counts == ((3,),)
 
 
 def test_advantages_must_match_their_groups() -> None:
