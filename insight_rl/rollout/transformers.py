@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from insight_rl.errors import RunStopped, check
-from insight_rl.learner.models import attends_fully
+from insight_rl.learner.attention import attends_fully
 from insight_rl.rollout.base import RolloutSpec, check_lengths
 from insight_rl.rollout.prompt_sharing import PromptSharingDecoder
 from insight_rl.seeding import derive_seed
@@ -139,7 +139,7 @@ class TransformersEngine:
     @torch.inference_mode()
     def _can_share_prompts(self) -> bool:
         """Try on a few tokens whether this architecture's attention can be replaced; on a GPU it has not been tried."""
-        if self._device.type != "cpu" or not attends_fully(self._model):
+        if self._device.type != "cpu" or not attends_fully(self._model.config):
             return False
         tokens = torch.tensor(self._tokenizer.eos_token_ids[:1] * 2)
         prompts = [Prompt(id="", task="", text="", token_ids=ids, answer=None) for ids in ((1, 2, 3), (2, 1))]
