@@ -24,10 +24,13 @@ def pytest_configure():
 
 
 def pytest_collection_modifyitems(items):
-    """Fast tests first: what they find waits for no engine. One process runs all that share the vLLM engine."""
+    """Fast tests first: what they find waits for no engine. One process runs all that share the vLLM engine.
+
+    Those that start one of their own, or import vLLM, say so by themselves.
+    """
     items.sort(key=lambda item: item.get_closest_marker("slow") is not None)
     for item in items:
-        if "vllm" in item.nodeid:
+        if "vllm_tied" in item.fixturenames:
             item.add_marker(pytest.mark.xdist_group("vllm"))
 
 

@@ -163,6 +163,8 @@ class _Worker:
             import torch._dynamo
 
             torch._dynamo.config.disable = True
+            # For the processes that vLLM starts, where it does.
+            os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
 
     def generate(self, *, requests: list[Request]) -> Iterator[Any]:
         """Yield ``(index of the request, its samples)`` in the order in which they finish, and :data:`ALIVE`."""

@@ -34,7 +34,8 @@ PROMPTS = [
 
 
 def option(path: Path):
-    return pytest.param(path.stem, id=path.stem, marks=[pytest.mark.slow] if path.stem == "vllm" else [])
+    marks = [pytest.mark.slow, pytest.mark.xdist_group("vllm")] if path.stem == "vllm" else []
+    return pytest.param(path.stem, id=path.stem, marks=marks)
 
 
 @pytest.fixture(scope="session", params=[option(path) for path in sorted(CONF.glob("*.yaml"))])

@@ -181,6 +181,7 @@ def test_a_wrong_setting_is_named(overrides, named, build_option):
 
 
 @pytest.mark.slow  # importing vLLM takes ten seconds
+@pytest.mark.xdist_group("vllm")
 @pytest.mark.skipif(find_spec("vllm") is None, reason="needs vLLM")
 class TestVllmAsInstalled:
     """The interface that the two GPU channels were written against is that of the vLLM at hand."""

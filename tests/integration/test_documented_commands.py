@@ -126,6 +126,10 @@ def is_like(command: str, pattern: str) -> bool:
     return fnmatchcase(command, pattern.replace("[", "[[]"))
 
 
+def is_sweep(command: str) -> bool:
+    return command.startswith("insight-rl train -m ")
+
+
 def listed(command: str) -> str | None:
     return next((pattern for pattern in NOT_RUN if is_like(command, pattern)), None)
 
@@ -297,9 +301,37 @@ def run(command: str, capfd: pytest.CaptureFixture[str]) -> tuple[int, str]:
     return code, "".join(capfd.readouterr())
 
 
+@pytest.fixture(scope="module")
+def sweeps(tmp_path_factory):
+    """The folders of sweeps, by command: the longest of all, so one that stands on two pages is run once."""
+    parent = tmp_path_factory.mktemp("sweeps")
+    folders: dict[str, Path] = {}
+
+    def run_once(command: str, capfd: pytest.CaptureFixture[str]) -> tuple[int, str]:
+        (target,) = (Path(each.removeprefix("run_dir=")) for each in command.split() if each.startswith("run_dir="))
+        if command in folders:
+            shutil.copytree(folders[command], target)
+            return 0, ""
+        code, output = run(command, capfd)
+        folders[command] = parent / str(len(folders))
+        shutil.copytree(target, folders[command])
+        return code, output
+
+    return run_once
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("page", [page for page in PAGES if RUN[page]], ids=lambda page: page.stem)
-def test_the_commands_of_a_page_do_what_it_says(page, workplace, demo, monkeypatch, capfd, request):
+# One worker of a parallel test run does all pages that have a sweep.
+@pytest.mark.parametrize(
+    "page",
+    [
+        pytest.param(page, marks=pytest.mark.xdist_group("sweeps") if any(map(is_sweep, RUN[page])) else [])
+        for page in PAGES
+        if RUN[page]
+    ],
+    ids=lambda page: page.stem,
+)
+def test_the_commands_of_a_page_do_what_it_says(page, workplace, demo, sweeps, monkeypatch, capfd, request):
     if any("train " in each and "run_dir=runs/demo" in each for each in RUN[page]):
         shutil.rmtree(workplace / "runs" / "demo")
     for command in RUN[page]:
@@ -314,7 +346,7 @@ def test_the_commands_of_a_page_do_what_it_says(page, workplace, demo, monkeypat
             monkeypatch.setenv("INSIGHT_RL_SELECTOR_URL", start(workplace / "selector-service")[1])
             continue
         smaller = made_smaller(command, demo)
-        code, output = run(smaller, capfd)
+        code, output = (sweeps if is_sweep(command) else run)(smaller, capfd)
         assert code == 0, f"{command}\nas {smaller}\nended with {code}:\n{output}"
         for pattern, files in MADE.items():
             missing = [each for each in files.split() if is_like(command, pattern) and not glob.glob(each)]

@@ -6,10 +6,12 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from insight_rl.cli.train import expand_combinations
 from insight_rl.config import compose_config
 from insight_rl.monitor.dictionary import is_of_the_machine
 from insight_rl.run import train
@@ -170,30 +172,23 @@ def test_waiting_for_a_run_that_dies_ends_with_its_message(tmp_path):
 
 
 @pytest.mark.slow
-def test_ctrl_c_finishes_the_step_and_the_run_goes_on_from_there(tmp_path):
-    run(tmp_path / "whole", "trainer.num_steps=30")
-    process = start_process(tmp_path / "cut", "trainer.num_steps=30")
+def test_a_run_that_is_interrupted_and_then_killed_ends_as_if_nothing_had_happened(tmp_path):
+    """Ctrl-C finishes the step, writes a checkpoint and the model; kill -9 goes back to the last checkpoint."""
+    run(tmp_path / "whole", "trainer.num_steps=24")
+    process = start_process(tmp_path / "cut", "trainer.num_steps=24")
     wait_for_step(process, tmp_path / "cut", 1)
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 130
     assert "Traceback" not in errors
     done = len(read_lines(tmp_path / "cut" / "selections.jsonl"))
-    assert 1 <= done < 30
+    assert 1 <= done < 20
     assert (tmp_path / "cut" / "model" / "model.safetensors").exists()
-    run(tmp_path / "cut", "trainer.num_steps=30")
-    whole, cut = (without_times(read_lines(tmp_path / name / "metrics.jsonl")) for name in ("whole", "cut"))
-    assert whole == cut
-
-
-@pytest.mark.slow
-def test_kill_9_and_resume_is_as_if_nothing_had_happened(tmp_path):
-    run(tmp_path / "whole", "trainer.num_steps=12")
-    process = start_process(tmp_path / "cut", "trainer.num_steps=12")
-    wait_for_step(process, tmp_path / "cut", 5)
+    process = start_process(tmp_path / "cut", "trainer.num_steps=24")
+    wait_for_step(process, tmp_path / "cut", done + 2)
     process.kill()
     process.communicate()
-    run(tmp_path / "cut", "trainer.num_steps=12")
+    run(tmp_path / "cut", "trainer.num_steps=24")
     whole, cut = (without_times(read_lines(tmp_path / name / "metrics.jsonl")) for name in ("whole", "cut"))
     assert whole == cut
     assert (tmp_path / "whole" / "selections.jsonl").read_text() == (tmp_path / "cut" / "selections.jsonl").read_text()
@@ -215,16 +210,25 @@ def test_two_runs_cannot_share_a_folder(tmp_path):
 
 @pytest.mark.slow
 def test_a_sweep_runs_every_combination_in_its_own_process(tmp_path):
-    command = [sys.executable, "-m", "insight_rl", "train", "-m", *SMALL, f"run_dir={tmp_path}/sweep"]
-    command += ["selector=random,insight", "seed=1,2", "trainer.num_steps=1", "evaluation.every=1"]
+    swept = [f"run_dir={tmp_path}/sweep", "selector=random,insight", "seed=2"]
+    command = [sys.executable, "-m", "insight_rl", "train", "-m", *SMALL, *swept]
+    command += ["trainer.num_steps=1", "evaluation.every=1"]
     result = subprocess.run(command, capture_output=True, text=True, env=os.environ)
     assert result.returncode == 0, result.stderr
-    names = {f"selector-{selector}_seed-{seed}" for selector in ("random", "insight") for seed in (1, 2)}
-    assert {path.name for path in (tmp_path / "sweep").iterdir()} == names
-    before = {
-        name: next(line for line in read_lines(tmp_path / "sweep" / name / "metrics.jsonl") if line["step"] == 0)
+    names = ["selector-random", "selector-insight"]
+    assert {path.name for path in (tmp_path / "sweep").iterdir()} == set(names)
+    before = [
+        next(line for line in read_lines(tmp_path / "sweep" / name / "metrics.jsonl") if line["step"] == 0)
         for name in names
+    ]
+    assert before[0]["eval/accuracy"] == before[1]["eval/accuracy"], "paired: same problems, same seeds"
+
+
+def test_a_sweep_over_two_keys_has_a_folder_for_each_pair():
+    base, combinations = expand_combinations(["selector=random,insight", "seed=1,2", "run_dir=/runs/x", "model=tiny"])
+    assert base == Path("/runs/x")
+    assert {label: sorted(overrides) for overrides, label in combinations} == {
+        f"selector-{selector}_seed-{seed}": ["model=tiny", f"seed={seed}", f"selector={selector}"]
+        for selector in ("random", "insight")
+        for seed in (1, 2)
     }
-    for seed in (1, 2):
-        pair = [before[f"selector-{name}_seed-{seed}"]["eval/accuracy"] for name in ("random", "insight")]
-        assert pair[0] == pair[1], "the evaluation is paired: same problems, same seeds"

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import signal
+import threading
 import time
 from pathlib import Path
 
 import pytest
 import torch
+import torch._dynamo
 from transformers import AutoModelForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
 from insight_rl.child_process import ChildLost
-from insight_rl.errors import UsageError
 from insight_rl.learner.lora import describe_weights
 from insight_rl.rollout.base import RolloutSpec
 from insight_rl.rollout.vllm import VllmEngine
+from insight_rl.rollout.vllm_worker import RefusedError, _Worker
 from insight_rl.types import Prompt, Sampling
 from insight_rl.weight_sync.base import SyncSeconds
 
@@ -28,6 +29,7 @@ PROMPTS = [
     )
     for i in range(8)
 ]
+NO_SETTING = {"engine_args": {"no_such_setting": 1}}
 SAMPLING = Sampling(num_rollouts=4, max_tokens=16, temperature=1.0, seed=3)
 
 
@@ -92,23 +94,28 @@ def test_weights_arrive_with_tied_embeddings(vllm_tied, tied_model):
     check_syncs(vllm_tied, model)
 
 
-def test_untied_weights_arrive_and_the_death_of_the_process_is_an_error_and_no_hang(untied_model):
+def test_untied_weights_arrive_and_nothing_is_left_after_close(untied_model):
+    """And: more prompt tokens than fit in one pass. Cutting a prompt in two would rewind its generator, which CPU
+    generators cannot do."""
     model = load(untied_model)
     assert model.lm_head.weight is not model.model.embed_tokens.weight
-    engine = VllmEngine(num_threads=1)
+    assert sum(len(prompt.token_ids) for prompt in PROMPTS) > 64
+    engine = VllmEngine(num_threads=1, engine_args={"max_num_batched_tokens": 64})
     try:
         engine.start(RolloutSpec(model_path=untied_model, dtype="float32", max_length=64, seed=0))
+        group = engine._process.pid
         assert largest_gap(engine, model) <= 1e-4, "the weights it has started with"
         check_syncs(engine, model)
-        os.kill(engine._process.pid, signal.SIGKILL)
-        with pytest.raises(ChildLost, match=r"the vLLM process died in generate \(killed by SIGKILL\)"):
-            list(engine.generate(PROMPTS, sampling=SAMPLING))
     finally:
         engine.close()
+    with pytest.raises(ProcessLookupError):
+        os.killpg(group, 0)
+    engine.close()
 
 
-def test_qwen3_arrives_and_nothing_is_left_after_close(tied_model, tmp_path):
-    """The family of the paper ties its embeddings in another way inside vLLM. And: close ends each process."""
+@pytest.fixture
+def qwen3(tied_model, tmp_path):
+    """A small model of the paper's family, and its folder; its embeddings are tied in another way inside vLLM."""
     torch.manual_seed(0)
     config = AutoModelForCausalLM.from_pretrained(tied_model).config
     model = Qwen3ForCausalLM(
@@ -128,38 +135,34 @@ def test_qwen3_arrives_and_nothing_is_left_after_close(tied_model, tmp_path):
     model.save_pretrained(tmp_path)
     for name in ("tokenizer.json", "tokenizer_config.json"):
         (tmp_path / name).write_bytes((tied_model / name).read_bytes())
-    engine = VllmEngine(num_threads=1)
-    try:
-        engine.start(RolloutSpec(model_path=tmp_path, dtype="float32", max_length=64, seed=0))
-        group = engine._process.pid
-        check_syncs(engine, model)
-    finally:
-        engine.close()
-    with pytest.raises(ProcessLookupError):
-        os.killpg(group, 0)
-    engine.close()
+    return model, tmp_path
 
 
-def test_an_engine_core_of_its_own_ends_with_the_process_and_its_death_is_noticed(tied_model, monkeypatch):
-    """As on a GPU, where vLLM's engine core is a process that the rollout process starts."""
+def descendants(pid: int) -> list[int]:
+    children = [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    return [each for child in children for each in (child, *descendants(child))]
+
+
+def test_two_workers_get_the_weights_and_end_with_the_process_whose_death_is_noticed(qwen3, monkeypatch):
+    """As on GPUs: the engine core is a process of its own, and so is each of two tensor-parallel workers (gloo)."""
+    model, folder = qwen3
     monkeypatch.setenv("VLLM_ENABLE_V1_MULTIPROCESSING", "1")
-    engine = VllmEngine(num_threads=1)
+    engine = VllmEngine(num_threads=1, engine_args={"tensor_parallel_size": 2})
     try:
-        engine.start(RolloutSpec(model_path=tied_model, dtype="float32", max_length=64, seed=0))
-        assert len(list(engine.generate(PROMPTS, sampling=SAMPLING))) == len(PROMPTS)
-        children = Path(f"/proc/{engine._process.pid}/task/{engine._process.pid}/children").read_text().split()
-        commands = {int(pid): Path(f"/proc/{pid}/cmdline").read_text() for pid in children}
-        (core,) = [pid for pid, command in commands.items() if "resource_tracker" not in command]
-        maps = Path(f"/proc/{core}/maps").read_text().splitlines()
+        engine.start(RolloutSpec(model_path=folder, dtype="float32", max_length=64, seed=0))
+        check_syncs(engine, model)
+        commands = {pid: Path(f"/proc/{pid}/cmdline").read_text() for pid in descendants(engine._process.pid)}
+        (core,) = [pid for pid, command in commands.items() if "EngineCore" in command]
+        assert len([pid for pid, command in commands.items() if "Worker_TP" in command]) == 2
+        maps = [line for pid in commands for line in Path(f"/proc/{pid}/maps").read_text().splitlines()]
         shared = {line.split()[5] for line in maps if "/dev/shm/" in line and "(deleted)" not in line}
         stacks = engine._process._child.dump_stacks()
         assert f"process {core}, state" in stacks and "run_engine_core" in stacks
-        stream = engine.generate(PROMPTS, sampling=SAMPLING)
-        next(stream)
+        # A core that is stopped neither answers nor notices.
         os.kill(core, signal.SIGSTOP)
-        os.kill(engine._process.pid, signal.SIGKILL)
+        threading.Timer(1.0, os.kill, (engine._process.pid, signal.SIGKILL)).start()
         with pytest.raises(ChildLost, match=r"the vLLM process died in generate \(killed by SIGKILL\)"):
-            list(stream)
+            list(engine.generate(PROMPTS, sampling=SAMPLING))
         deadline = time.monotonic() + 60
         left = [Path(f"/proc/{pid}") for pid in commands] + [Path(name) for name in shared]
         while any(path.exists() for path in left) and time.monotonic() < deadline:
@@ -169,29 +172,18 @@ def test_an_engine_core_of_its_own_ends_with_the_process_and_its_death_is_notice
         engine.close()
 
 
-def test_a_setting_that_vllm_refuses_is_reported_in_its_words(tied_model):
-    engine = VllmEngine(engine_args={"no_such_setting": 1})
-    with pytest.raises(UsageError, match=r"rollout\.engine_args.*no_such_setting"):
-        engine.start(RolloutSpec(model_path=tied_model, dtype="float32", max_length=64, seed=0))
-
-
-def test_sleeping_is_refused_on_cpu(tied_model):
+@pytest.mark.xdist_group("vllm")
+@pytest.mark.parametrize(("changes", "reason"), [({"sleep": True}, r"rollout\.sleep=True"), (NO_SETTING, "no_such")])
+def test_settings_that_vllm_refuses(changes, reason, tied_model, monkeypatch):
+    """In this process, where vLLM is imported already; how its reason reaches the user is tested in unit/rollout."""
     if torch.cuda.is_available():
         pytest.skip("vLLM can sleep on this device")
-    engine = VllmEngine(sleep=True)
-    with pytest.raises(UsageError, match=r"rollout\.sleep=True"):
-        engine.start(RolloutSpec(model_path=tied_model, dtype="float32", max_length=64, seed=0))
-
-
-def test_more_prompt_tokens_than_fit_in_one_pass_are_generated_all_the_same(tied_model):
-    """Cutting a prompt in two would rewind its seeded generator, which CPU generators cannot do."""
-    engine = VllmEngine(num_threads=1, engine_args={"max_num_batched_tokens": 64})
-    engine.start(RolloutSpec(model_path=tied_model, dtype="float32", max_length=64, seed=0))
-    try:
-        results = list(engine.generate(PROMPTS, sampling=dataclasses.replace(SAMPLING, max_tokens=4)))
-    finally:
-        engine.close()
-    assert sorted(prompt.id for prompt, _ in results) == [prompt.id for prompt in PROMPTS]
+    monkeypatch.setenv("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
+    monkeypatch.setenv("TORCHDYNAMO_DISABLE", "1")
+    start = {"model_path": str(tied_model), "dtype": "float32", "max_length": 64, "seed": 0}
+    arguments = start | {"sleep": False, "transfer_backend": None, "engine_args": {}} | changes
+    with torch._dynamo.config.patch(disable=True), pytest.raises(RefusedError, match=reason):
+        next(_Worker().start(**arguments))
 
 
 def test_the_order_and_company_of_prompts_do_not_matter(vllm_tied, tied_model):

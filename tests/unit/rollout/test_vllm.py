@@ -52,6 +52,10 @@ class Worker:
         print("Free memory on device is less than desired", file=sys.stderr, flush=True)
         raise OSError(30, "Read-only file system", "/dev/shm/psm_1")
 
+    def refuse(self):
+        raise vllm_worker.RefusedError("no_such_setting is not known")
+        yield
+
     def fork(self):
         # A grandchild with a copy of the socket, as a forked engine core has.
         pid = os.fork()
@@ -126,6 +130,11 @@ def test_a_failure_quotes_the_log_and_is_no_silent_exit(make_process):
     ):
         process.call("be_read_only")
     process.call("count", number=1, pause_s=0)
+
+
+def test_settings_that_vllm_refuses_are_reported_in_its_words(make_process):
+    with pytest.raises(UsageError, match=r"rollout: vLLM refused .*engine_args.*: no_such_setting is not known"):
+        make_process().call("refuse")
 
 
 def test_a_process_in_the_middle_of_a_generation_is_not_waited_for_at_the_end(make_process):
