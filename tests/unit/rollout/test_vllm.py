@@ -41,7 +41,7 @@ from insight_rl.rollout import vllm_worker
 
 class Worker:
     def start(self):
-        yield "cpu"
+        yield "cpu", 1
 
     def count(self, *, number, pause_s, sign=False):
         for i in range(number):
