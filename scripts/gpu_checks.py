@@ -409,67 +409,69 @@ def check_run(check: Check, place: Place, figures: Figures) -> None:
             figures.add(name, last[name])
 
 
-def _learners() -> Iterator[Check]:
-    accelerate, deepspeed = ("learner=accelerate",), ("learner=deepspeed",)
-    again = ("learner.gradient_checkpointing=true",)
-    yield Check(name="accelerate", run=check_numerics, overrides=accelerate)
-    yield Check(name="accelerate checkpointing", run=check_numerics, overrides=(*accelerate, *again))
-    yield Check(
-        name="accelerate unshared prompts", run=check_numerics, overrides=(*accelerate, "learner.share_prompts=false")
-    )
-    adapter = ("learner.lora.rank=8",)
-    yield Check(name="accelerate adapter", run=check_numerics, overrides=(*accelerate, *adapter), needs=("peft",))
-    for stage in range(4):
-        zero = (*deepspeed, f"learner.zero_stage={stage}")
-        yield Check(name=f"zero-{stage}", run=check_numerics, overrides=zero, needs=("deepspeed",))
-        yield Check(
-            name=f"zero-{stage} checkpointing",
-            run=check_numerics,
-            overrides=(*zero, *again),
-            needs=("deepspeed", "gpu"),
-        )
-    for stage in (2, 3):
-        yield Check(
-            name=f"zero-{stage} offload",
-            run=check_numerics,
-            overrides=(*deepspeed, f"learner.zero_stage={stage}", "learner.offload=cpu"),
-            needs=("deepspeed", "gpu"),
-        )
-    for stage in (2, 3):
-        yield Check(
-            name=f"zero-{stage} adapter",
-            run=check_numerics,
-            overrides=(*deepspeed, f"learner.zero_stage={stage}", *adapter),
-            needs=("deepspeed", "peft", "gpu"),
-        )
+MEMORY_SHARE = "+rollout.engine_args.gpu_memory_utilization"
+AGAIN = "learner.gradient_checkpointing=true"
+ADAPTER = "learner.lora.rank=8"
 
 
-def _loads() -> Iterator[Check]:
-    again = ("learner.gradient_checkpointing=true",)
-    yield Check(name="load accelerate", run=check_load, overrides=("learner=accelerate", *again))
-    for name, changes in {
-        "load zero-2": (),
-        "load zero-2 checkpointing": again,
-        "load zero-2 adapter": (*again, "learner.lora.rank=16"),
-        "load zero-2 offload": (*again, "learner.offload=cpu"),
-        "load zero-3 checkpointing": (*again, "learner.zero_stage=3"),
-    }.items():
-        yield Check(name=name, run=check_load, overrides=("learner=deepspeed", *changes), needs=("deepspeed", "gpu"))
-
-
-def _runs() -> Iterator[Check]:
-    yield Check(name="run transformers", run=check_run, overrides=("rollout=transformers",))
-    vllm = ("rollout=vllm", "learner=deepspeed", "learner.gradient_checkpointing=true")
-    both = ("vllm", "deepspeed")
-    yield Check(name="run shared_memory", run=check_run, overrides=(*vllm, "weight_sync=shared_memory"), needs=both)
-    yield Check(name="run ipc", run=check_run, overrides=(*vllm, "weight_sync=ipc"), needs=(*both, "gpu"))
-    yield Check(
-        name="run ipc sleep",
-        run=check_run,
-        overrides=(*vllm, "weight_sync=ipc", "rollout.sleep=true", "+rollout.engine_args.gpu_memory_utilization=0.7"),
-        needs=(*both, "gpu"),
+def _learner(name: str, *changes: str, needs: tuple[str, ...] = (), dtypes: tuple[str, ...] | None = None) -> Check:
+    """``name`` begins with ``accelerate`` or ``zero-<stage>``; on a CPU DeepSpeed's plain stages are enough."""
+    kind, *variant = name.split()
+    if kind == "accelerate":
+        overrides: tuple[str, ...] = ("learner=accelerate", *changes)
+    else:
+        overrides = ("learner=deepspeed", f"learner.zero_stage={kind.removeprefix('zero-')}", *changes)
+        needs = ("deepspeed", *(("gpu",) if variant else ()), *needs)
+    return Check(
+        name=name, run=check_numerics, overrides=overrides, needs=needs, dtypes=dtypes or ("float32", "bfloat16")
     )
 
 
-CHECKS = {check.name: check for check in (*_learners(), *_loads(), *_runs())}
+def _load(name: str, *changes: str, needs: tuple[str, ...] = ()) -> Check:
+    if name.startswith("load zero"):
+        overrides = ("learner=deepspeed", f"learner.zero_stage={name.split()[1].removeprefix('zero-')}", *changes)
+        return Check(name=name, run=check_load, overrides=overrides, needs=("deepspeed", "gpu", *needs))
+    return Check(name=name, run=check_load, overrides=("learner=accelerate", *changes), needs=needs)
+
+
+def _vllm(name: str, *changes: str, needs: tuple[str, ...] = ("gpu",)) -> Check:
+    overrides = ("rollout=vllm", "learner=deepspeed", AGAIN, *changes)
+    return Check(name=name, run=check_run, overrides=overrides, needs=("vllm", "deepspeed", *needs))
+
+
+CHECKS = {
+    check.name: check
+    for check in (
+        _learner("accelerate"),
+        _learner("accelerate checkpointing", AGAIN),
+        *(_learner(f"zero-{stage}") for stage in range(4)),
+        _learner("zero-2 checkpointing", AGAIN),
+        _learner("zero-3 checkpointing", AGAIN),
+        _learner("accelerate sdpa", "learner.attention=sdpa", needs=("gpu",)),
+        _learner("accelerate flash", "learner.attention=flash", needs=("gpu",), dtypes=("bfloat16",)),
+        _learner("accelerate flex", "learner.attention=flex", needs=("gpu",)),
+        _vllm("run shared_memory", "weight_sync=shared_memory", needs=()),
+        _vllm("run ipc", "weight_sync=ipc"),
+        # Together more than the card has, were both awake.
+        _vllm("run ipc sleep", "weight_sync=ipc", "rollout.sleep=true", f"{MEMORY_SHARE}=0.85"),
+        _load("load accelerate", AGAIN),
+        _load("load zero-2"),
+        _load("load zero-2 checkpointing", AGAIN),
+        _load("load zero-2 offload", AGAIN, "learner.offload=cpu"),
+        _load("load zero-2 adapter", AGAIN, ADAPTER),
+        _load("load zero-3 checkpointing", AGAIN),
+        _load("load accelerate liger", AGAIN, "learner.head=liger", needs=("gpu", "liger_kernel")),
+        _learner("zero-2 offload", "learner.offload=cpu"),
+        _learner("zero-3 offload", "learner.offload=cpu"),
+        _learner("accelerate adapter", ADAPTER, needs=("peft",)),
+        _learner("zero-2 adapter", ADAPTER, needs=("peft",)),
+        _learner("zero-3 adapter", ADAPTER, needs=("peft",)),
+        _learner("accelerate liger", "learner.head=liger", needs=("gpu", "liger_kernel")),
+        _learner("accelerate float32 head", "learner.head_dtype=float32", dtypes=("bfloat16",)),
+        _learner("accelerate unshared prompts", "learner.share_prompts=false"),
+        _learner("zero-0 checkpointing", AGAIN),
+        _learner("zero-1 checkpointing", AGAIN),
+        Check(name="run transformers", run=check_run, overrides=("rollout=transformers",)),
+    )
+}
 """In order of what matters most; where the time is short, the last are not run."""
