@@ -61,6 +61,7 @@ class TrainerConfig:
     max_completion_tokens: int = MISSING
     temperature: float = MISSING
     max_mean_logprob_gap: float | None = MISSING
+    sync_check_every: int = MISSING
 
     def __post_init__(self) -> None:
         for key in ("num_steps", "prompts_per_step", "max_completion_tokens"):
@@ -87,6 +88,8 @@ class TrainerConfig:
         )
         gap = self.max_mean_logprob_gap
         check(gap is None or gap > 0, "trainer.max_mean_logprob_gap", gap, "must be above 0, or null")
+        every = self.sync_check_every
+        check(every >= 0, "trainer.sync_check_every", every, "must be at least 0 (0: after the first sync alone)")
 
 
 @dataclass(kw_only=True)
@@ -181,6 +184,7 @@ FREE_ON_RESUME = (
     "resume",
     "trainer.num_steps",
     "trainer.max_mean_logprob_gap",
+    "trainer.sync_check_every",
     "checkpoint",
     "evaluation",
     "monitor",

@@ -30,6 +30,7 @@ from insight_rl.doctor.checkup import examine
 from insight_rl.errors import Interrupted, UsageError, check
 from insight_rl.evaluation import Evaluator
 from insight_rl.gate.base import Gate
+from insight_rl.gpu_turns import take_turns
 from insight_rl.model_folder import count_parameters
 from insight_rl.monitor.base import Monitor
 from insight_rl.monitor.jsonl import JsonlMonitor
@@ -45,6 +46,7 @@ from insight_rl.selector.base import FollowsItsRun, Selector, TellsItsOrder
 from insight_rl.selector.decision_log import DECISIONS_FOLDER, DecisionLog, RecordsDecisions
 from insight_rl.state_codec import load_state, save_state
 from insight_rl.stop_signals import stop_on_signals
+from insight_rl.sync_check import SyncCheck
 from insight_rl.task.base import Task
 from insight_rl.tokenizer import ModelTokenizer
 from insight_rl.types import Metrics, Sampling
@@ -181,10 +183,11 @@ def assemble(
 
     judge = build_judge(parts.reward, config.judge)
     cleanup.callback(judge.close)
-    parts.rollout.start(_rollout_spec(config, parts))
-    cleanup.callback(parts.rollout.close)
-    parts.learner.start(_start_spec(config, parts))
-    cleanup.callback(parts.learner.close)
+    rollout, learner = take_turns(parts.rollout, parts.learner)
+    rollout.start(_rollout_spec(config, parts))
+    cleanup.callback(rollout.close)
+    learner.start(_start_spec(config, parts))
+    cleanup.callback(learner.close)
     selection_log = SelectionLog(run_dir.path / "selections.jsonl", first_step=first_step)
     cleanup.callback(selection_log.close)
     logs: list[SelectionLog | DecisionLog] = [selection_log]
@@ -198,25 +201,34 @@ def assemble(
         writers: dict[str, Callable[[Path], None]] = {
             "trainer": lambda folder: save_state(folder, asdict(progress)),
             "selector": lambda folder: save_state(folder, parts.selector.state_dict()),
-            "learner": parts.learner.save_checkpoint,
+            "learner": learner.save_checkpoint,
         }
         store.save(progress.step, writers, accuracy=accuracy)
 
     watch = Watch(parts.say, num_problems=len(parts.data.problems))
     watch.open(run_dir.path, config={}, num_steps=config.trainer.num_steps, first_step=first_step)
     sampling = evaluation_sampling(config.evaluation, max_tokens=completion_tokens(config), seed=config.seed)
+    settings = _trainer_settings(config)
     return Trainer(
-        settings=_trainer_settings(config),
+        settings=settings,
         selector=parts.selector,
         gate=parts.gate,
-        rollout=parts.rollout,
+        rollout=rollout,
         judge=judge,
         algorithm=parts.algorithm,
-        learner=parts.learner,
+        learner=learner,
         evaluator=Evaluator(problems=parts.data.problems, sampling=sampling),
         monitors=[*parts.monitors, watch],
         selection_log=SelectionLogs(*logs),
         save_checkpoint=save_checkpoint,
+        sync_check=SyncCheck(
+            rollout=rollout,
+            learner=learner,
+            prompts=parts.data.pool,
+            sampling=settings.sampling,
+            every=config.trainer.sync_check_every,
+            max_mean_gap=settings.max_mean_logprob_gap,
+        ),
     )
 
 
@@ -284,7 +296,7 @@ def _restore_selector(selector: Selector, checkpoint: Path) -> None:
 def _restore(trainer: Trainer, progress: Progress, checkpoint: Path) -> None:
     trainer.progress = progress
     trainer.learner.load_checkpoint(part_folder(checkpoint, "learner"))
-    trainer.rollout.update_weights(trainer.learner.weights(), version=progress.step)
+    trainer.sync(progress.step)
 
 
 def _tell_resumption(step: int, num_steps: int, checkpoint: Path) -> str:

@@ -14,7 +14,7 @@ This file has the order of these steps and the counters of the run, and nothing 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -28,8 +28,8 @@ from insight_rl.learner.base import Learner
 from insight_rl.memory import peak_memory
 from insight_rl.monitor.base import Monitor
 from insight_rl.reward.base import Judge
-from insight_rl.rollout.base import RolloutEngine
-from insight_rl.rollout.groups import Finished, collect_groups, roll_out
+from insight_rl.rollout.base import Finished, RolloutEngine
+from insight_rl.rollout.groups import collect_groups, roll_out
 from insight_rl.run_stops import stop_if_logprobs_diverge
 from insight_rl.seeding import derive_seed
 from insight_rl.selector.base import Selector
@@ -86,6 +86,7 @@ class Trainer:
         monitors: Sequence[Monitor],
         selection_log: SelectionLog,
         save_checkpoint: Saver,
+        sync_check: Callable[[int], Metrics],
     ) -> None:
         self.settings = settings
         self.selector = selector
@@ -98,6 +99,7 @@ class Trainer:
         self.monitors = monitors
         self.selection_log = selection_log
         self.save_checkpoint = save_checkpoint
+        self.sync_check = sync_check
         self.progress = Progress()
         self.clock = PhaseClock()
         self.stop_requested = False
@@ -175,7 +177,8 @@ class Trainer:
 
     @phase("sync")
     def sync(self, version: int) -> Metrics:
-        return self.rollout.update_weights(self.learner.weights(), version=version)
+        metrics = self.rollout.update_weights(self.learner.weights(), version=version)
+        return metrics | self.sync_check(version)
 
     @phase("evaluate")
     def evaluate(self) -> Metrics:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
 from insight_rl.learner.settings import StartSpec
-from insight_rl.types import Group, Metrics
+from insight_rl.types import Group, Metrics, Prompt
 from insight_rl.weight_sync.base import WeightSource
 
 
@@ -52,3 +52,24 @@ class Learner(Protocol):
         ...
 
     def close(self) -> None: ...
+
+
+@runtime_checkable
+class ScoresCompletions(Learner, Protocol):
+    """A learner that can be asked for log-probs, with which a weight sync is checked."""
+
+    def logprobs(self, completions: Sequence[tuple[Prompt, np.ndarray]]) -> list[np.ndarray]:
+        """Of every token of each completion (int32 (T,), a few and short) after its prompt: float32 (T,), in nats.
+
+        Under the present weights and at the temperature of the rollouts. Nothing is learnt from it.
+        """
+        ...
+
+
+@runtime_checkable
+class ReleasesMemory(Learner, Protocol):
+    """A learner that can leave its GPUs to a rollout engine meanwhile."""
+
+    def release_memory(self) -> None:
+        """Give the memory on the device back until the next call of anything else, which takes it again."""
+        ...

@@ -35,11 +35,11 @@ class ParkedMemory:
     """
 
     def __init__(self, owners: object, device: torch.device) -> None:
-        """Empty every storage on ``device`` that is reachable from ``owners``, and give the memory back to the device.
+        """Empty every storage that is reachable from ``owners`` and on a device of the kind of ``device``.
 
         Nothing may use it until :meth:`restore`: a tensor without its storage reads from nowhere.
         """
-        tensors = [tensor for tensor in reachable_tensors(owners) if tensor.device == device]
+        tensors = [tensor for tensor in reachable_tensors(owners) if tensor.device.type == device.type]
         storages = {storage.data_ptr(): storage for storage in map(_storage, tensors) if storage.nbytes() > 0}
         self._device = device
         self._parked = [_Parked(storage, _copy_out(storage)) for storage in storages.values()]

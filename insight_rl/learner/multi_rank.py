@@ -22,7 +22,7 @@ from insight_rl.learner.schedule import lr_at
 from insight_rl.learner.settings import LearnerSettings, StartSpec
 from insight_rl.learner.step_sums import to_metrics
 from insight_rl.model_folder import fingerprint
-from insight_rl.types import Group, Metrics
+from insight_rl.types import Group, Metrics, Prompt
 from insight_rl.weight_sync.base import CallAll, SenderSpec, SyncSeconds, TensorInfo, WeightSource
 
 if TYPE_CHECKING:
@@ -54,6 +54,7 @@ class MultiRankLearner(LearnerSettings, ABC):
         self._processes: RankProcesses | None = None
         self._worker: RankWorker | None = None
         self._num_steps_done = 0
+        self._is_released = False
 
     @abstractmethod
     def _make_worker(self) -> MakeWorker:
@@ -109,6 +110,18 @@ class MultiRankLearner(LearnerSettings, ABC):
     def weights(self) -> WeightSource:
         return _LearnerWeights(self)
 
+    def logprobs(self, completions: Sequence[tuple[Prompt, np.ndarray]]) -> list[np.ndarray]:
+        """See :meth:`~insight_rl.learner.base.ScoresCompletions.logprobs`. Every rank scores all: they are few."""
+        pairs = [(prompt.token_ids, token_ids) for prompt, token_ids in completions]
+        scored: list[np.ndarray] = self._everywhere("logprobs", pairs)
+        return scored
+
+    def release_memory(self) -> None:
+        """See :meth:`~insight_rl.learner.base.ReleasesMemory.release_memory`."""
+        if not self._is_released:
+            self._everywhere("release_memory")
+            self._is_released = True
+
     def save_checkpoint(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self._everywhere("save_checkpoint", folder)
@@ -155,7 +168,10 @@ class MultiRankLearner(LearnerSettings, ABC):
         return self._call(method, [arguments] * self.num_ranks, answer=answer)[0]
 
     def _call(self, method: str, arguments_R: Sequence[tuple[Any, ...]], *, answer: Answer | None = None) -> list[Any]:
-        """See :meth:`~insight_rl.learner.processes.RankProcesses.call`."""
+        """See :meth:`~insight_rl.learner.processes.RankProcesses.call`. Memory that was released is taken again."""
+        if self._is_released and method != "describe":
+            self._is_released = False
+            self._everywhere("take_memory")
         if self._worker is not None:
             keywords = {} if answer is None else {"ask": lambda request: answer(request, _nothing_to_see)}
             return [getattr(self._worker, method)(*arguments_R[0], **keywords)]

@@ -20,6 +20,7 @@ from insight_rl.algorithm.loss import TokenLosses, Tokens, k3, token_losses
 from insight_rl.errors import RunStopped, check
 from insight_rl.learner.attention import attends_fully, implementation, packed_layout
 from insight_rl.learner.batch import MicroBatch, Row, TrainSequence, make_micro_batch
+from insight_rl.learner.device_memory import ParkedMemory
 from insight_rl.learner.engine import Scorer, TrainEngine
 from insight_rl.learner.flops import ModelShape, Work, measure_peak
 from insight_rl.learner.head import check_plain_head
@@ -67,6 +68,7 @@ class RankWorker:
         self._engine = engine
         self._handed_file: BinaryIO | None = None
         self._sender: Sender | None = None
+        self._parked: ParkedMemory | None = None
 
     def start(self, spec: StartSpec) -> ModelFacts:
         from transformers import set_seed
@@ -223,6 +225,32 @@ class RankWorker:
 
     def _floats(self, array: np.ndarray) -> torch.Tensor:
         return torch.from_numpy(array).to(self._engine.device, torch.float32, non_blocking=True)
+
+    def logprobs(self, completions: Sequence[tuple[Sequence[int], np.ndarray]]) -> list[np.ndarray]:
+        """Of the tokens of each completion after its prompt; both are token ids. One row at a time."""
+        found = []
+        for prompt_ids, completion_ids in completions:
+            sequence = TrainSequence(
+                prompt_ids=np.asarray(prompt_ids),
+                completion_ids=completion_ids,
+                rollout_logprobs=np.zeros(len(completion_ids)),
+                advantage=0.0,
+                weight=0.0,
+            )
+            batch = self._copy(make_micro_batch([Row(sequences=(sequence,))]), 1)
+            with torch.no_grad():
+                found.append(self._engine.scorer(**batch.inputs)[0].float().cpu().numpy())
+        return found
+
+    def release_memory(self) -> int:
+        """Move all that is on the device to host memory, until :meth:`take_memory`; returns how many bytes it was."""
+        self._parked = ParkedMemory([self._engine, self._reference], self._engine.device)
+        return self._parked.num_bytes
+
+    def take_memory(self) -> None:
+        assert self._parked is not None
+        self._parked.restore()
+        self._parked = None
 
     def named_tensors(self) -> Iterator[tuple[str, torch.Tensor]]:
         return self._engine.named_tensors()

@@ -52,6 +52,7 @@ AREAS = {
     "selector": "What the selector knows of its pool, and how good its guesses are.",
     "gate": "Admission of groups (dynamic sampling); the trivial gate admits all in one round.",
     "rollout": "Generation.",
+    "sync": "Checks of the weight sync (`trainer.sync_check_every`): only in the steps that had one.",
     "learner": "The policy update. Averages are over the tokens that were trained on, unless said.",
     "time": "Wall-clock seconds.",
     "memory": (
@@ -153,6 +154,10 @@ ENTRIES: tuple[MetricEntry, ...] = (
            "above `trainer.max_mean_logprob_gap`.", MISMATCH),
     _entry("rollout/tokens_per_s", "tokens/s", "higher", "Tokens generated in the step over `time/rollout_s`."),
     _entry("rollout/samples", "table", "", "A few completions with prompt, reward and status; in `samples.jsonl`."),
+    _entry("sync/logprob_gap_mean", "nats", "0", "Mean absolute difference of the log-probs that a rollout worker "
+           "sampled a few short completions with after the sync and the learner's: that of the worst worker. The run "
+           "stops above `trainer.max_mean_logprob_gap`.", MISMATCH),
+    _entry("sync/logprob_gap_max", "nats", "0", "Largest such difference, over all tokens and workers.", MISMATCH),
     _entry("learner/loss", "loss", "", "The loss that was minimised. Near 0 by construction of the advantages; its "
            "level says little.", GRPO),
     _entry("learner/grad_norm", "norm", "steady", "Gradient norm before clipping, the mean over the step's updates."),
@@ -183,6 +188,12 @@ ENTRIES: tuple[MetricEntry, ...] = (
            "recomputation do not count. Only in steps with an update.", PALM),
     _entry("learner/tokens_per_s", "tokens/s", "higher", "`learner/num_tokens` over `time/learn_s`."),
     *(_entry(f"time/{phase}_s", "s", "lower", meaning) for phase, meaning in _PHASE_MEANINGS.items()),
+    _entry("time/sync_gather_s", "s", "lower", "Of `time/sync_s`: getting whole tensors from the ranks that hold them. "
+           "On a GPU these times are those of the calls; work that goes on behind them counts where it is waited for."),
+    _entry("time/sync_transfer_s", "s", "lower", "Of `time/sync_s`: writing the checkpoint (shared memory), filling "
+           "buffers (CUDA IPC), or broadcasting and loading, which go on together (NCCL)."),
+    _entry("time/sync_load_s", "s", "lower", "Of `time/sync_s`: waiting for the rollout engine to load what has come."),
+    _entry("time/sync_check_s", "s", "lower", "Of `time/sync_s`: the check of the log-probs, in steps that had one."),
     _entry("time/evaluate_s", "s", "lower", "Evaluation after the step; not part of `time/step_s`."),
     _entry("time/checkpoint_s", "s", "lower", "Writing the checkpoint; not part of `time/step_s`."),
     _entry("time/step_s", "s", "lower", "The whole training step: the five phases and the loop around them."),

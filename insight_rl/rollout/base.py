@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from insight_rl.errors import UsageError
 from insight_rl.types import Completion, Metrics, Prompt, Sampling
 from insight_rl.weight_sync.base import WeightChannel, WeightSource
+
+Finished = list[tuple[Prompt, tuple[Completion, ...]]]
+"""Prompts with their completions, in the order in which the engine finished them."""
 
 
 def _say_nothing(text: str) -> None:
@@ -72,6 +75,30 @@ class RolloutEngine(Protocol):
 
     def close(self) -> None:
         """Free the model and every process that belongs to it."""
+        ...
+
+
+@runtime_checkable
+class HasWorkers(RolloutEngine, Protocol):
+    """An engine with several workers, each with weights of its own."""
+
+    def generate_on_each(self, prompts: Sequence[Prompt], *, sampling: Sampling) -> Sequence[Finished]:
+        """What every worker samples from all of ``prompts``, worker by worker."""
+        ...
+
+
+@runtime_checkable
+class Sleeps(RolloutEngine, Protocol):
+    """An engine that can leave its GPUs to the learner meanwhile."""
+
+    sleep: bool
+    """Whether it shall."""
+
+    def release_memory(self) -> None:
+        """Give the memory on the device back, for as long as nothing is generated. Weights are kept elsewhere.
+
+        :meth:`update_weights` takes the memory of the weights again, :meth:`generate` all of it.
+        """
         ...
 
 

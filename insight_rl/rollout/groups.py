@@ -5,11 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from insight_rl.reward.base import Judge
-from insight_rl.rollout.base import RolloutEngine
-from insight_rl.types import Completion, Group, Prompt, Sampling
-
-Finished = list[tuple[Prompt, tuple[Completion, ...]]]
-"""Prompts with their completions, in the order in which the engine finished them."""
+from insight_rl.rollout.base import Finished, RolloutEngine
+from insight_rl.types import Group, Prompt, Sampling
 
 
 def roll_out(engine: RolloutEngine, judge: Judge, prompts: Sequence[Prompt], sampling: Sampling) -> Finished:

@@ -149,6 +149,7 @@ def own_decisions(trl_module, batches, *, selector="insight"):
         monitors=[replay],
         selection_log=replay,
         save_checkpoint=replay.nothing,
+        sync_check=lambda version: {},
     )
     trainer.train()
     return replay.texts, selector

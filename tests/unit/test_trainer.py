@@ -139,6 +139,7 @@ def make_trainer(*, gate=None, gap=0.0, num_steps=2, judge=reward, max_unjudged=
         evaluator=Evaluator(problems=POOL[1:3], sampling=sampling),
         monitors=[recorder],
         selection_log=Selections(recorder),
+        sync_check=lambda version: {},
         save_checkpoint=lambda progress, metrics: recorder.checkpoints.append(
             (progress.step, metrics.get("eval/accuracy"))
         ),
