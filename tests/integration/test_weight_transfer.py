@@ -8,7 +8,11 @@ from __future__ import annotations
 
 import functools
 import os
+import signal
+import threading
+import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,12 +21,13 @@ from transformers import AutoModelForCausalLM
 
 from insight_rl.algorithm.algorithm import Algorithm
 from insight_rl.algorithm.loss import GRPO
+from insight_rl.child_process import ChildLost
 from insight_rl.learner.deepspeed import DeepSpeedLearner
 from insight_rl.learner.settings import StartSpec
 from insight_rl.rollout.base import RolloutSpec
 from insight_rl.rollout.vllm import VllmEngine
 from insight_rl.types import Completion, Group, Prompt, Reward, Sampling
-from insight_rl.weight_sync.vllm_transfer import IpcChannel
+from insight_rl.weight_sync.vllm_transfer import IpcChannel, NcclChannel
 
 pytest.importorskip("vllm")
 pytest.importorskip("deepspeed")
@@ -158,3 +163,117 @@ def test_ipc_from_the_ranks_of_zero_3_to_vllm_on_the_second_gpu(learner, engine,
         assert sorted(names) == sorted(expected), "each once, and a tied lm_head not at all"
         assert set(metrics) == {"time/sync_gather_s", "time/sync_transfer_s", "time/sync_load_s"}
         assert all(value > 0 for value in metrics.values())
+
+
+class TrainersWeights:
+    """The old way: what the trainer's process can send by itself, after the ranks have handed it everything."""
+
+    rank = 0
+
+    def __init__(self, learner):
+        self.weights, self.describe = learner.weights(), learner.weights().describe
+        self.named_tensors = self.weights.named_tensors
+
+    def send(self, spec, call_all):
+        def call(method, argument):
+            call_all(method, argument, lambda: None)
+
+        return spec.open(self, call).send_weights()
+
+
+class Model(torch.nn.Module):
+    """The receiving side's model: keeps what it is given."""
+
+    def __init__(self):
+        super().__init__()
+        self.loaded = {}
+
+    def load_weights(self, weights):
+        self.loaded.update((name, tensor.clone()) for name, tensor in weights)
+
+
+class Receiver:
+    """A rollout process that is a thread of this one: vLLM's own NCCL engine over a model that only keeps."""
+
+    device, num_devices = "cuda", 1
+
+    def __init__(self):
+        from vllm.distributed.weight_transfer.nccl_engine import NCCLWeightTransferEngine
+
+        self.model, self.error, self.thread = Model(), None, None
+        parallel = SimpleNamespace(data_parallel_index=0, world_size=1, rank=0)
+        config = SimpleNamespace(parallel_config=parallel, model_config=SimpleNamespace())
+        self.engine = NCCLWeightTransferEngine(None, config, torch.device("cpu"), self.model)
+
+    def begin(self, name, /, *, method, argument):
+        self.thread = threading.Thread(target=self.run, args=(method, argument), daemon=True)
+        self.thread.start()
+
+    def run(self, method, argument):
+        try:
+            if method == "init_weight_transfer_engine":
+                self.engine.init_transfer_engine(self.engine.parse_init_info(argument["init_info"]))
+            elif method == "update_weights":
+                self.engine.update_weights(argument["update_info"])
+        except Exception as error:
+            self.error = error
+
+    def is_ready(self):
+        self.thread.join(0.1)
+        return not self.thread.is_alive()
+
+    def finish(self):
+        self.thread.join()
+        if self.error is not None:
+            raise self.error
+
+
+@pytest.fixture
+def receivers(learner, monkeypatch):
+    import fake_gpu
+
+    fake_gpu.install("GPU-0", monkeypatch.setattr)
+    return [Receiver(), Receiver()]
+
+
+def test_nccl_from_rank_0_of_zero_3_to_two_processes(learner, receivers):
+    channel = NcclChannel()
+    channel.buffer_bytes = 1 << 16  # several packets
+    for version in (3, 4):
+        learn(learner, version)
+        expected = weights_of(learner)
+        channel.send(learner.weights(), receivers)
+        for receiver in receivers:
+            assert receiver.model.loaded.keys() == expected.keys()
+            assert all(torch.equal(receiver.model.loaded[name], tensor) for name, tensor in expected.items())
+
+
+def test_nccl_from_the_trainer_is_refused_as_by_nccl(learner, receivers):
+    """With the mend taken out: the weights that the ranks handed over are in main memory."""
+    with pytest.raises(AssertionError, match="created to work on cuda:0, but the input tensor is on cpu"):
+        NcclChannel().send(TrainersWeights(learner), receivers[:1])
+    # vLLM's sender leaves a thread that waits for the receiver, which waits for the broadcast.
+    receivers[0].is_ready = lambda: True
+    receivers[0].thread = SimpleNamespace(join=lambda: None)
+
+
+def test_ipc_from_the_trainer_does_not_reach_the_second_gpu(learner, engine, receivers):
+    """With the mend taken out: the trainer can share the memory of its own GPU alone."""
+    process = engine._pool.workers[0]
+    with pytest.raises(Exception, match="IPC handle not found for GPU UUID GPU-1"):
+        IpcChannel().send(TrainersWeights(learner), [process])
+    with pytest.raises(Exception, match="version of the weights"):  # half updated: nothing is sampled from it
+        list(engine.generate(PROMPTS, sampling=SAMPLING))
+
+
+def test_a_rank_that_dies_amid_a_transfer_ends_it_at_once(learner, receivers):
+    """Last of all: the learner is gone afterwards."""
+    pids = [child.pid for child in learner._processes._ranks]
+    channel = NcclChannel()
+    channel.send(learner.weights(), receivers)
+    receivers[1].run = lambda method, argument: os.kill(pids[1], signal.SIGKILL)
+    receivers[0].run = lambda method, argument: threading.Event().wait(60)
+    started = time.monotonic()
+    with pytest.raises(ChildLost, match="learner rank 1 died in send_weights"):
+        channel.send(learner.weights(), receivers)
+    assert time.monotonic() - started < 30
