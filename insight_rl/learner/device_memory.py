@@ -40,7 +40,8 @@ class ParkedMemory:
         Nothing may use it until :meth:`restore`: a tensor without its storage reads from nowhere.
         """
         tensors = [tensor for tensor in reachable_tensors(owners) if tensor.device.type == device.type]
-        storages = {storage.data_ptr(): storage for storage in map(_storage, tensors) if storage.nbytes() > 0}
+        # One that cannot be resized is not the allocator's: on a CPU, weights that are mapped from the model's file.
+        storages = {s.data_ptr(): s for s in map(_storage, tensors) if s.nbytes() > 0 and s.resizable()}
         self._device = device
         self._parked = [_Parked(storage, _copy_out(storage)) for storage in storages.values()]
         self.num_bytes = sum(storage.nbytes() for storage in storages.values())

@@ -237,7 +237,8 @@ class RankWorker:
                 advantage=0.0,
                 weight=0.0,
             )
-            batch = self._copy(make_micro_batch([Row(sequences=(sequence,))]), 1)
+            row = Row(sequences=(sequence,))
+            batch = self._copy(make_micro_batch([row], is_packed=self._engine.kernel != "sdpa"))
             with torch.no_grad():
                 found.append(self._engine.scorer(**batch.inputs)[0].float().cpu().numpy())
         return found

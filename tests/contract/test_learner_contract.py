@@ -25,6 +25,7 @@ from insight_rl.learner.settings import StartSpec
 from insight_rl.monitor.dictionary import is_of_the_machine
 from insight_rl.run_stops import stop_if_logprobs_diverge
 from insight_rl.types import Completion, Group, Metrics, Prompt, Reward
+from insight_rl.weight_sync.base import TensorInfo
 
 CONF = Path(__file__).parents[2] / "conf" / "learner"
 NAMES = sorted(file.stem for file in CONF.glob("*.yaml"))
@@ -120,6 +121,12 @@ def not_finite(group: Group) -> Group:
     return dataclasses.replace(group, completions_G=tuple(completions))
 
 
+SCORED = [
+    (Prompt(id=f"s{n}", task="t", text="", token_ids=(1, *range(5, 8 + n)), answer=None), np.array(ids, dtype=np.int32))
+    for n, ids in enumerate(([7, 9, 2], [11], [5, 6, 7, 8, 9, 10]))
+]
+
+
 def step(learner, seed: int) -> Metrics:
     groups = make_groups(seed)
     return learner.step(groups, ALGORITHM.advantages(groups))
@@ -152,6 +159,11 @@ class History:
     end: dict[str, torch.Tensor]
     error_not_finite: RunStopped
     error_after_close: RuntimeError
+    described: list[TensorInfo]
+    scored: list[np.ndarray]
+    """The completions of ``SCORED``, at the checkpoint."""
+    num_bytes_released: int
+    """On the device of rank 0, after the checkpoint; then the learner went on."""
     folder: Path
     """Holds ``model``, ``weights`` and ``checkpoint``, written after the empty step."""
 
@@ -172,6 +184,10 @@ def history_of(tied_model, tmp_path_factory):
         learner.weights().save(folder / "weights")
         learner.save_checkpoint(folder / "checkpoint")
         at_checkpoint = weights_of(learner)
+        described, scored = learner.weights().describe(), learner.logprobs(SCORED)
+        num_bytes_released = learner._everywhere("release_memory")
+        learner._is_released = True
+        learner.release_memory()
         gone_on = [step(learner, seed) for seed in (3, 4)]
         end = weights_of(learner)
         broken = [not_finite(group) for group in make_groups(0)]
@@ -181,8 +197,22 @@ def history_of(tied_model, tmp_path_factory):
         learner.close()
         with pytest.raises(RuntimeError) as closed:
             step(learner, 5)
-        errors = stopped.value, closed.value
-        return History(start, first, after_first, second, empty, at_checkpoint, gone_on, end, *errors, folder)
+        return History(
+            start=start,
+            first=first,
+            after_first=after_first,
+            second=second,
+            empty=empty,
+            at_checkpoint=at_checkpoint,
+            gone_on=gone_on,
+            end=end,
+            error_not_finite=stopped.value,
+            error_after_close=closed.value,
+            described=described,
+            scored=scored,
+            num_bytes_released=num_bytes_released,
+            folder=folder,
+        )
 
     return live
 
@@ -192,6 +222,36 @@ def test_weights_are_listed_once_and_every_one_of_them_learns(name, history_of) 
     history = history_of(name)
     assert "lm_head.weight" not in history.start and "model.embed_tokens.weight" in history.start
     assert all(not torch.equal(history.after_first[key], history.start[key]) for key in history.start)
+
+
+@each_learner
+def test_what_will_be_sent_is_known_without_gathering_it(name, history_of) -> None:
+    history = history_of(name)
+    described = [(info.name, info.dtype, info.shape) for info in history.described]
+    assert described == [(key, tensor.dtype, tuple(tensor.shape)) for key, tensor in history.at_checkpoint.items()]
+
+
+@each_learner
+def test_completions_are_scored_as_by_the_saved_model(name, history_of) -> None:
+    from transformers import AutoModelForCausalLM
+
+    history = history_of(name)
+    model = AutoModelForCausalLM.from_pretrained(history.folder / "model", dtype=torch.float32).eval()
+    for (prompt, ids), scores in zip(SCORED, history.scored, strict=True):
+        tokens = torch.tensor([[*prompt.token_ids, *ids.tolist()]])
+        with torch.no_grad():
+            logprobs = torch.log_softmax(model(tokens).logits[0, len(prompt.token_ids) - 1 : -1], dim=-1)
+        exact = logprobs.gather(1, torch.tensor(ids)[:, None].long()).squeeze(1)
+        assert scores.dtype == np.float32
+        np.testing.assert_allclose(scores, exact.numpy(), atol=1e-4)
+
+
+@each_learner
+def test_it_leaves_its_device_and_comes_back(name, history_of) -> None:
+    """That nothing else changes by it is seen where a learner that never left resumes and goes on to the same end."""
+    history = history_of(name)
+    num_parameters = sum(tensor.numel() for tensor in history.start.values())
+    assert history.num_bytes_released >= 8 * num_parameters, "AdamW's moments; weights may be mapped from a file here"
 
 
 @each_learner
