@@ -43,9 +43,12 @@ def main(argv: Sequence[str]) -> int:
     if reasons and config.doctor.mode != "off":
         raise UsageError(". ".join(reasons))
     if arguments.rollout:
-        from insight_rl.doctor.trial import roll_out
+        from insight_rl.build import quiet_libraries
+        from insight_rl.doctor.trial import describe, try_out
 
-        roll_out(config)
+        quiet_libraries()
+        for line in describe(try_out(config)):
+            print(line)
     return 0
 
 
