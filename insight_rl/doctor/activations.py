@@ -54,7 +54,7 @@ def count_activations(
         kept += stream * shape.hidden_size * tokens * shape.num_layers + layer
     else:
         kept += layer * shape.num_layers
-    head = _head_bytes(shape, completion_tokens, stream=stream, matmul=matmul, head_dtype=head_dtype)
+    head = head_bytes(shape, completion_tokens, precision=precision, head_dtype=head_dtype)
     temporary = matmul * (3 * shape.intermediate_size + 4 * shape.hidden_size) * tokens
     copies = 2 * num_parameters if precision == "autocast" else 0
     return Activations(kept=kept, head=head, temporary=temporary, weight_copies=copies)
@@ -82,13 +82,27 @@ def base_bytes(shape: ModelShape, precision: Precision) -> int:
     return 8 + 2 * stream * shape.head_dim + (4 + stream) * shape.hidden_size + 4
 
 
-def _head_bytes(shape: ModelShape, num_tokens: int, *, stream: int, matmul: int, head_dtype: str) -> int:
+def head_bytes(
+    shape: ModelShape,
+    num_tokens: int,
+    *,
+    precision: Precision,
+    head_dtype: str = "auto",
+    trains_weight: bool = True,
+) -> int:
+    """Most that the output head holds at a time, its weight left out: see :mod:`insight_rl.learner.head`.
+
+    Forward: a chunk's logits, and two float32 blocks of them. Backward: the logits, two blocks unless they are float32
+    themselves, the gradients of weight and hidden states. In both the hidden states, and the weight in the precision of
+    the product.
+    """
+    stream, matmul = (2 if precision == "bfloat16" else 4), (4 if precision == "float32" else 2)
     size = 4 if head_dtype == "float32" else matmul
     weight = shape.vocab_size * shape.hidden_size
-    chunk = min(num_tokens, max(1, LOGITS_PER_CHUNK // shape.vocab_size))
-    block = min(chunk, max(1, LOGITS_PER_BLOCK // shape.vocab_size))
+    most = max(1, LOGITS_PER_CHUNK // shape.vocab_size)
+    chunk = -(-num_tokens // -(-num_tokens // most))
+    block = 4 * min(chunk, max(1, LOGITS_PER_BLOCK // shape.vocab_size)) * shape.vocab_size
     hidden = num_tokens * shape.hidden_size * stream
     converted = 0 if size == stream else size * weight
-    logits = size * chunk * shape.vocab_size + 2 * 4 * block * shape.vocab_size
-    # Hidden states and their gradient; the weight's gradient in the precision of the product.
-    return 2 * hidden + logits + converted + size * weight
+    backward = hidden + (size * weight if trains_weight else 0) + (2 * block if size == 2 else 0)
+    return hidden + converted + size * chunk * shape.vocab_size + max(2 * block, backward)

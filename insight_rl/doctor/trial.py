@@ -101,7 +101,7 @@ def describe(trial: Trial) -> list[str]:
     lines = [
         f"{trial.num_groups} prompts x {trial.num_completions // trial.num_groups} rollouts: {trial.accuracy:.0%} "
         f"right, {trial.informative:.0%} of the prompts informative (right and wrong rollouts), {trial.truncated:.0%} "
-        f"cut off, {trial.mean_tokens:.0f} tokens in the mean, {trial.tokens_per_s:.0f} tokens/s (first passes included)."
+        f"cut off, {trial.mean_tokens:.0f} tokens in the mean, {trial.tokens_per_s:.0f} tokens/s."
     ]
     if trial.truncated > TOO_MANY_CUT:
         lines.append(

@@ -6,9 +6,12 @@ from contextlib import nullcontext
 
 import pytest
 import torch
+from torch.distributed._tools.mem_tracker import MemTracker
 
+from insight_rl.doctor import activations
 from insight_rl.doctor.activations import count_activations, layer_bytes
 from insight_rl.doctor.shapes import read_shape
+from insight_rl.learner import head
 from insight_rl.learner.models import set_policy_mode
 
 MODELS = {
@@ -136,3 +139,42 @@ def one_layer(name: str, precision: str, length: int) -> int:
 def test_a_layer_by_itself(name, precision):
     _, shape = build(name, precision)
     assert 2 * 51 * layer_bytes(shape, precision) == pytest.approx(one_layer(name, precision, 51), rel=0.03)
+
+
+HEADS = [
+    ("bfloat16", "auto"),
+    ("bfloat16", "float32"),
+    ("float32", "auto"),
+    ("autocast", "auto"),
+]
+
+
+@pytest.mark.parametrize("num_tokens", [100, 700])
+@pytest.mark.parametrize(("precision", "head_dtype"), HEADS)
+def test_what_the_head_holds_at_most(precision, head_dtype, num_tokens, monkeypatch):
+    """Forward and backward under torch's memory tracker; the chunks are small, so that there are several."""
+    for name, value in (("LOGITS_PER_CHUNK", 2**19), ("LOGITS_PER_BLOCK", 2**16)):
+        monkeypatch.setattr(activations, name, value)
+    monkeypatch.setattr(head, "LOGITS_PER_CHUNK", 2**19)
+    monkeypatch.setitem(head._LOGITS_PER_BLOCK, "cpu", 2**16)
+    dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
+    linear = torch.nn.Linear(64, 3000, bias=False, dtype=dtype)
+    hidden_N_h = torch.randn(num_tokens, 64, dtype=dtype, requires_grad=True)
+    targets_N = torch.zeros(num_tokens, dtype=torch.long)
+    tracker = MemTracker()
+    tracker.track_external(linear)
+    tracker.track_external(hidden_N_h)
+    with tracker:
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=precision == "autocast"):
+            score = head.SelectedLogprobs(temperature=0.9, head_dtype=head_dtype)
+            logprobs_N, _ = score(hidden_N_h, targets_N, linear)
+        logprobs_N.sum().backward()
+    peak = tracker.get_tracker_snapshot("peak")[torch.device("cpu")]["Total"] - linear.weight.nbytes
+    shape = read_shape(MODELS["llama"] | {"hidden_size": 64, "vocab_size": 3000})
+    counted = activations.head_bytes(shape, num_tokens, precision=precision, head_dtype=head_dtype)
+    assert counted == pytest.approx(peak, rel=0.10)
+
+
+def test_the_head_is_cut_as_the_learner_cuts_it():
+    assert activations.LOGITS_PER_CHUNK == head.LOGITS_PER_CHUNK
+    assert head._LOGITS_PER_BLOCK["cuda"] == activations.LOGITS_PER_BLOCK
