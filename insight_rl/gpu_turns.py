@@ -23,7 +23,7 @@ import numpy as np
 from insight_rl.errors import check
 from insight_rl.learner.base import Learner, ReleasesMemory, ScoresCompletions
 from insight_rl.learner.settings import StartSpec
-from insight_rl.rollout.base import Finished, HasWorkers, RolloutEngine, RolloutSpec, Sleeps
+from insight_rl.rollout.base import Finished, RolloutEngine, RolloutSpec, SamplesOnEach, Sleeps
 from insight_rl.types import Completion, Group, Metrics, Prompt, Sampling
 from insight_rl.weight_sync.base import WeightSource
 
@@ -62,7 +62,7 @@ class _SleepingRollout:
 
     def generate_on_each(self, prompts: Sequence[Prompt], *, sampling: Sampling) -> Sequence[Finished]:
         self._learner.release_memory()
-        if isinstance(self._rollout, HasWorkers):
+        if isinstance(self._rollout, SamplesOnEach):
             return self._rollout.generate_on_each(prompts, sampling=sampling)
         return [list(self._rollout.generate(prompts, sampling=sampling))]
 

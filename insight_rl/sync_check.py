@@ -15,7 +15,7 @@ import numpy as np
 
 from insight_rl.errors import RunStopped
 from insight_rl.learner.base import Learner, ScoresCompletions
-from insight_rl.rollout.base import Finished, HasWorkers, RolloutEngine
+from insight_rl.rollout.base import Finished, RolloutEngine, SamplesOnEach
 from insight_rl.seeding import derive_seed
 from insight_rl.types import Metrics, Prompt, Sampling
 
@@ -86,6 +86,6 @@ class SyncCheck:
     def _sample(self, version: int) -> Sequence[Finished]:
         """What each worker has sampled, every one of them from all prompts."""
         sampling = dataclasses.replace(self._sampling, seed=derive_seed(self._sampling.seed, "sync check", version))
-        if isinstance(self._rollout, HasWorkers):
+        if isinstance(self._rollout, SamplesOnEach):
             return self._rollout.generate_on_each(self._prompts, sampling=sampling)
         return [list(self._rollout.generate(self._prompts, sampling=sampling))]

@@ -79,7 +79,7 @@ class RolloutEngine(Protocol):
 
 
 @runtime_checkable
-class HasWorkers(RolloutEngine, Protocol):
+class SamplesOnEach(RolloutEngine, Protocol):
     """An engine with several workers, each with weights of its own."""
 
     def generate_on_each(self, prompts: Sequence[Prompt], *, sampling: Sampling) -> Sequence[Finished]:
