@@ -146,7 +146,7 @@ def build_parts(config: RunConfig) -> Parts:
     # These import torch.
     engines = {key: build_part(key, getattr(config, key)) for key in ("rollout", "learner")}
     weight_channel = build_part("weight_sync", config.weight_sync)
-    _check_adapter(engines["learner"], model_path)
+    _check_learner(engines["learner"], model_path, config.model.dtype)
     return Parts(
         **cheap,
         **engines,
@@ -158,14 +158,18 @@ def build_parts(config: RunConfig) -> Parts:
     )
 
 
-def _check_adapter(learner: Learner, model_path: Path) -> None:
+def _check_learner(learner: Learner, model_path: Path, dtype: str) -> None:
+    """What a learner of ours asks of the model; one of the user's own need not have these settings."""
+    from insight_rl.learner.lora import check_targets
+    from insight_rl.learner.models import kernel_for
     from insight_rl.learner.settings import LearnerSettings
 
-    # A learner of the user's own need not have adapters.
-    if isinstance(learner, LearnerSettings) and learner.adapter is not None:
-        from insight_rl.learner.lora import check_targets
-
+    if not isinstance(learner, LearnerSettings):
+        return
+    if learner.adapter is not None:
         check_targets(model_path, learner.adapter)
+    if learner.attention != "auto":
+        kernel_for(learner.attention, model_path, dtype)
 
 
 def open_selector(config: RunConfig, parts: Parts) -> None:

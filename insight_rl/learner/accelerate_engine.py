@@ -39,7 +39,7 @@ class AccelerateEngine:
         self._accelerator = Accelerator(cpu=not torch.cuda.is_available(), mixed_precision=precision)
         self.device = self._accelerator.device
         self.rank = self._accelerator.process_index
-        self.kernel = kernel_for(self._settings.attention, spec)
+        self.kernel = kernel_for(self._settings.attention, spec.model_path, spec.dtype)
         # AdamW at lr 1e-6 is lost in the 8 bits of bfloat16: what is trained stays float32, only computing is halved.
         self.model = load_policy(
             spec.model_path,

@@ -90,7 +90,7 @@ class DeepSpeedEngine:
         # Stage 0 keeps no float32 copy of bfloat16 weights and sums their gradients in bfloat16: there what is trained
         # stays in float32 and only computing is halved.
         trained_dtype = torch.float32 if self._settings.zero_stage == 0 else self.dtype
-        self.kernel = kernel_for(self._settings.attention, spec)
+        self.kernel = kernel_for(self._settings.attention, spec.model_path, spec.dtype)
         self.model = load_policy(
             spec.model_path,
             trained_dtype if self._settings.adapter is None else self.dtype,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from insight_rl.learner.attention import choose_kernel, implementation
-from insight_rl.learner.settings import Attention, Kernel, StartSpec
+from insight_rl.learner.settings import Attention, Kernel
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -39,12 +39,12 @@ def load_policy(
     return model
 
 
-def kernel_for(attention: Attention, spec: StartSpec) -> Kernel:
-    """The attention kernel for the model at ``spec.model_path``; raises ``UsageError`` as ``choose_kernel`` does."""
+def kernel_for(attention: Attention, model_path: Path, dtype: str) -> Kernel:
+    """The attention kernel for a model that computes in ``dtype``; raises ``UsageError`` as ``choose_kernel`` does."""
     from transformers import AutoConfig
 
-    config = AutoConfig.from_pretrained(spec.model_path)
-    return choose_kernel(attention, config, spec.dtype, has_gpu=torch.cuda.is_available())
+    config = AutoConfig.from_pretrained(model_path)
+    return choose_kernel(attention, config, dtype, has_gpu=torch.cuda.is_available())
 
 
 def set_policy_mode(model: PreTrainedModel) -> None:

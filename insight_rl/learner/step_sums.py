@@ -65,6 +65,8 @@ def to_metrics(plan: StepPlan, sums_R: Sequence[StepSums], lr: float) -> Metrics
         "rollout/logprob_gap_mean": sums["gap"] / num_gaps,
         "rollout/logprob_gap_max": max(of_rank.gap_max for of_rank in sums_R),
     }
+    if math.isnan(sums["entropy"]):
+        del metrics["learner/entropy"]  # learner.head=liger knows none
     if "kl_to_reference" in sums:
         metrics["learner/kl_to_reference"] = sums["kl_to_reference"] / num_tokens
     return metrics
