@@ -167,7 +167,7 @@ ENTRIES: tuple[MetricEntry, ...] = (
     _entry("learner/clip_fraction_high", "0 to 1", "small", "Share of tokens held back by the upper clip bound "
            "(positive advantage, ratio above 1 + epsilon).", DAPO),
     _entry("learner/entropy", "nats", "no collapse", "Mean entropy of the policy's next-token distribution. A fall "
-           "towards 0 means that exploration has ended."),
+           "towards 0 means that exploration has ended. Not there with `learner.head=liger`."),
     _entry("learner/kl_to_rollout", "nats", "small", "Estimated KL divergence from the policy that sampled to the one "
            "being updated, per token (k3 estimator).", KL_NOTE),
     _entry("learner/kl_to_reference", "nats", "", "Estimated KL divergence to the frozen reference model, per token; "

@@ -1,58 +1,138 @@
-"""Gradient checkpointing recomputes under every learner: counted, since the gradients are the same without it."""
+"""Back ends by the side of each other: recomputation is counted, gradients are those of float64, AdamW is fused.
+
+Checkpointing changes no number, so only a count can tell that it happens. All back ends of one number of ranks take
+turns in the same processes, which start once.
+"""
 
 from __future__ import annotations
 
 import json
+import os
+import socket
 import subprocess
 import sys
 
 import pytest
+import torch
 
-from insight_rl.paths import data_dir
+IDS = [[3, 9, 14, 7, 21, 6, 12, 5], [8, 2, 19, 11, 4, 16, 23, 10]]
+"""A prompt of one token with a completion of seven, for each rank."""
 
-# In a process of its own: DeepSpeed changes torch.distributed for good.
-COUNT = """
-import json, os, sys, torch
+# Not in the tests' process: DeepSpeed changes torch.distributed for good.
+SCRIPT = """
+import json, sys
 from pathlib import Path
+import numpy as np
+import torch
 from insight_rl.algorithm.loss import GRPO, LossSettings
+from insight_rl.learner.accelerate_engine import AccelerateEngine
+from insight_rl.learner.batch import Row, TrainSequence, make_micro_batch
+from insight_rl.learner.deepspeed_engine import DeepSpeedEngine
 from insight_rl.learner.settings import DeepSpeedSettings, LearnerSettings, StartSpec
+from insight_rl.learner.worker import RankWorker
 
-learner, model_path = json.loads(sys.argv[1]), Path(sys.argv[2])
-if "zero_stage" in learner:
-    os.environ |= {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}
-    from insight_rl.learner.deepspeed_engine import DeepSpeedEngine
-    engine = DeepSpeedEngine(DeepSpeedSettings(**learner))
-else:
-    from insight_rl.learner.accelerate_engine import AccelerateEngine
-    engine = AccelerateEngine(LearnerSettings(**learner))
+model_path, cases, ids = Path(sys.argv[1]), json.loads(sys.argv[2]), np.array(json.loads(sys.argv[3]))
 loss = LossSettings(loss=GRPO(), clip_low=0.2, clip_high=0.2)
-engine.start(StartSpec(model_path=model_path, dtype="float32", loss=loss, temperature=1.0, max_completion_tokens=4,
-                       prompts_per_update=1, num_epochs=1, num_steps=1, seed=0))
-counts = dict.fromkeys(range(len(engine.model.model.layers)), 0)
-for index, layer in enumerate(engine.model.model.layers):
-    layer.self_attn.register_forward_pre_hook(lambda *_, index=index: counts.update({index: counts[index] + 1}))
-ids = torch.arange(1, 9)[None]
-with engine.accumulating(is_last=True):
-    logprobs_N, _ = engine.scorer(input_ids=ids, segments=None, positions=None, sources_N=torch.arange(7),
-                                  targets_N=ids[0, 1:])
-    engine.backward(-logprobs_N.sum())
-print(json.dumps(list(counts.values())))
+sequence = TrainSequence(
+    prompt_ids=ids[:1], completion_ids=ids[1:], rollout_logprobs=np.zeros(7), advantage=1.0, weight=1.0
+)
+for settings, dtype in cases:
+    is_deepspeed = "zero_stage" in settings
+    kinds = (DeepSpeedEngine, DeepSpeedSettings) if is_deepspeed else (AccelerateEngine, LearnerSettings)
+    engine = kinds[0](kinds[1](**settings))
+    worker = RankWorker(engine)
+    facts = worker.start(
+        StartSpec(model_path=model_path, dtype=dtype, loss=loss, temperature=1.0, max_completion_tokens=8,
+                  prompts_per_update=1, num_epochs=1, num_steps=1, seed=0)
+    )
+    counts = [0] * len(engine.model.model.layers)
+    for index, layer in enumerate(engine.model.model.layers):
+        def count(*_, index=index):
+            counts[index] += 1
+        layer.self_attn.register_forward_pre_hook(count)
+    batch = make_micro_batch([Row(sequences=(sequence,))], is_packed=facts.kernel != "sdpa")
+    with engine.accumulating(is_last=True):
+        logprobs_N, _ = engine.scorer(**worker._copy(batch).inputs)
+        engine.backward(-logprobs_N.sum())
+    norm = engine.update(1e-3)
+    optimizer = engine._engine.optimizer if is_deepspeed else engine._optimizer
+    print(json.dumps({
+        "counts": counts,
+        "logprobs": logprobs_N.tolist(),
+        "norm": norm,
+        "is_fused": all(group["fused"] for group in optimizer.param_groups),
+        "dtypes": sorted({str(tensor.dtype) for _, tensor in engine.named_tensors()}),
+    }))
 """
 
 
+def cases() -> list[tuple[dict, str]]:
+    found: list[tuple[dict, str]] = []
+    for checkpointing in (True, False):
+        common = {"gradient_checkpointing": checkpointing, "max_grad_norm": None}
+        attention = "flash" if checkpointing else "auto"
+        for dtype in ("float32", "bfloat16"):
+            found.append((common | {"attention": attention}, dtype))
+            found += [(common | {"attention": attention, "zero_stage": stage}, dtype) for stage in range(4)]
+    found.append(
+        ({"gradient_checkpointing": True, "max_grad_norm": None, "zero_stage": 3, "offload": "cpu"}, "bfloat16")
+    )
+    # Accelerate first: it makes the process group in its own way, DeepSpeed takes what is there.
+    return sorted(found, key=lambda case: "zero_stage" in case[0])
+
+
+def run_ranks(model_path, num_ranks: int) -> list[list[dict]]:
+    """What each rank prints, case by case."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    env = os.environ | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(num_ranks)}
+    ranks = [
+        subprocess.Popen(
+            [sys.executable, "-c", SCRIPT, str(model_path), json.dumps(cases()), json.dumps(IDS[rank])],
+            env=env | {"RANK": str(rank), "LOCAL_RANK": str(rank), "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(num_ranks)
+    ]
+    try:
+        results = [rank.communicate(timeout=300) for rank in ranks]
+    finally:
+        for rank in ranks:
+            rank.kill()
+    for rank, (_, errors) in zip(ranks, results, strict=True):
+        assert rank.returncode == 0, errors[-3000:]
+    return [[json.loads(line) for line in output.splitlines() if line.startswith("{")] for output, _ in results]
+
+
+def plain(model_path, num_ranks: int) -> tuple[list[torch.Tensor], float]:
+    """Log-probs of each rank and the norm of the gradient over all of them, in float64."""
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(model_path, dtype=torch.float64)
+    logprobs = []
+    for ids in torch.tensor(IDS[:num_ranks]):
+        scores = model(ids[None]).logits[0, :-1].double().log_softmax(-1)
+        logprobs.append(scores.gather(1, ids[1:, None])[:, 0])
+    torch.stack(logprobs).sum().neg().backward()
+    norm = torch.nn.utils.get_total_norm([p.grad for p in model.parameters() if p.grad is not None])
+    return [one.detach() for one in logprobs], norm.item()
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("learner", "gradient_checkpointing"),
-    [
-        *(pytest.param({"zero_stage": stage}, True, id=f"zero-{stage}") for stage in range(4)),
-        pytest.param({}, True, id="accelerate"),
-        pytest.param({}, False, id="accelerate-without"),
-    ],
-)
-def test_every_layer_runs_again_in_the_backward_pass(learner, gradient_checkpointing):
-    settings = json.dumps(learner | {"gradient_checkpointing": gradient_checkpointing})
-    command = [sys.executable, "-c", COUNT, settings, str(data_dir() / "tiny_countdown")]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=300)
-    assert result.returncode == 0, result.stderr[-3000:]
-    counts = json.loads(result.stdout.splitlines()[-1])
-    assert counts == [2 if gradient_checkpointing else 1] * 4
+@pytest.mark.parametrize("num_ranks", [1, 2])
+def test_layers_run_again_in_the_backward_pass_where_they_should_and_change_no_gradient(untied_model, num_ranks):
+    logprobs, norm = plain(untied_model, num_ranks)
+    for rank, results in enumerate(run_ranks(untied_model, num_ranks)):
+        assert len(results) == len(cases())
+        for (settings, dtype), found in zip(cases(), results, strict=True):
+            case = f"{settings}, {dtype}"
+            assert found["counts"] == [2 if settings["gradient_checkpointing"] else 1] * 2, case
+            gap = (torch.tensor(found["logprobs"]) - logprobs[rank]).abs().mean().item()
+            is_full = dtype == "float32"
+            assert gap < (1e-5 if is_full else 0.05), case
+            assert found["norm"] == pytest.approx(norm, rel=1e-5 if is_full else 0.05), case
+            assert found["is_fused"], case
+            assert found["dtypes"] == [f"torch.{dtype}"], case

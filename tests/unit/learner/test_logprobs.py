@@ -7,9 +7,11 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from insight_rl.algorithm.loss import CISPO, DAPO, GRPO, GSPO, DrGRPO, LossSettings, Tokens, token_losses
 from insight_rl.learner.attention import implementation, packed_layout, sharing_mask
 from insight_rl.learner.batch import Row, TrainSequence, make_micro_batch
 from insight_rl.learner.logprobs import TokenScorer
+from insight_rl.learner.models import load_policy
 from insight_rl.learner.settings import Kernel, LearnerSettings
 
 
@@ -97,6 +99,55 @@ def test_scores_and_gradients_equal_the_plain_model(
     expected = torch.autograd.grad((slopes * expected_logprobs).sum(), parameters)
     for one, other in zip(found, expected, strict=True):
         assert relative_error(one, other) < tolerance
+
+
+LOSS = LossSettings(loss=GRPO(), clip_low=0.05, clip_high=0.1, mask_truncated=False)
+LOSSES = [
+    *(dataclasses.replace(LOSS, loss=variant()) for variant in (GRPO, DrGRPO, DAPO, GSPO, CISPO)),
+    dataclasses.replace(LOSS, kl_coef=0.2),
+]
+
+CORRECTIONS: list[dict] = [{"importance_cap": None}, {"importance_cap": 1.05}]
+
+
+@pytest.mark.parametrize("gradient_checkpointing", [False, True])
+@pytest.mark.parametrize(
+    ("kernel", "is_shared"), [("sdpa", False), ("sdpa", True), ("flash", False), ("flash", True), ("flex", True)]
+)
+def test_every_loss_and_correction_has_the_gradient_of_the_plain_model(
+    untied_model, flex_by_dense_mask, kernel, is_shared, gradient_checkpointing
+) -> None:
+    """One forward pass of a layout, then a backward pass for each loss and each way to correct it."""
+    model = load_policy(untied_model, torch.float64, gradient_checkpointing=gradient_checkpointing, kernel=kernel)
+    sequences = make_sequences(model.config.vocab_size)
+    rows = [Row(sequences=tuple(sequences))] if is_shared else [Row(sequences=(s,)) for s in sequences]
+    found, _ = score(TokenScorer(model, temperature=0.9, settings=LearnerSettings()), rows, kernel)
+    plain_model = load_policy(untied_model, torch.float64, gradient_checkpointing=False)
+    expected, _ = plain_scores(plain_model, sequences, 0.9)
+    lengths = [sequence.completion_ids.size for sequence in sequences]
+    rng = np.random.default_rng(1)
+    nearby = [expected.detach() + torch.from_numpy(rng.normal(0, 0.1, len(expected))) for _ in range(3)]
+    num_cases = 0
+    for loss in LOSSES:
+        for correction in CORRECTIONS:
+            gradients = []
+            for logprobs, of_model in ((found, model), (expected, plain_model)):
+                tokens = Tokens(
+                    logprobs_N=logprobs,
+                    old_logprobs_N=nearby[0],
+                    rollout_logprobs_N=nearby[1],
+                    reference_logprobs_N=nearby[2],
+                    advantages_N=torch.repeat_interleave(torch.tensor([1.0, -0.5, 0.7]), torch.tensor(lengths)),
+                    sequences_N=torch.repeat_interleave(torch.arange(3), torch.tensor(lengths)),
+                    num_sequences=3,
+                )
+                value = token_losses(dataclasses.replace(loss, **correction), tokens).value.sum()
+                gradients.append(torch.autograd.grad(value, list(of_model.parameters()), retain_graph=True))
+            ours, theirs = (torch.cat([g.ravel() for g in of_model]) for of_model in gradients)
+            assert theirs.norm() > 0
+            assert relative_error(ours, theirs) < 1e-5, (loss, correction)
+            num_cases += 1
+    assert num_cases == len(LOSSES) * len(CORRECTIONS)
 
 
 def test_sharing_mask_shows_prompt_and_own_completion_only() -> None:
