@@ -224,17 +224,23 @@ def test_clips_and_caps_act_in_this_case(untied_model, groups, variant) -> None:
     assert metrics["rollout/logprob_gap_max"] > 0.05
 
 
+CHANGES: list[dict] = [
+    {},
+    {"share_prompts": False},
+    {"attention": "flash", "tokens_per_micro_batch": 30},
+    {"tokens_per_micro_batch": 1},
+    {"attention": "flash", "share_prompts": False, "gradient_checkpointing": True},
+    {"tokens_per_micro_batch": 25, "gradient_checkpointing": True},
+]
+
+
 @pytest.mark.parametrize(
-    "changes",
-    [
-        {},
-        {"share_prompts": False},
-        {"tokens_per_micro_batch": 1},
-        {"tokens_per_micro_batch": 25, "gradient_checkpointing": True},
-    ],
+    ("variant", "changes"),
+    # Whole products, of one forward and backward pass: tests/unit/learner/test_logprobs.py.
+    [(variant, CHANGES[number % len(CHANGES)]) for number, variant in enumerate(LOSSES)]
+    + [("grpo with kl", changes) for changes in CHANGES[:-1]],
     ids=str,
 )
-@pytest.mark.parametrize("variant", LOSSES)
 def test_one_process(untied_model, groups, reference, variant, changes) -> None:
     learner = AccelerateLearner(**GRADIENT_DESCENT, **changes)
     found = take_step(learner, untied_model, LOSSES[variant], groups)
@@ -261,6 +267,14 @@ def test_tied_embeddings(tied_model, groups, reference) -> None:
     assert_same(dataclasses.replace(found, metrics=expected.metrics), expected)
 
 
+def change_settings(learner: MultiRankLearner, **changes: object) -> None:
+    """For the next start, in the processes that there are."""
+    for key, value in changes.items():
+        object.__setattr__(learner, key, value)
+    if learner._processes is not None:
+        learner._everywhere("__setattr__", "_engine", learner._make_worker()()._engine)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("make", "num_ranks"),
@@ -273,40 +287,17 @@ def test_tied_embeddings(tied_model, groups, reference) -> None:
     ],
 )
 def test_ranks_in_processes(untied_model, groups, reference, make, num_ranks) -> None:
-    """All losses in one start of the processes, micro-batches large and small in turn."""
+    """All losses in one start of the processes; layouts, checkpointing and sizes of micro-batches in turn."""
     learner = make(num_ranks=num_ranks, **GRADIENT_DESCENT)
     try:
         for number, loss in enumerate(LOSSES.values()):
-            budget = (16384, 1, 40)[number % 3]
-            # The only setting that is read at every start.
-            object.__setattr__(learner, "tokens_per_micro_batch", budget)
+            change_settings(
+                learner,
+                tokens_per_micro_batch=(16384, 1, 40)[number % 3],
+                attention=("auto", "flash")[number % 2],
+                gradient_checkpointing=number % 4 < 2,
+            )
             found = take_step(learner, untied_model, loss, groups)
             assert_same(found, reference(untied_model, loss))
     finally:
         learner.close()
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(("stage", "offload"), [(0, "none"), (3, "cpu")])
-def test_bfloat16_offload_and_checkpointing_stay_near_the_reference(
-    untied_model, groups, reference, stage, offload
-) -> None:
-    learner = DeepSpeedLearner(zero_stage=stage, offload=offload, gradient_checkpointing=True, num_ranks=1)
-    learner.start(
-        StartSpec(
-            model_path=untied_model,
-            dtype="bfloat16",
-            loss=PLAIN,
-            temperature=TEMPERATURE,
-            max_completion_tokens=MAX_COMPLETION_TOKENS,
-            prompts_per_update=PROMPTS_PER_UPDATE,
-            num_epochs=1,
-            num_steps=1,
-            seed=0,
-        )
-    )
-    metrics = learner.step(groups, advantages_of(groups))
-    assert {tensor.dtype for _, tensor in learner.weights().named_tensors()} == {torch.bfloat16}
-    learner.close()
-    expected = reference(untied_model, PLAIN).metrics
-    assert metrics["rollout/logprob_gap_mean"] == pytest.approx(expected["rollout/logprob_gap_mean"], rel=0.3)

@@ -49,6 +49,7 @@ WRONG = {
     "unwritable folder": (["run_dir=/proc/insight"], ["run_dir='/proc/insight'", "cannot be written"]),
     "mu out of range": (["selector.mu=3.0"], ["selector.mu=3.0", "0.3"]),
     "no prior": (["selector.prior_alpha=0"], ["selector.prior_alpha=0", "from 0.001 to"]),
+    "attention that a CPU has not": (["learner.attention=flex"], ["learner.attention='flex': needs a GPU"]),
     "zero_stage that does not exist": (["learner=deepspeed", "learner.zero_stage=7"], ["learner.zero_stage=7"]),
     "target that cannot be imported": (
         ["--allow-package", "no_such", "gate._target_=no_such.Gate"],

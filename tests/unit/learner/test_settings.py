@@ -29,6 +29,11 @@ from insight_rl.learner.settings import StartSpec
         ("max_grad_norm", 0.0),
         ("tokens_per_micro_batch", 0),
         ("num_ranks", 0),
+        ("attention", "eager"),
+        ("head", "whole"),
+        ("head_dtype", "float16"),
+        ("attention", "flex"),
+        ("head", "liger"),
     ],
 )
 def test_settings_that_no_run_could_use_name_their_key(learner, key, value) -> None:
