@@ -16,6 +16,7 @@ windows. The kernels for GPUs have not yet run on one.
 
 from __future__ import annotations
 
+import functools
 import importlib
 import importlib.util
 from collections.abc import Callable, Sequence
@@ -197,6 +198,7 @@ _FlashKernel = Callable[
 ]
 
 
+@functools.cache
 def _flash_package() -> str | None:
     """The module that has flash attention over lengths: the original where it is installed, else torch's copy."""
     if importlib.util.find_spec("flash_attn") is not None:

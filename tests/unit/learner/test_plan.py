@@ -233,6 +233,8 @@ def test_prompts_are_shared_where_that_is_cheaper() -> None:
     assert [len(row.sequences) for row in rows(500, [50] * 8)] == [8]
     assert [len(row.sequences) for row in rows(10, [2000] * 8)] == [1] * 8
     assert [len(row.sequences) for row in rows(500, [50] * 8, share_prompts=False)] == [1] * 8
+    # Without a square of pairs under a mask sharing never costs more.
+    assert [len(row.sequences) for row in rows(10, [2000] * 8, kernel="flash")] == [8]
 
 
 def test_a_group_wider_than_the_budget_is_shared_in_parts() -> None:
