@@ -43,24 +43,35 @@ def count_activations(
     precision: Precision,
     gradient_checkpointing: bool,
     head_dtype: str = "auto",
+    adapter_rank: int | None = None,
     num_parameters: int,
 ) -> Activations:
-    """``tokens`` of prompts and completions together, padding included; ``completion_tokens`` go through the head."""
+    """``tokens`` of prompts and completions together, padding included; ``completion_tokens`` go through the head.
+
+    ``adapter_rank``: of a LoRA adapter on all matrices of a layer, whose own weights are frozen; one on fewer matrices
+    keeps less than this.
+    """
     stream = 2 if precision == "bfloat16" else 4
     matmul = 4 if precision == "float32" else 2
-    layer = layer_bytes(shape, precision) * tokens
+    layer = layer_bytes(shape, precision, adapter_rank=adapter_rank) * tokens
     kept = base_bytes(shape, precision) * tokens
     if gradient_checkpointing:
         kept += stream * shape.hidden_size * tokens * shape.num_layers + layer
     else:
         kept += layer * shape.num_layers
-    head = head_bytes(shape, completion_tokens, precision=precision, head_dtype=head_dtype)
+    head = head_bytes(
+        shape,
+        completion_tokens,
+        precision=precision,
+        head_dtype=head_dtype,
+        trains_weight=adapter_rank is None,
+    )
     temporary = matmul * (3 * shape.intermediate_size + 4 * shape.hidden_size) * tokens
     copies = 2 * num_parameters if precision == "autocast" else 0
     return Activations(kept=kept, head=head, temporary=temporary, weight_copies=copies)
 
 
-def layer_bytes(shape: ModelShape, precision: Precision) -> int:
+def layer_bytes(shape: ModelShape, precision: Precision, *, adapter_rank: int | None = None) -> int:
     """What one decoder layer keeps of one token."""
     matmul = 4 if precision == "float32" else 2
     queries, keys = shape.num_heads * shape.head_dim, shape.num_kv_heads * shape.head_dim
@@ -73,6 +84,11 @@ def layer_bytes(shape: ModelShape, precision: Precision) -> int:
     if shape.has_head_norms:
         normalised = 4 if precision == "float32" else 2
         kept += (4 + normalised) * (queries + keys) + 4 * (shape.num_heads + shape.num_kv_heads)
+    if adapter_rank is not None:
+        # A frozen norm needs no normalised value; an adapted matrix keeps what is between A and B.
+        normed = 4 if precision == "float32" else 2
+        kept -= normed * (2 * shape.hidden_size + (queries + keys if shape.has_head_norms else 0))
+        kept += matmul * adapter_rank * len(shape.layer_matrices())
     return kept
 
 

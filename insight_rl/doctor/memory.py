@@ -134,7 +134,9 @@ def _joined(*parts: Mapping[str, int]) -> dict[str, int]:
 def precision_of(work: Workload, learner: LearnerPlan) -> Precision:
     if work.dtype_bytes == 4:
         return "float32"
-    return "bfloat16" if learner.kind == "deepspeed" and learner.zero_stage > 0 else "autocast"
+    # Frozen weights are in bfloat16 everywhere, and so is what flows between the layers.
+    is_half = learner.lora is not None or (learner.kind == "deepspeed" and learner.zero_stage > 0)
+    return "bfloat16" if is_half else "autocast"
 
 
 def activations_of(work: Workload, learner: LearnerPlan) -> Activations:
@@ -146,6 +148,7 @@ def activations_of(work: Workload, learner: LearnerPlan) -> Activations:
         precision=precision_of(work, learner),
         gradient_checkpointing=learner.gradient_checkpointing,
         head_dtype=learner.head_dtype,
+        adapter_rank=None if learner.lora is None else learner.lora.rank,
         num_parameters=work.parameters.total,
     )
 

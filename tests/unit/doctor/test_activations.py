@@ -12,7 +12,9 @@ from insight_rl.doctor import activations
 from insight_rl.doctor.activations import count_activations, layer_bytes
 from insight_rl.doctor.shapes import read_shape
 from insight_rl.learner import head
+from insight_rl.learner.lora import add_adapter
 from insight_rl.learner.models import set_policy_mode
+from insight_rl.learner.settings import LoraSettings
 
 MODELS = {
     "qwen3": {
@@ -139,6 +141,18 @@ def one_layer(name: str, precision: str, length: int) -> int:
 def test_a_layer_by_itself(name, precision):
     _, shape = build(name, precision)
     assert 2 * 51 * layer_bytes(shape, precision) == pytest.approx(one_layer(name, precision, 51), rel=0.03)
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "float32"])
+@pytest.mark.parametrize("name", MODELS)
+def test_a_layer_with_an_adapter(name, precision):
+    sizes = []
+    for num_layers in (1, 2):
+        model, shape = build(name, precision, num_hidden_layers=num_layers)
+        add_adapter(model, LoraSettings(rank=8, alpha=16), seed=0, dtype=model.dtype)
+        sizes.append(kept_by_layers(model, precision, 51))
+    counted = 2 * 51 * layer_bytes(shape, precision, adapter_rank=8)
+    assert counted == pytest.approx(sizes[1] - sizes[0], rel=0.03)
 
 
 HEADS = [

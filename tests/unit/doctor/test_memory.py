@@ -146,3 +146,14 @@ def test_allowances_are_no_reason_for_a_refusal(workload, h100):
 def test_a_card_has_a_little_less_than_its_name_says(card):
     gigabytes = int(card.name.rpartition("-")[2].removesuffix("gb"))
     assert 0.9 * gigabytes <= card.usable_gib <= gigabytes
+
+
+@pytest.mark.parametrize("learner", ["accelerate", "deepspeed"])
+def test_an_adapter_lies_beside_frozen_weights(learner, workload, h100):
+    work = workload("rollout=vllm", f"learner={learner}", "model=qwen3-4b", "learner.lora.rank=32")
+    states = count_states(work, work.learner)
+    # 36 layers; rank x (inputs + outputs): q and o 2560 + 4096, k and v 2560 + 1024, three of 2560 + 9728.
+    assert work.num_trained == 36 * 32 * (2 * 6656 + 2 * 3584 + 3 * 12288)
+    assert states.weights == pytest.approx(2 * work.parameters.total, rel=0.04)
+    assert states.optimizer <= 12 * work.num_trained
+    assert count_checkpoint(work) < 0.03 * count_checkpoint(workload(f"learner={learner}", "model=qwen3-4b"))
