@@ -40,8 +40,10 @@ def main(argv: Sequence[str]) -> int:
     allow_own_code(arguments)
     config = parse_config(compose_config(arguments.overrides, config_dir=arguments.config_dir))
     reasons = _examine(config)
-    if reasons and config.doctor.mode != "off":
+    if reasons and config.doctor.mode == "strict":
         raise UsageError(". ".join(reasons))
+    for reason in reasons:
+        print(f"note: {reason}")
     if arguments.rollout:
         from insight_rl.build import quiet_libraries
         from insight_rl.doctor.trial import describe, try_out
