@@ -19,8 +19,10 @@ from insight_rl.allowed_code import CONTROL_KEYS, import_target
 from insight_rl.config import EvaluationConfig, JudgeConfig, ModelConfig, RunConfig
 from insight_rl.errors import UsageError, check
 from insight_rl.model_folder import read_context_length
+from insight_rl.placement import Placement, place
 from insight_rl.reward.base import Judge, RewardFn, check_reward
 from insight_rl.reward.judge import InProcessJudge
+from insight_rl.rollout.base import HasWorkers, RolloutEngine
 from insight_rl.seeding import derive_seed
 from insight_rl.target_check import check_part
 from insight_rl.task.base import Task
@@ -52,6 +54,27 @@ def _construct(key: str, node: Any) -> Any:
         raise
     except (TypeError, ValueError) as error:
         raise UsageError(f"{key}: {node['_target_']} does not take these settings: {error}") from error
+
+
+def place_engines(rollout: RolloutEngine, num_ranks: int) -> Placement:
+    """The devices of ranks and rollout workers on this machine. Raises ``UsageError`` if they do not fit on it."""
+    import torch
+
+    # An engine without workers samples in the trainer's process, on the first GPU.
+    num_workers, tensor_parallel_size, placement = 1, 1, "colocated"
+    if isinstance(rollout, HasWorkers):
+        num_workers, tensor_parallel_size, placement = (
+            rollout.num_workers,
+            rollout.tensor_parallel_size,
+            rollout.placement,
+        )
+    return place(
+        num_gpus=torch.cuda.device_count(),
+        num_ranks=num_ranks,
+        num_workers=num_workers,
+        tensor_parallel_size=tensor_parallel_size,
+        placement=placement,
+    )
 
 
 def build_judge(reward: RewardFn, config: JudgeConfig) -> Judge:

@@ -55,7 +55,14 @@ _HEADER = struct.Struct("!Q")
 
 
 class ChildLost(RunStopped):
-    """A child process died or did not answer in time; the message is one sentence, then the end of its log, if any."""
+    """A child process died or did not answer in time.
+
+    The message is one sentence, then the end of its log, if any; ``reason`` is the part of it that says what happened.
+    """
+
+    def __init__(self, reason: str, log_tail: str) -> None:
+        super().__init__(f"{reason}; the run can be resumed from its last checkpoint{log_tail}")
+        self.reason = reason
 
 
 # -- starting
@@ -144,6 +151,10 @@ class Channel:
                 raise EOFError("the other side has closed the socket")
             view = view[count:]
         return data
+
+    def has_message(self) -> bool:
+        """Whether there is something to receive, the end of the other side included; does not wait."""
+        return bool(wait([self._socket.fileno()], timeout=0))
 
     def fileno(self) -> int:
         return self._socket.fileno()
@@ -251,7 +262,7 @@ class Child:
         ``names``: what to call all the children that are waited for, if it is not known which of them is to blame.
         """
         # A grandchild may hold a copy of the child's end of the socket, so that its death does not close it.
-        if self.is_dead and not _is_readable(self.channel):
+        if self.is_dead and not self.channel.has_message():
             self.fail_as_dead(doing, None)
         limit = max(self.deadline_s, START_DEADLINE_S) if doing == "start" else self.deadline_s
         if patience.look() < limit:
@@ -259,8 +270,8 @@ class Child:
         names, state = (self.name, "it is stopped, e.g. by SIGSTOP; ") if self.is_stopped else (names or self.name, "")
         raise ChildLost(
             f"{names} gave no sign of life for {patience.waited_s:.0f} s in {doing}; {state}{write_stacks()}; if "
-            f"it only needs more time, raise {self.key}={self.deadline_s:g}; the run can be resumed from its last "
-            f"checkpoint{self.log_tail()}"
+            f"it only needs more time, raise {self.key}={self.deadline_s:g}",
+            self.log_tail(),
         )
 
     def fail_as_dead(self, doing: str, cause: BaseException | None) -> NoReturn:
@@ -269,9 +280,7 @@ class Child:
             code = describe_exit(self._process.wait(timeout=5))
         except subprocess.TimeoutExpired:
             code = "it closed its socket but still runs"
-        raise ChildLost(
-            f"{self.name} died in {doing} ({code}); the run can be resumed from its last checkpoint{self.log_tail()}"
-        ) from cause
+        raise ChildLost(f"{self.name} died in {doing} ({code})", self.log_tail()) from cause
 
     def log_tail(self) -> str:
         """The end of what it has printed, on lines of its own, and errors from further up; empty if no log is kept."""
@@ -459,10 +468,6 @@ def _handles_usr1(pid: int) -> bool:
         return False
     caught = next((line.split()[1] for line in status.splitlines() if line.startswith("SigCgt:")), "0")
     return bool(int(caught, 16) >> (signal.SIGUSR1 - 1) & 1)
-
-
-def _is_readable(channel: Channel) -> bool:
-    return bool(wait([channel.fileno()], timeout=0))
 
 
 def _tail(file: IO[bytes], num_bytes: int = _LOG_TAIL_BYTES) -> str:

@@ -20,6 +20,7 @@ from insight_rl.build import (
     evaluation_sampling,
     find_model,
     load_data,
+    place_engines,
     quiet_libraries,
 )
 from insight_rl.checkpoint import CheckpointStore, part_folder
@@ -36,6 +37,7 @@ from insight_rl.monitor.base import Monitor
 from insight_rl.monitor.jsonl import JsonlMonitor
 from insight_rl.monitor.summary import Summary, summarise
 from insight_rl.monitor.watch import Watch, small_micro_batches, too_many_ranks, unusual_learning_rate
+from insight_rl.placement import Placement
 from insight_rl.reward.base import RewardFn
 from insight_rl.reward_fit import check_reward_fits
 from insight_rl.rollout.base import RolloutEngine, RolloutSpec
@@ -71,6 +73,7 @@ class Parts:
     rollout: RolloutEngine
     weight_channel: WeightChannel
     learner: Learner
+    placement: Placement
     monitors: Sequence[Monitor]
     model_path: Path
     num_parameters: int
@@ -147,10 +150,13 @@ def build_parts(config: RunConfig) -> Parts:
     engines = {key: build_part(key, getattr(config, key)) for key in ("rollout", "learner")}
     weight_channel = build_part("weight_sync", config.weight_sync)
     _check_learner(engines["learner"], model_path, config.model.dtype)
+    # A learner of the user's own need not have ranks.
+    placement = place_engines(engines["rollout"], getattr(engines["learner"], "num_ranks", 1))
     return Parts(
         **cheap,
         **engines,
         weight_channel=weight_channel,
+        placement=placement,
         monitors=list(monitors.values()),
         model_path=model_path,
         num_parameters=num_parameters,
@@ -243,6 +249,7 @@ def _rollout_spec(config: RunConfig, parts: Parts) -> RolloutSpec:
         max_length=config.model.max_length,
         seed=derive_seed(config.seed, "rollout"),
         weight_channel=parts.weight_channel,
+        worker_devices=parts.placement.workers,
         say=parts.say,
     )
 
@@ -363,10 +370,9 @@ def _doubts(config: RunConfig, parts: Parts) -> list[str]:
         )
     if "tokens_per_micro_batch" in settings:
         found.append(small_micro_batches(settings["tokens_per_micro_batch"], row_tokens=row_tokens))
-    if "num_ranks" in settings:
-        num_cores = len(os.sched_getaffinity(0))
-        num_gpus = torch.cuda.device_count()
-        found.append(too_many_ranks(settings["num_ranks"], num_gpus=num_gpus, num_cores=num_cores))
+    # On GPUs each rank has one of its own (insight_rl.placement).
+    if "num_ranks" in settings and not torch.cuda.is_available():
+        found.append(too_many_ranks(settings["num_ranks"], num_cores=len(os.sched_getaffinity(0))))
     return [text for text in found if text is not None]
 
 

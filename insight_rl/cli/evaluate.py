@@ -18,6 +18,7 @@ from insight_rl.build import (
     evaluation_sampling,
     find_model,
     load_problems,
+    place_engines,
     quiet_libraries,
 )
 from insight_rl.cli.own_code import add_own_code_options, allow_own_code
@@ -189,6 +190,7 @@ def _run_all(config: RunConfig, members: Sequence[SuiteMember], runs: Sequence[B
     if len(complete) == len(runs):
         return
     engine = build_part("rollout", config.rollout)
+    placement = place_engines(engine, num_ranks=0)
     with ExitStack() as cleanup:
         engine.start(
             RolloutSpec(
@@ -196,6 +198,7 @@ def _run_all(config: RunConfig, members: Sequence[SuiteMember], runs: Sequence[B
                 dtype=config.model.dtype,
                 max_length=config.model.max_length,
                 seed=derive_seed(config.seed, "rollout"),
+                worker_devices=placement.workers,
                 say=print,
             )
         )

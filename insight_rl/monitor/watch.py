@@ -117,14 +117,13 @@ def small_micro_batches(tokens_per_micro_batch: int, *, row_tokens: int) -> str 
     )
 
 
-def too_many_ranks(num_ranks: int, *, num_gpus: int, num_cores: int) -> str | None:
-    """``num_gpus`` is 0 where the ranks compute on the CPU."""
-    available, kind = (num_gpus, "GPU") if num_gpus else (num_cores, "core")
-    if num_ranks <= available:
+def too_many_ranks(num_ranks: int, *, num_cores: int) -> str | None:
+    """For ranks that compute on the CPU."""
+    if num_ranks <= num_cores:
         return None
     return (
-        f"learner.num_ranks={num_ranks}: this machine has {available} {kind}{'s' if available > 1 else ''}, so ranks "
-        f"share them and wait for each other; learner.num_ranks={available} is faster"
+        f"learner.num_ranks={num_ranks}: this machine has {num_cores} core{'s' if num_cores > 1 else ''}, so ranks "
+        f"share them and wait for each other; learner.num_ranks={num_cores} is faster"
     )
 
 

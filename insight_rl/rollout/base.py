@@ -42,6 +42,9 @@ class RolloutSpec:
     weight_channel: WeightChannel | None = None
     """How new weights will come; ``None`` leaves the choice to the engine."""
 
+    worker_devices: tuple[tuple[str, ...], ...] = ()
+    """The devices of each worker (``insight_rl.placement``); empty leaves them to the engine."""
+
     say: Callable[[str], None] = _say_nothing
     """Tells the user, in one sentence, of something that the engine has mended by itself."""
 
@@ -100,6 +103,15 @@ class Sleeps(RolloutEngine, Protocol):
         :meth:`update_weights` takes the memory of the weights again, :meth:`generate` all of it.
         """
         ...
+
+
+@runtime_checkable
+class HasWorkers(Protocol):
+    """A rollout engine whose workers have to be placed on GPUs before it starts; the fields are its settings."""
+
+    num_workers: int
+    tensor_parallel_size: int
+    placement: str
 
 
 def check_lengths(prompts: Sequence[Prompt], sampling: Sampling, *, max_length: int) -> None:

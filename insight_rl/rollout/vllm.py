@@ -1,11 +1,12 @@
 """The vLLM rollout engine: token ids in, token ids and log-probs out, G rollouts a request, weights synced in place.
 
-vLLM runs in a process of its own (:mod:`insight_rl.rollout.vllm_worker`). This module starts that process and talks to
-it; it never imports vLLM.
+vLLM runs in processes of its own, ``num_workers`` of them with a whole model each (data parallel). This module starts
+them as a pool (:mod:`insight_rl.rollout.pool`) and never imports vLLM.
 
 Reproducibility: rollout j of a prompt is drawn with a generator seeded from ``sampling.seed``, the prompt's id and j.
-So it does not depend on the rest of the batch, except for rounding: another batch size changes log-probs by about 1e-6
-(float32; more in bfloat16), which can flip a rare sample. On CPU, the same sequence of calls gives the same result.
+So it depends neither on the rest of the batch nor on the worker that it comes to, except for rounding: another batch
+size changes log-probs by about 1e-6 (float32; more in bfloat16), which can flip a rare sample. On CPU and with one
+worker, the same sequence of calls gives the same result. With several, the clock decides which prompts meet in a batch.
 """
 
 from __future__ import annotations
@@ -15,9 +16,12 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from insight_rl.child_process import Child, Patience, check_deadline, package_folder
+from insight_rl.child_process import check_deadline
 from insight_rl.errors import UsageError, check
+from insight_rl.placement import PLACEMENTS
 from insight_rl.rollout.base import RolloutSpec, check_lengths
+from insight_rl.rollout.pool import MAX_REPLACED_KEY, WorkerPool
+from insight_rl.rollout.vllm_process import DEADLINE_KEY, VllmProcess, VllmProcesses
 from insight_rl.rollout.vllm_worker import Request, Sample
 from insight_rl.seeding import derive_seed
 from insight_rl.tokenizer import ModelTokenizer
@@ -26,42 +30,76 @@ from insight_rl.weight_sync.auto import AutoChannel
 from insight_rl.weight_sync.base import WeightSource
 from insight_rl.weight_sync.memory_folder import check_shared_memory
 
-_TARGET = "insight_rl.rollout.vllm_worker:serve"
-_DEADLINE_KEY = "rollout.deadline_s"
-# Where the learner's ranks meet; vLLM would join them.
-_LEARNERS_OWN = frozenset({"RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"})
+_OURS = {
+    "tensor_parallel_size": "rollout.tensor_parallel_size",
+    "data_parallel_size": "rollout.num_workers",
+    "device_ids": "rollout.placement (and CUDA_VISIBLE_DEVICES for the whole run)",
+    "pipeline_parallel_size": "rollout.tensor_parallel_size",
+}
+"""Settings of vLLM that decide about GPUs, and the keys of this project that do so instead."""
 
 
 class VllmEngine:
     """Samples with vLLM. See :class:`~insight_rl.rollout.base.RolloutEngine`.
 
-    ``engine_args`` go to ``vllm.LLM`` under vLLM's own names and override what this class sets. ``sleep`` gives the
-    GPU's memory back at the end of each :meth:`generate` (weights wait in host memory, the cache is dropped) and takes
-    it again when needed. ``num_threads`` of the CPU backend: null leaves it to ``OMP_NUM_THREADS``. ``show_log`` lets
-    vLLM write to the terminal; otherwise its last lines are part of the error message. ``deadline_s``: seconds without
-    a sign of life after which the run stops. Nothing here has been run on a GPU yet, sleeping included.
+    ``num_workers`` processes with ``tensor_parallel_size`` GPUs each, which are the learner's (``placement`` is
+    ``colocated``) or others (``separate``). ``max_tokens_in_flight`` of one worker, see
+    :class:`~insight_rl.rollout.pool.WorkerPool`. ``max_replaced_workers``: a worker that dies or hangs is replaced, so
+    many times in a run. ``engine_args`` go to ``vllm.LLM`` under vLLM's own names and override what this class sets.
+    ``sleep`` gives the GPU's memory back at the end of each :meth:`generate` (weights wait in host memory, the cache is
+    dropped) and takes it again when needed. ``num_threads`` of a worker on the CPU backend: null leaves it to
+    ``OMP_NUM_THREADS``; without that, several workers share the cores. ``show_log`` lets vLLM write to the terminal;
+    otherwise its last lines are part of the error message. ``deadline_s``: seconds without a sign of life after which a
+    worker counts as lost. Nothing here has been run on a GPU yet, sleeping included.
     """
 
     def __init__(
         self,
         *,
+        num_workers: int = 1,
+        tensor_parallel_size: int = 1,
+        placement: str = "colocated",
+        max_tokens_in_flight: int | None = None,
+        max_replaced_workers: int = 8,
         engine_args: Mapping[str, Any] | None = None,
         sleep: bool = False,
         num_threads: int | None = None,
         show_log: bool = False,
         deadline_s: float = 1800.0,
     ) -> None:
+        check(num_workers >= 1, "rollout.num_workers", num_workers, "must be at least 1")
+        check(
+            tensor_parallel_size >= 1,
+            "rollout.tensor_parallel_size",
+            tensor_parallel_size,
+            "must be at least 1 GPU a worker",
+        )
+        check(placement in PLACEMENTS, "rollout.placement", placement, f"must be one of {', '.join(PLACEMENTS)}")
+        check(
+            max_tokens_in_flight is None or max_tokens_in_flight >= 1,
+            "rollout.max_tokens_in_flight",
+            max_tokens_in_flight,
+            "must be at least 1, or null for four times the KV cache of a worker",
+        )
+        check(max_replaced_workers >= 0, MAX_REPLACED_KEY, max_replaced_workers, "must be at least 0")
         check(
             num_threads is None or num_threads >= 1, "rollout.num_threads", num_threads, "must be at least 1, or null"
         )
-        check_deadline(_DEADLINE_KEY, deadline_s)
+        check_deadline(DEADLINE_KEY, deadline_s)
+        for name, key in _OURS.items():
+            if name in (engine_args or {}):
+                raise UsageError(f"rollout.engine_args.{name}={(engine_args or {})[name]!r}: is set by {key}")
+        self.num_workers = num_workers
+        self.tensor_parallel_size = tensor_parallel_size
+        self.placement = placement
+        self.max_tokens_in_flight = max_tokens_in_flight
+        self.max_replaced_workers = max_replaced_workers
         self.engine_args = dict(engine_args or {})
         self.sleep = sleep
         self.num_threads = num_threads
         self.show_log = show_log
         self.deadline_s = deadline_s
-        self._policy_version = 0
-        self._process: _WorkerProcess | None = None
+        self._pool: WorkerPool[VllmProcess] | None = None
 
     def start(self, spec: RolloutSpec) -> None:
         """Raises ``UsageError`` if vLLM is not installed or refuses the settings, with its reason."""
@@ -74,34 +112,50 @@ class VllmEngine:
         self._tokenizer = ModelTokenizer(spec.model_path)
         self._max_length = spec.max_length
         self._weight_channel = spec.weight_channel or AutoChannel()
-        self._process = _WorkerProcess(num_threads=self.num_threads, show_log=self.show_log, deadline_s=self.deadline_s)
+        host = VllmProcesses(
+            start_arguments={
+                "model_path": str(spec.model_path),
+                "dtype": spec.dtype,
+                "max_length": spec.max_length,
+                "seed": spec.seed,
+                "sleep": self.sleep,
+                "transfer_backend": self._weight_channel.vllm_backend,
+                "engine_args": {"tensor_parallel_size": self.tensor_parallel_size, **self.engine_args},
+            },
+            devices=spec.worker_devices or [()] * self.num_workers,
+            num_threads=self._threads_per_worker(),
+            show_log=self.show_log,
+            deadline_s=self.deadline_s,
+        )
+        self._pool = WorkerPool(
+            host,
+            num_workers=self.num_workers,
+            max_tokens=self.max_tokens_in_flight,
+            max_replaced=self.max_replaced_workers,
+            say=spec.say,
+        )
         try:
-            self._process.start(
-                model_path=str(spec.model_path),
-                dtype=spec.dtype,
-                max_length=spec.max_length,
-                seed=spec.seed,
-                sleep=self.sleep,
-                transfer_backend=self._weight_channel.vllm_backend,
-                engine_args=self.engine_args,
-            )
-            self._weight_channel.check_device(self._process.device)
+            self._weight_channel.check_device(self._pool.workers[0].device)
         except BaseException:
             self.close()
             raise
+
+    def _threads_per_worker(self) -> int | None:
+        if self.num_threads is not None or self.num_workers == 1 or "OMP_NUM_THREADS" in os.environ:
+            return self.num_threads
+        return max(1, len(os.sched_getaffinity(0)) // self.num_workers)
 
     def generate(
         self, prompts: Sequence[Prompt], *, sampling: Sampling
     ) -> Iterator[tuple[Prompt, tuple[Completion, ...]]]:
         """See the protocol. ``top_p`` below 1 renormalises the log-probs over the nucleus: not for training."""
         check_lengths(prompts, sampling, max_length=self._max_length)
-        return self._generate(list(prompts), sampling, self._policy_version)
+        return self._generate(list(prompts), sampling)
 
-    def _generate(
-        self, prompts: list[Prompt], sampling: Sampling, version: int
-    ) -> Iterator[tuple[Prompt, tuple[Completion, ...]]]:
+    def _generate(self, prompts: list[Prompt], sampling: Sampling) -> Iterator[tuple[Prompt, tuple[Completion, ...]]]:
         requests = [
             Request(
+                prompt_id=prompt.id,
                 token_ids=list(prompt.token_ids),
                 num_rollouts=sampling.num_rollouts,
                 max_tokens=sampling.max_tokens,
@@ -112,8 +166,10 @@ class VllmEngine:
             )
             for prompt in prompts
         ]
-        for index, samples in self._running().stream("generate", requests=requests):
-            yield prompts[index], self._completions(samples, version)
+        for index, answer in self._running().generate(requests):
+            yield prompts[index], self._completions(answer.samples, answer.version)
+        if self.sleep:
+            self._running().call("sleep")
 
     def _completions(self, samples: Sequence[Sample], version: int) -> tuple[Completion, ...]:
         texts = self._tokenizer.decode_batch([sample.token_ids for sample in samples])
@@ -129,123 +185,15 @@ class VllmEngine:
         )
 
     def update_weights(self, weights: WeightSource, *, version: int) -> Metrics:
-        metrics = self._weight_channel.send(weights, [self._running()])
-        self._policy_version = version
-        return metrics
+        pool = self._running()
+        measured = pool.update(self._weight_channel, weights, version=version)
+        return {"rollout/num_replaced_workers": pool.num_replaced, **measured}
 
     def close(self) -> None:
-        if self._process is not None:
-            self._process.close()
-            self._process = None
+        if self._pool is not None:
+            self._pool.close()
+            self._pool = None
 
-    def _running(self) -> _WorkerProcess:
-        assert self._process is not None, "the engine has not been started, or was closed"
-        return self._process
-
-
-class _WorkerProcess:
-    """The process that runs :func:`insight_rl.rollout.vllm_worker.serve`; it ends when the channel is closed."""
-
-    def __init__(self, *, num_threads: int | None, show_log: bool, deadline_s: float) -> None:
-        self._child = Child(
-            "the vLLM process",
-            _TARGET,
-            key=_DEADLINE_KEY,
-            deadline_s=deadline_s,
-            env=_environment(num_threads),
-            log=not show_log,
-        )
-        self.device = "unknown"
-        self.num_devices = 1
-        self._method = ""
-        self._patience = Patience()
-        self._is_answering = False
-
-    @property
-    def pid(self) -> int:
-        return self._child.pid
-
-    def start(self, **arguments: Any) -> None:
-        """Load the model; sets ``device`` to vLLM's name for what it runs on, such as ``cpu`` or ``cuda``."""
-        ((self.device, self.num_devices),) = self.stream("start", **arguments)
-
-    def call(self, method: str, /, **arguments: Any) -> None:
-        """Run ``method`` in the process and wait for it."""
-        self.begin(method, **arguments)
-        self.finish()
-
-    def stream(self, method: str, /, **arguments: Any) -> Iterator[Any]:
-        """Run ``method`` in the process and yield what it yields."""
-        self.begin(method, **arguments)
-        return self._answers()
-
-    def begin(self, method: str, /, **arguments: Any) -> None:
-        """Ask the process to run ``method``; the answer to an earlier request that nobody has waited for is dropped."""
-        while self._is_answering:
-            self._receive()
-        self._child.send((method, arguments), doing=method)
-        self._method, self._is_answering, self._patience = method, True, Patience()
-
-    def is_ready(self) -> bool:
-        """Whether :meth:`finish` need not wait any more; waits a moment for it, and raises as it does."""
-        if Child.ready([self._child]):
-            return True
-        self._child.look(self._patience, doing=self._method)
-        return False
-
-    def finish(self) -> None:
-        """Wait for what :meth:`begin` has asked for."""
-        for _ in self._answers():
-            pass
-
-    def _answers(self) -> Iterator[Any]:
-        """What the method yields, until it ends.
-
-        Raises ``UsageError`` for settings that vLLM refused, ``ChildLost`` if the process died or showed no sign of
-        life within its deadline, and ``RuntimeError`` for any other failure.
-        """
-        while True:
-            kind, value = self._receive()
-            if kind == "done":
-                return
-            if kind == "refused":
-                raise UsageError(f"rollout: vLLM refused its settings (rollout.engine_args and model.*): {value}")
-            if kind == "failed":
-                raise RuntimeError(f"vLLM failed in {self._method}:\n{value}{self._child.log_tail()}")
-            yield value
-
-    def _receive(self) -> tuple[str, Any]:
-        kind = "alive"
-        while kind == "alive":
-            kind, value = self._child.receive(doing=self._method)
-        if kind != "item":
-            self._is_answering = False
-            self._child.answered()
-        return kind, value
-
-    def close(self) -> None:
-        self._child.end()
-
-
-def _environment(num_threads: int | None) -> dict[str, str]:
-    """The trainer's environment, plus defaults that the user's own settings override."""
-    defaults = {
-        "VLLM_LOGGING_LEVEL": "WARNING",
-        "VLLM_NO_USAGE_STATS": "1",
-        # The model is a local folder by now.
-        "HF_HUB_OFFLINE": "1",
-        "TOKENIZERS_PARALLELISM": "false",
-        # vLLM would bind its threads to one core per physical core less one: on two hyperthreads, a single one.
-        "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-        # Threads that spin while they wait: 42 instead of 390 tokens/s where other processes want the same cores.
-        "OMP_WAIT_POLICY": "PASSIVE",
-        # A forked engine core would keep a copy of the socket to the trainer, and the state of every library.
-        "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
-        # Handles of shared GPU memory are sent by pickle, between processes of ours on this machine.
-        "VLLM_ALLOW_INSECURE_SERIALIZATION": "1",
-    }
-    environment = defaults | {name: value for name, value in os.environ.items() if name not in _LEARNERS_OWN}
-    if num_threads is not None:
-        environment["OMP_NUM_THREADS"] = str(num_threads)
-    environment["PYTHONPATH"] = os.pathsep.join(filter(None, [package_folder(), environment.get("PYTHONPATH")]))
-    return environment
+    def _running(self) -> WorkerPool[VllmProcess]:
+        assert self._pool is not None, "the engine has not been started, or was closed"
+        return self._pool

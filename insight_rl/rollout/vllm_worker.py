@@ -1,4 +1,4 @@
-"""What runs inside the rollout process: vLLM itself, driven by messages from :mod:`insight_rl.rollout.vllm`.
+"""What runs inside a rollout process: vLLM itself, driven by messages (:mod:`insight_rl.rollout.vllm_process`).
 
 vLLM has a process of its own for two reasons. It sets global state wherever it runs (default process group, random
 seeds, thread settings, logging), which the learner must not share. And ending the process is the one sure way to get
@@ -12,7 +12,7 @@ import os
 import sys
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,6 +31,8 @@ _CPU_BLOCK_SIZE = 32
 class Request:
     """One prompt and how to sample it, e.g. ``Request(token_ids=[5, 17], num_rollouts=8, seed=7, ...)``."""
 
+    prompt_id: str
+    """For messages to people."""
     token_ids: list[int]
     num_rollouts: int
     max_tokens: int
@@ -38,6 +40,11 @@ class Request:
     top_p: float
     seed: int
     stop_token_ids: list[int]
+
+    @property
+    def num_tokens(self) -> int:
+        """Of its rollouts and their prompt at their longest: what it may take of the KV cache."""
+        return len(self.token_ids) + self.num_rollouts * self.max_tokens
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,23 +61,40 @@ ALIVE = object()
 _ALIVE_EVERY_S = 2.0
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Started:
+    """What a worker tells of itself once its model is loaded."""
+
+    device: str
+    """vLLM's name for what it runs on, such as ``cpu`` or ``cuda``."""
+    num_devices: int
+    """On how many of them: vLLM's tensor times its pipeline parallel size."""
+    num_cache_tokens: int
+    """Tokens that its KV cache holds."""
+
+
 class RefusedError(ValueError):
     """vLLM did not accept the settings; the message is vLLM's."""
 
 
 def serve(file_descriptor: int) -> None:
-    """Answer the requests that come in over the socket until it is closed: the trainer has ended, or wants no more.
+    """Answer the messages that come in over the socket until it is closed: the trainer has ended, or wants no more.
 
-    Each message is ``(method, arguments)``. Answers: any number of ``("item", value)`` and ``("alive", None)``, then
-    one of ``("done", None)``, ``("refused", text)`` and ``("failed", traceback)``.
+    Each message is ``(method, arguments)``. Answers: any number of ``("item", value)``, then one of ``("done", None)``,
+    ``("refused", text)`` and ``("failed", traceback)``. While requests are at work, further items come between the
+    messages: their samples; and now and then ``("alive", None)``. If sampling fails, that is one more ``"failed"``.
     """
     channel = Channel.from_fd(file_descriptor)
     worker = _Worker()
     exit_code = 1
     try:
         while True:
-            method, arguments = channel.receive()
-            for answer in _answers(worker, method, arguments):
+            if worker.is_generating and not channel.has_message():
+                answers = _answers(worker.step)
+            else:
+                method, arguments = channel.receive()
+                answers = _answers(getattr(worker, method), arguments, end=("done", None))
+            for answer in answers:
                 channel.send(answer)
     except (EOFError, BrokenPipeError, ConnectionResetError):
         exit_code = 0
@@ -83,12 +107,15 @@ def serve(file_descriptor: int) -> None:
         os._exit(exit_code)
 
 
-def _answers(worker: _Worker, method: str, arguments: dict[str, Any]) -> Iterator[tuple[str, Any]]:
-    """What :func:`serve` answers to one message. Errors of the socket are not caught here: they are raised outside."""
+def _answers(
+    method: Callable[..., Iterator[Any]], arguments: Mapping[str, Any] = {}, *, end: tuple[str, Any] | None = None
+) -> Iterator[tuple[str, Any]]:
+    """What :func:`serve` answers. Errors of the socket are not caught here: they are raised outside."""
     try:
-        for item in getattr(worker, method)(**arguments):
+        for item in method(**arguments):
             yield ("alive", None) if item is ALIVE else ("item", item)
-        yield "done", None
+        if end is not None:
+            yield end
     except RefusedError as error:
         yield "refused", str(error)
     except Exception:  # whatever vLLM raises is for the trainer to report
@@ -100,6 +127,10 @@ class _Worker:
 
     def __init__(self) -> None:
         self._llm: Any = None
+        self._at_work: dict[str, tuple[int, Request]] = {}
+        self._last_sign = 0.0
+        self._version: int | None = 0
+        """Of the weights; ``None`` from the moment they change until the new version is told."""
         self._sleeping_parts: set[str] = set()
         self._can_sleep = False
         self._is_half_updated = False
@@ -115,8 +146,8 @@ class _Worker:
         sleep: bool,
         transfer_backend: str | None,
         engine_args: dict[str, Any],
-    ) -> Iterator[tuple[str, int]]:
-        """Load the model and yield vLLM's name for the kind of device it runs on, and on how many of them it does."""
+    ) -> Iterator[Started]:
+        """Load the model."""
         from vllm.platforms import current_platform
 
         settings: dict[str, Any] = {
@@ -152,7 +183,12 @@ class _Worker:
         except (TypeError, ValueError) as error:
             raise RefusedError(str(error)) from error
         self._can_sleep = sleep
-        yield current_platform.device_type, self._llm.llm_engine.vllm_config.parallel_config.world_size
+        config = self._llm.llm_engine.vllm_config
+        yield Started(
+            device=current_platform.device_type,
+            num_devices=config.parallel_config.world_size,
+            num_cache_tokens=config.cache_config.num_gpu_blocks * config.cache_config.block_size,
+        )
 
     @staticmethod
     def _prepare_cpu(*, eager: bool) -> None:
@@ -166,39 +202,63 @@ class _Worker:
             # For the processes that vLLM starts, where it does.
             os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
 
-    def generate(self, *, requests: list[Request]) -> Iterator[Any]:
-        """Yield ``(index of the request, its samples)`` in the order in which they finish, and :data:`ALIVE`."""
+    @property
+    def is_generating(self) -> bool:
+        return bool(self._at_work)
+
+    def generate(self, *, requests: Mapping[int, Request]) -> Iterator[None]:
+        """Take ``requests`` in addition to those at work; their samples come from :meth:`step`, under their keys."""
         from vllm.inputs import TokensPrompt
 
         if self._is_half_updated:
             raise RuntimeError(
                 "a weight update has begun and not ended: some of these weights are new and some are old"
             )
+        if self._version is None:
+            raise RuntimeError("the version of the weights that have arrived has not been told")
         self._wake("weights", "kv_cache")
+        self._last_sign = time.monotonic()
+        for key, request in requests.items():
+            self._llm.llm_engine.add_request(
+                str(key), TokensPrompt(prompt_token_ids=request.token_ids), _sampling_params(request)
+            )
+            self._at_work[str(key)] = (key, request)
+        yield from ()
+
+    def step(self) -> Iterator[Any]:
+        """Sample one token of every rollout at work.
+
+        Yields ``(key, samples, version of the weights)`` for each request that is finished by it, and :data:`ALIVE`.
+        """
         engine = self._llm.llm_engine
-        unfinished = {str(index): request for index, request in enumerate(requests)}
         try:
-            for request_id, request in unfinished.items():
-                engine.add_request(
-                    request_id, TokensPrompt(prompt_token_ids=request.token_ids), _sampling_params(request)
-                )
-            last_sign = time.monotonic()
-            while engine.has_unfinished_requests():
-                if time.monotonic() - last_sign > _ALIVE_EVERY_S:
-                    last_sign = time.monotonic()
-                    yield ALIVE
-                for output in engine.step():
-                    if output.finished:
-                        request = unfinished.pop(output.request_id)
-                        yield int(output.request_id), _samples(output, request)
-            if unfinished:
-                raise RuntimeError(f"vLLM ended without an answer to {len(unfinished)} of {len(requests)} requests")
-        finally:
-            if unfinished:
-                engine.abort_request(list(unfinished))
+            for output in engine.step():
+                if output.finished:
+                    key, request = self._at_work.pop(output.request_id)
+                    yield key, _samples(output, request), self._version
+            if self._at_work and not engine.has_unfinished_requests():
+                raise RuntimeError(f"vLLM ended without an answer to {len(self._at_work)} requests")
+        except BaseException:
+            # Not again: whoever hears of it decides what becomes of this worker.
+            self._at_work.clear()
+            raise
+        if time.monotonic() - self._last_sign > _ALIVE_EVERY_S:
+            self._last_sign = time.monotonic()
+            yield ALIVE
+
+    def abort(self) -> Iterator[None]:
+        """Drop the requests at work."""
+        if self._at_work:
+            self._llm.llm_engine.abort_request(list(self._at_work))
+            self._at_work.clear()
+        yield from ()
+
+    def sleep(self) -> Iterator[None]:
+        """Give the GPU's memory back: weights wait in host memory, the cache is dropped. No effect if it cannot."""
         if self._can_sleep:
             self._llm.sleep(level=1)
             self._sleeping_parts = {"weights", "kv_cache"}
+        yield from ()
 
     def reload(self, *, folder: str) -> Iterator[None]:
         """Load the safetensors checkpoint in ``folder`` in place."""
@@ -217,7 +277,15 @@ class _Worker:
             self._after_update()
         yield from ()
 
+    def set_version(self, *, version: int) -> Iterator[None]:
+        """Tell which version the weights are that have arrived; completions carry it from now on."""
+        if self._version is not None:
+            raise RuntimeError(f"no weights have arrived since version {self._version}, so they are not {version}")
+        self._version = version
+        yield from ()
+
     def _after_update(self) -> None:
+        self._version = None
         if self._is_cpu:
             self._llm.apply_model(pack_embeddings)
         # Only now: a prefix computed with the old weights must not outlive them.

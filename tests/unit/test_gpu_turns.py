@@ -94,7 +94,7 @@ class Rollout:
         self.worker = vllm_worker._Worker()
         self.worker._llm, self.worker._can_sleep = FakeLLM(self.card), True
 
-    def run(self, method, **arguments):
+    def run(self, method, /, **arguments):
         list(getattr(self.worker, method)(**arguments))
 
     def generate(self, prompts, *, sampling):

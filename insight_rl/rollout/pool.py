@@ -1,0 +1,337 @@
+"""A pool of rollout workers: work for all of them, and a new one for each that is lost.
+
+Nothing here knows what a worker is made of: a process of this machine (:mod:`insight_rl.rollout.vllm_process`) or an
+actor on another one. What holds, whatever dies and whenever:
+
+- Every request is answered exactly once. What a lost worker had not finished is issued again.
+- A completion was sampled with the weights of the version that it carries: the worker holds the version of its weights,
+  and the pool compares it with the one that it expects.
+- A worker that replaces another gets the last weights before it gets any work.
+- The number of replacements is bounded, and a request that was at work in two losses ends the run.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Generic, NamedTuple, NoReturn, Protocol, TypeVar
+
+from insight_rl.errors import RunStopped
+from insight_rl.rollout.dispatch import Dispatch
+from insight_rl.rollout.vllm_worker import Request, Sample
+from insight_rl.types import Metrics
+from insight_rl.weight_sync.base import RolloutProcess, WeightChannel, WeightSource, call_all
+
+MAX_REPLACED_KEY = "rollout.max_replaced_workers"
+# A request may be at work on a lost worker so many times; the second time it is the suspect.
+_MAX_LOSSES = 2
+# Tokens that a worker may have at work, as a multiple of its KV cache. More than 1: requests are counted at their
+# longest, and most completions end much earlier.
+_LOAD = 4
+
+
+class WorkerLost(RunStopped):
+    """A worker is gone or does not answer; a new one can take its place. ``reason`` says why in a clause."""
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+class WorkerFailed(RuntimeError):
+    """A worker reported an exception; the message has its traceback, ``reason`` the end of it."""
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+class Finished(NamedTuple):
+    """A worker's answer to one request."""
+
+    key: int
+    samples: tuple[Sample, ...]
+    version: int
+    """Of the weights that it was sampled with."""
+
+
+class PoolWorker(RolloutProcess, Protocol):
+    """One engine that samples. Its methods raise :class:`WorkerLost` and :class:`WorkerFailed`."""
+
+    @property
+    def name(self) -> str:
+        """What messages call it, e.g. ``rollout worker 0``."""
+        ...
+
+    @property
+    def is_started(self) -> bool:
+        """Whether its model is loaded; it begins to load when it is made."""
+        ...
+
+    @property
+    def num_cache_tokens(self) -> int:
+        """How many tokens its KV cache holds."""
+        ...
+
+    def submit(self, requests: Mapping[int, Request]) -> None:
+        """Give it requests, in addition to those at work; does not wait."""
+        ...
+
+    def check(self) -> None:
+        """Raise :class:`WorkerLost` if it has done so before, or has died since it was last asked for anything."""
+        ...
+
+    def poll(self) -> Sequence[Finished]:
+        """What it has finished since the last time, also nothing; does not wait."""
+        ...
+
+
+W = TypeVar("W", bound=PoolWorker)
+
+
+class WorkerHost(Protocol[W]):
+    """Where the workers run."""
+
+    def make(self, index: int) -> W:
+        """Begin to start worker ``index``, the first one or the next in its place; :meth:`finish` of it waits."""
+        ...
+
+    def wait(self, workers: Sequence[W]) -> None:
+        """Wait a moment, at most until one of ``workers`` has something to be polled."""
+        ...
+
+    def close(self, workers: Sequence[W]) -> None:
+        """End ``workers``, all at the same time; those that are lost already too."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Synced:
+    channel: WeightChannel
+    weights: WeightSource
+    version: int
+
+
+class WorkerPool(Generic[W]):
+    """``num_workers`` workers of ``host``, of which at most ``max_replaced`` are replaced; ``say`` tells of each.
+
+    ``max_tokens`` at work on a worker, counted at their longest; ``None`` takes four times its KV cache. A single
+    worker gets everything at once: what it works on then does not depend on the clock.
+    """
+
+    def __init__(
+        self,
+        host: WorkerHost[W],
+        *,
+        num_workers: int,
+        max_tokens: int | None,
+        max_replaced: int,
+        say: Callable[[str], None],
+    ) -> None:
+        self._host = host
+        self._max_tokens = math.inf if num_workers == 1 else max_tokens
+        self._max_replaced = max_replaced
+        self._say = say
+        self._keys = itertools.count()
+        self._synced: _Synced | None = None
+        self._dispatch = Dispatch({})
+        self._requests: dict[int, Request] = {}
+        self.num_replaced = 0
+        self.workers: list[W] = []
+        self._ready: set[int] = set()
+        """Workers with the last weights. The others are on their way."""
+        try:
+            for index in range(num_workers):
+                self.workers.append(host.make(index))
+            for worker in self.workers:
+                worker.finish()
+        except BaseException:
+            self.close()
+            raise
+        self._ready = set(range(num_workers))
+
+    @property
+    def version(self) -> int:
+        """Of the weights that all workers have; those they have started with are version 0."""
+        return 0 if self._synced is None else self._synced.version
+
+    # -- generation
+
+    def generate(self, requests: Sequence[Request], *, only: int | None = None) -> Iterator[tuple[int, Finished]]:
+        """Yield ``(index of the request, answer)`` in the order in which they are finished.
+
+        ``only``: let this worker do all of it. A caller may stop early; what is at work then is dropped.
+        """
+        self.abort()
+        indices = {next(self._keys): index for index in range(len(requests))}
+        self._requests = {key: requests[index] for key, index in indices.items()}
+        dispatch = self._dispatch = Dispatch({key: request.num_tokens for key, request in self._requests.items()})
+        try:
+            while not dispatch.is_done:
+                self._submit(only)
+                self._host.wait(self.workers)
+                for worker in range(len(self.workers)):
+                    for answer in self._poll(worker):
+                        yield indices[answer.key], answer
+                        if dispatch is not self._dispatch:
+                            raise RuntimeError("another generation has begun; this one cannot go on")
+        finally:
+            if dispatch is self._dispatch:
+                self.abort()
+
+    def abort(self) -> None:
+        """Drop all requests at work."""
+        is_idle, self._dispatch = self._dispatch.is_done, Dispatch({})
+        if is_idle:
+            return
+        for index in sorted(self._ready):
+            try:
+                self.workers[index].call("abort")
+            except (WorkerLost, WorkerFailed) as error:
+                self._replace(index, error)
+
+    def _submit(self, only: int | None) -> None:
+        limits = {
+            index: self._limit(self.workers[index]) for index in sorted(self._ready) if only is None or index == only
+        }
+        for index, keys in self._dispatch.hand_out(limits).items():
+            try:
+                self.workers[index].submit({key: self._requests[key] for key in keys})
+            except (WorkerLost, WorkerFailed) as error:
+                self._replace(index, error)
+
+    def _limit(self, worker: W) -> float:
+        return self._max_tokens if self._max_tokens is not None else _LOAD * worker.num_cache_tokens
+
+    def _poll(self, index: int) -> Sequence[Finished]:
+        worker = self.workers[index]
+        try:
+            finished = worker.poll()
+            if index not in self._ready and worker.is_started:
+                self._catch_up(index)
+        except (WorkerLost, WorkerFailed) as error:
+            self._replace(index, error)
+            return ()
+        for answer in finished:
+            self._dispatch.finish(index, answer.key)
+            if answer.version != self.version:
+                raise RuntimeError(
+                    f"{worker.name} sampled with weights of version {answer.version}, and the run is at {self.version}"
+                )
+        return finished
+
+    # -- weights
+
+    def update(self, channel: WeightChannel, weights: WeightSource, *, version: int) -> Metrics:
+        """Send ``weights`` to every worker; returns what ``channel`` has measured.
+
+        They must stay what they are until the next call: a worker that is replaced meanwhile gets them too.
+        """
+        self.abort()
+        self._synced = _Synced(channel=channel, weights=weights, version=version)
+        self._ready.clear()
+        while True:
+            self._let_all_start()
+            if self._replace_lost():  # before the others wait in a transfer for one that will not come
+                continue
+            try:
+                metrics = self._send(self.workers)
+            except WorkerLost:
+                if not self._replace_lost():
+                    raise
+                continue
+            self._ready = set(range(len(self.workers)))
+            return metrics
+
+    def call(self, method: str) -> None:
+        """Call a method of every worker and wait for all; those that are lost are replaced, by one that is ready."""
+        while True:
+            self._let_all_catch_up()
+            try:
+                call_all(self.workers, method)
+                return
+            except WorkerLost:
+                if not self._replace_lost():
+                    raise
+
+    def _send(self, workers: Sequence[W]) -> Metrics:
+        """The last weights, and then their version: a worker refuses a version without new weights."""
+        assert self._synced is not None
+        metrics = self._synced.channel.send(self._synced.weights, workers)
+        call_all(workers, "set_version", version=self._synced.version)
+        return metrics
+
+    def _catch_up(self, index: int) -> None:
+        """Give a worker that has just started the weights that the others have."""
+        if self._synced is not None:
+            self._send([self.workers[index]])
+        self._ready.add(index)
+
+    # -- losses
+
+    def _replace(self, index: int, error: WorkerLost | WorkerFailed) -> None:
+        """Begin to start a worker in the place of one that is lost; what that one had at work waits again."""
+        lost = self.workers[index]
+        self._ready.discard(index)
+        keys = self._dispatch.lose(index)
+        self._check_suspects([key for key in keys if self._dispatch.num_losses(key) >= _MAX_LOSSES], error)
+        if self.num_replaced >= self._max_replaced:
+            self._give_up(error)
+        self.num_replaced += 1
+        self._host.close([lost])
+        again = f", and what it had not finished is issued again ({len(keys)} of the prompts)" if keys else ""
+        self._say(
+            f"{error.reason}; it is replaced (loss {self.num_replaced} of at most {self._max_replaced}){again}"
+        )
+        self.workers[index] = self._host.make(index)
+
+    def _replace_lost(self) -> bool:
+        """Replace the workers that are lost; whether there was any."""
+        before = self.num_replaced
+        for index, worker in enumerate(self.workers):
+            try:
+                worker.check()
+            except WorkerLost as error:
+                self._replace(index, error)
+        return self.num_replaced > before
+
+    def _let_all_start(self) -> None:
+        """Wait until every worker has loaded its model."""
+        while starting := [index for index, worker in enumerate(self.workers) if not worker.is_started]:
+            for index in starting:
+                try:
+                    self.workers[index].finish()
+                except WorkerLost as error:
+                    self._replace(index, error)
+
+    def _let_all_catch_up(self) -> None:
+        while late := sorted(set(range(len(self.workers))) - self._ready):
+            self._let_all_start()
+            for index in late:
+                try:
+                    self._catch_up(index)
+                except WorkerLost as error:
+                    self._replace(index, error)
+
+    def _check_suspects(self, suspects: Sequence[int], error: Exception) -> None:
+        if suspects:
+            others = f" (and {len(suspects) - 1} more)" if len(suspects) > 1 else ""
+            raise RunStopped(
+                f"prompt {self._requests[suspects[0]].prompt_id}{others} was at work each time when {_MAX_LOSSES} "
+                "rollout workers were lost; drop it from the data, or give the workers more memory; the last loss: "
+                f"{error}"
+            ) from error
+
+    def _give_up(self, error: Exception) -> NoReturn:
+        if self._max_replaced == 0:
+            raise error
+        raise RunStopped(
+            f"{self._max_replaced} rollout workers have been lost and replaced, and now one more; if that is the "
+            f"machine's fault and not the run's, raise {MAX_REPLACED_KEY}={self._max_replaced}; the last loss: {error}"
+        ) from error
+
+    def close(self) -> None:
+        self._host.close(self.workers)
+        self.workers = []

@@ -1,0 +1,214 @@
+"""Rollout workers as processes of this machine, each of which runs vLLM (:mod:`insight_rl.rollout.vllm_worker`)."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from multiprocessing.connection import wait
+from typing import Any
+
+from insight_rl.child_process import Child, ChildLost, Patience, end_children, package_folder
+from insight_rl.errors import UsageError
+from insight_rl.placement import visible_devices
+from insight_rl.rollout.pool import Finished, WorkerFailed, WorkerLost
+from insight_rl.rollout.vllm_worker import Request, Started
+
+DEADLINE_KEY = "rollout.deadline_s"
+_TARGET = "insight_rl.rollout.vllm_worker:serve"
+_WAIT_S = 0.5
+# Where the learner's ranks meet; vLLM would join them.
+_LEARNERS_OWN = frozenset({"RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"})
+
+
+class VllmProcess:
+    """A process that runs :func:`insight_rl.rollout.vllm_worker.serve`.
+
+    See :class:`~insight_rl.rollout.pool.PoolWorker`. It ends when its channel is closed.
+    """
+
+    def __init__(self, name: str, *, env: Mapping[str, str], show_log: bool, deadline_s: float) -> None:
+        self.name = name
+        self._child = Child(name, _TARGET, key=DEADLINE_KEY, deadline_s=deadline_s, env=env, log=not show_log)
+        self._started: Started | None = None
+        self._lost: WorkerLost | None = None
+        self._doing = "start"
+        self._num_unanswered = 0
+        self._at_work: set[int] = set()
+        self._patience = Patience()
+
+    @property
+    def pid(self) -> int:
+        return self._child.pid
+
+    @property
+    def is_started(self) -> bool:
+        return self._started is not None
+
+    @property
+    def device(self) -> str:
+        """vLLM's name for what it runs on, such as ``cpu`` or ``cuda``."""
+        return "unknown" if self._started is None else self._started.device
+
+    @property
+    def num_devices(self) -> int:
+        return 1 if self._started is None else self._started.num_devices
+
+    @property
+    def num_cache_tokens(self) -> int:
+        return 0 if self._started is None else self._started.num_cache_tokens
+
+    # -- one method at a time
+
+    def call(self, method: str, /, **arguments: Any) -> None:
+        """Run ``method`` in the process and wait for it."""
+        self.begin(method, **arguments)
+        self.finish()
+
+    def begin(self, method: str, /, **arguments: Any) -> None:
+        """Ask the process to run ``method``, after all that it has been asked before."""
+        if not self._is_busy:
+            self._patience.start_again()
+        self._doing = method
+        self._num_unanswered += 1
+        with self._noting_loss():
+            self._child.send((method, arguments), doing=method)
+
+    def is_ready(self) -> bool:
+        """Whether :meth:`finish` need not wait any more; waits a moment for it, and raises as it does."""
+        if not self._num_unanswered or Child.ready([self._child]):
+            return True
+        with self._noting_loss():
+            self._child.look(self._patience, doing=self._doing)
+        return False
+
+    def finish(self) -> None:
+        """Wait until the process has run all methods that it was asked to.
+
+        Raises ``UsageError`` for settings that vLLM refused, ``WorkerLost`` if the process died or showed no sign of
+        life within its deadline, and ``WorkerFailed`` for any other failure.
+        """
+        while self._num_unanswered:
+            self._receive()
+
+    # -- sampling
+
+    def submit(self, requests: Mapping[int, Request]) -> None:
+        self.begin("generate", requests=dict(requests))
+        self._at_work |= requests.keys()
+
+    def poll(self) -> Sequence[Finished]:
+        finished = []
+        with self._noting_loss():
+            if self._is_busy and not self._child.channel.has_message():
+                self._child.look(self._patience, doing=self._doing)
+        while self._child.channel.has_message():
+            answer = self._receive()
+            if answer is not None:
+                finished.append(answer)
+        return finished
+
+    # -- the channel
+
+    @property
+    def _is_busy(self) -> bool:
+        return bool(self._num_unanswered or self._at_work)
+
+    def _receive(self) -> Finished | None:
+        with self._noting_loss():
+            kind, value = self._child.receive(doing=self._doing, patience=self._patience)
+        self._patience.start_again()
+        if kind in ("done", "refused", "failed"):
+            self._num_unanswered = max(0, self._num_unanswered - 1)
+        finished = self._take_item(value) if kind == "item" else None
+        if kind == "done" and self._doing == "abort" and not self._num_unanswered:
+            self._at_work.clear()
+        if not self._is_busy:
+            self._child.answered()
+        if kind == "refused":
+            raise UsageError(f"rollout: vLLM refused its settings (rollout.engine_args and model.*): {value}")
+        if kind == "failed":
+            reason = f"{self.name} failed in {self._doing}: {value.strip().rpartition(chr(10))[2]}"
+            raise WorkerFailed(reason, f"{self.name} failed in {self._doing}:\n{value}{self._child.log_tail()}")
+        return finished
+
+    def _take_item(self, value: Any) -> Finished | None:
+        if isinstance(value, Started):
+            self._started = value
+            return None
+        finished = Finished(*value)
+        self._at_work.discard(finished.key)
+        return finished
+
+    def check(self) -> None:
+        if self._lost is not None:
+            raise self._lost
+        if self._child.is_dead:
+            with self._noting_loss():
+                self._child.fail_as_dead(self._doing if self._is_busy else "waiting for work", None)
+
+    @contextmanager
+    def _noting_loss(self) -> Iterator[None]:
+        try:
+            yield
+        except ChildLost as error:
+            self._lost = WorkerLost(error.reason, str(error))
+            raise self._lost from error
+
+
+@dataclass(frozen=True, kw_only=True)
+class VllmProcesses:
+    """Makes the processes of a pool. See :class:`~insight_rl.rollout.pool.WorkerHost`."""
+
+    start_arguments: Mapping[str, Any]
+    """Of the worker's ``start``."""
+    devices: Sequence[Sequence[str]]
+    """Of each worker, as :mod:`insight_rl.placement` gives them."""
+    num_threads: int | None
+    """Of each worker on the CPU backend; ``None`` leaves it to vLLM."""
+    show_log: bool
+    deadline_s: float
+
+    def make(self, index: int) -> VllmProcess:
+        environment = make_environment(self.num_threads, self.devices[index])
+        process = VllmProcess(
+            f"rollout worker {index}", env=environment, show_log=self.show_log, deadline_s=self.deadline_s
+        )
+        try:
+            process.begin("start", **self.start_arguments)
+        except BaseException:
+            self.close([process])
+            raise
+        return process
+
+    def wait(self, workers: Sequence[VllmProcess]) -> None:
+        wait([worker._child.channel.fileno() for worker in workers], timeout=_WAIT_S)
+
+    def close(self, workers: Sequence[VllmProcess]) -> None:
+        end_children([worker._child for worker in workers])
+
+
+def make_environment(num_threads: int | None, devices: Sequence[str]) -> dict[str, str]:
+    """The trainer's environment, plus defaults that the user's own settings override, and the worker's own devices."""
+    defaults = {
+        "VLLM_LOGGING_LEVEL": "WARNING",
+        "VLLM_NO_USAGE_STATS": "1",
+        # The model is a local folder by now.
+        "HF_HUB_OFFLINE": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+        # vLLM would bind its threads to one core per physical core less one: on two hyperthreads, a single one.
+        "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+        # Threads that spin while they wait: 42 instead of 390 tokens/s where other processes want the same cores.
+        "OMP_WAIT_POLICY": "PASSIVE",
+        # A forked engine core would keep a copy of the socket to the trainer, and the state of every library.
+        "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
+        # Handles of shared GPU memory are sent by pickle, between processes of ours on this machine.
+        "VLLM_ALLOW_INSECURE_SERIALIZATION": "1",
+    }
+    environment = defaults | {name: value for name, value in os.environ.items() if name not in _LEARNERS_OWN}
+    environment |= visible_devices(devices, os.environ)
+    if num_threads is not None:
+        environment["OMP_NUM_THREADS"] = str(num_threads)
+    environment["PYTHONPATH"] = os.pathsep.join(filter(None, [package_folder(), environment.get("PYTHONPATH")]))
+    return environment
