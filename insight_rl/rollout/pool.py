@@ -83,8 +83,8 @@ class PoolWorker(RolloutProcess, Protocol):
         """Raise :class:`WorkerLost` if it has done so before, or has died since it was last asked for anything."""
         ...
 
-    def poll(self) -> Sequence[Finished]:
-        """What it has finished since the last time, also nothing; does not wait."""
+    def poll(self) -> Finished | None:
+        """The next request that it has finished, or ``None``; does not wait."""
         ...
 
 
@@ -173,7 +173,8 @@ class WorkerPool(Generic[W]):
                 self._submit(only)
                 self._host.wait(self.workers)
                 for worker in range(len(self.workers)):
-                    for answer in self._poll(worker):
+                    answer = self._poll(worker)
+                    if answer is not None:
                         yield indices[answer.key], answer
                         if dispatch is not self._dispatch:
                             raise RuntimeError("another generation has begun; this one cannot go on")
@@ -205,22 +206,22 @@ class WorkerPool(Generic[W]):
     def _limit(self, worker: W) -> float:
         return self._max_tokens if self._max_tokens is not None else _LOAD * worker.num_cache_tokens
 
-    def _poll(self, index: int) -> Sequence[Finished]:
+    def _poll(self, index: int) -> Finished | None:
         worker = self.workers[index]
         try:
-            finished = worker.poll()
+            answer = worker.poll()
             if index not in self._ready and worker.is_started:
                 self._catch_up(index)
         except (WorkerLost, WorkerFailed) as error:
             self._replace(index, error)
-            return ()
-        for answer in finished:
+            return None
+        if answer is not None:
             self._dispatch.finish(index, answer.key)
             if answer.version != self.version:
                 raise RuntimeError(
                     f"{worker.name} sampled with weights of version {answer.version}, and the run is at {self.version}"
                 )
-        return finished
+        return answer
 
     # -- weights
 
@@ -282,9 +283,7 @@ class WorkerPool(Generic[W]):
         self.num_replaced += 1
         self._host.close([lost])
         again = f", and what it had not finished is issued again ({len(keys)} of the prompts)" if keys else ""
-        self._say(
-            f"{error.reason}; it is replaced (loss {self.num_replaced} of at most {self._max_replaced}){again}"
-        )
+        self._say(f"{error.reason}; it is replaced (loss {self.num_replaced} of at most {self._max_replaced}){again}")
         self.workers[index] = self._host.make(index)
 
     def _replace_lost(self) -> bool:

@@ -28,15 +28,18 @@ class VllmProcess:
     See :class:`~insight_rl.rollout.pool.PoolWorker`. It ends when its channel is closed.
     """
 
-    def __init__(self, name: str, *, env: Mapping[str, str], show_log: bool, deadline_s: float) -> None:
-        self.name = name
-        self._child = Child(name, _TARGET, key=DEADLINE_KEY, deadline_s=deadline_s, env=env, log=not show_log)
+    def __init__(self, child: Child) -> None:
+        self._child = child
         self._started: Started | None = None
         self._lost: WorkerLost | None = None
         self._doing = "start"
         self._num_unanswered = 0
         self._at_work: set[int] = set()
         self._patience = Patience()
+
+    @property
+    def name(self) -> str:
+        return self._child.name
 
     @property
     def pid(self) -> int:
@@ -98,15 +101,13 @@ class VllmProcess:
         self.begin("generate", requests=dict(requests))
         self._at_work |= requests.keys()
 
-    def poll(self) -> Sequence[Finished]:
-        finished = []
+    def poll(self) -> Finished | None:
         with self._noting_loss():
             if self._is_busy and not self._child.channel.has_message():
                 self._child.look(self._patience, doing=self._doing)
-        while self._child.channel.has_message():
-            answer = self._receive()
-            if answer is not None:
-                finished.append(answer)
+        finished = None
+        while finished is None and self._child.channel.has_message():
+            finished = self._receive()
         return finished
 
     # -- the channel
@@ -171,10 +172,15 @@ class VllmProcesses:
     deadline_s: float
 
     def make(self, index: int) -> VllmProcess:
-        environment = make_environment(self.num_threads, self.devices[index])
-        process = VllmProcess(
-            f"rollout worker {index}", env=environment, show_log=self.show_log, deadline_s=self.deadline_s
+        child = Child(
+            f"rollout worker {index}",
+            _TARGET,
+            key=DEADLINE_KEY,
+            deadline_s=self.deadline_s,
+            env=make_environment(self.num_threads, self.devices[index]),
+            log=not self.show_log,
         )
+        process = VllmProcess(child)
         try:
             process.begin("start", **self.start_arguments)
         except BaseException:

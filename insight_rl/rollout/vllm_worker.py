@@ -89,12 +89,7 @@ def serve(file_descriptor: int) -> None:
     exit_code = 1
     try:
         while True:
-            if worker.is_generating and not channel.has_message():
-                answers = _answers(worker.step)
-            else:
-                method, arguments = channel.receive()
-                answers = _answers(getattr(worker, method), arguments, end=("done", None))
-            for answer in answers:
+            for answer in next_answers(worker, channel):
                 channel.send(answer)
     except (EOFError, BrokenPipeError, ConnectionResetError):
         exit_code = 0
@@ -105,6 +100,14 @@ def serve(file_descriptor: int) -> None:
         sys.stderr.flush()
         # Without the interpreter's teardown, which takes seconds with vLLM loaded and frees nothing that matters.
         os._exit(exit_code)
+
+
+def next_answers(worker: _Worker, channel: Channel) -> Iterator[tuple[str, Any]]:
+    """Do one thing and yield what there is to answer: a message if one has come or nothing is at work, else sample."""
+    if worker.is_generating and not channel.has_message():
+        return _answers(worker.step)
+    method, arguments = channel.receive()
+    return _answers(getattr(worker, method), arguments, end=("done", None))
 
 
 def _answers(
