@@ -61,7 +61,14 @@ AREAS = {
     ),
 }
 
-OF_THE_MACHINE = ("time/{name}", "memory/{name}", "learner/mfu", "learner/tokens_per_s", "rollout/tokens_per_s")
+OF_THE_MACHINE = (
+    "time/{name}",
+    "memory/{name}",
+    "learner/mfu",
+    "learner/tokens_per_s",
+    "rollout/tokens_per_s",
+    "rollout/num_replaced_workers",
+)
 """Keys that depend on the machine and on what else it does."""
 
 
@@ -138,6 +145,9 @@ ENTRIES: tuple[MetricEntry, ...] = (
     _entry("gate/num_groups", "groups", "", "Groups rolled out in the step, the rejected ones included: its cost."),
     _entry("gate/num_kept", "groups", "", "Groups that the learner trained on."),
     _entry("gate/num_tokens", "tokens", "", "Tokens generated in the step, those of rejected groups included."),
+    _entry("rollout/num_replaced_workers", "workers", "0", "Rollout workers that died or hung and were replaced, since "
+           "the run was started or resumed (`rollout=vllm`). What they had not finished was issued again; the log has "
+           "the reasons."),
     _entry("rollout/num_rollouts", "rollouts", "", "Completions sampled for training since the start of the run, "
            "rejected groups included. An axis to compare selectors on."),
     _entry("rollout/num_tokens", "tokens", "", "Tokens of those completions since the start of the run. The fairest "
@@ -223,7 +233,7 @@ Every metric is named `area/name`. A run writes them to `metrics.jsonl` in its f
 with `step` and the metrics of that step; step 0 is the evaluation before training. Not every key is in every step
 (evaluations are rare, and each part logs only what it has), and a number that does not exist (NaN, infinity) is `null`.
 Two runs with the same configuration and seed, resumed or not, have the same metrics, apart from `time/*`, `memory/*`,
-`learner/mfu` and the two `tokens_per_s`.
+`learner/mfu`, the two `tokens_per_s` and `rollout/num_replaced_workers`.
 A histogram is `{"counts": [...], "edges": [...]}` with one edge more than counts. Tables are in `samples.jsonl`, one
 object per row with `step` and `table`; messages to the user are in `notices.jsonl`.
 

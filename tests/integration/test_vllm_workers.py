@@ -24,8 +24,8 @@ def said():
 def engine(untied_model, said):
     """Two prompts fit in the limit of a worker, so that most are handed out as others finish.
 
-    And fewer tokens fit in one pass than the prompts have: cutting a prompt in two would rewind its generator, which CPU
-    generators cannot do.
+    And fewer tokens fit in one pass than the prompts have: cutting a prompt in two would rewind its generator, which
+    CPU generators cannot do.
     """
     assert sum(len(prompt.token_ids) for prompt in PROMPTS) > 64
     settings = {"num_workers": 2, "num_threads": 1, "engine_args": {"max_num_batched_tokens": 64}}
