@@ -23,7 +23,7 @@ DEADLY, FAILING, ENDLESS = 666, 667, 668
 
 
 def samples_of(request: Request, weights: int) -> tuple[Sample, ...]:
-    """What :class:`Engine` makes of a request, whatever else is at work."""
+    """What :class:`Engine` makes of a request, whatever else is at work. Tuples and no arrays: they can be compared."""
     return tuple(
         Sample(token_ids=(request.seed % 97, j, weights), logprobs=(-0.5, -0.25, -1.0), finish_reason="stop")
         for j in range(request.num_rollouts)
@@ -79,7 +79,7 @@ class Worker(vllm_worker._Worker):
         if arguments.get("dtype") == "float8":
             raise vllm_worker.RefusedError("float8 is no dtype")
         self._llm = Engine(pause_s)
-        yield Started(device="cpu", num_cache_tokens=NUM_CACHE_TOKENS)
+        yield Started(device="cpu", num_devices=1, num_cache_tokens=NUM_CACHE_TOKENS)
 
     def hang(self) -> Iterator[None]:
         time.sleep(600)

@@ -179,10 +179,10 @@ def test_a_killed_and_a_stopped_worker_are_replaced_with_the_last_weights(make_h
     pool = make_pool(make_host(deadline_s=2.0, pause_s=0.05), say=said.append)
     pool.update(Channel(tmp_path), Weights(30), version=3)
     requests = make_requests(12)
-    for number in (signal.SIGKILL, signal.SIGSTOP):
+    for worker, number in ((0, signal.SIGKILL), (1, signal.SIGSTOP)):
         stream = pool.generate(requests)
         answers = [next(stream)]
-        os.kill(pool.workers[0].pid, number)
+        os.kill(pool.workers[worker].pid, number)
         with stacks_in(tmp_path):
             answers += stream
         assert sorted(index for index, _ in answers) == list(range(12))
