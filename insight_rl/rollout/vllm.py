@@ -19,7 +19,7 @@ from typing import Any
 from insight_rl.child_process import check_deadline
 from insight_rl.errors import UsageError, check
 from insight_rl.placement import PLACEMENTS
-from insight_rl.rollout.base import RolloutSpec, check_lengths
+from insight_rl.rollout.base import Finished, RolloutSpec, check_lengths
 from insight_rl.rollout.pool import MAX_REPLACED_KEY, WorkerPool
 from insight_rl.rollout.vllm_process import DEADLINE_KEY, VllmProcess, VllmProcesses
 from insight_rl.rollout.vllm_worker import Request, Sample
@@ -46,8 +46,8 @@ class VllmEngine:
     ``colocated``) or others (``separate``). ``max_tokens_in_flight`` of one worker, see
     :class:`~insight_rl.rollout.pool.WorkerPool`. ``max_replaced_workers``: a worker that dies or hangs is replaced, so
     many times in a run. ``engine_args`` go to ``vllm.LLM`` under vLLM's own names and override what this class sets.
-    ``sleep`` gives the GPU's memory back at the end of each :meth:`generate` (weights wait in host memory, the cache is
-    dropped) and takes it again when needed. ``num_threads`` of a worker on the CPU backend: null leaves it to
+    ``sleep``: :meth:`release_memory` gives the GPU's memory back (weights wait in host memory, the cache is dropped),
+    which is taken again when needed. ``num_threads`` of a worker on the CPU backend: null leaves it to
     ``OMP_NUM_THREADS``; without that, several workers share the cores. ``show_log`` lets vLLM write to the terminal;
     otherwise its last lines are part of the error message. ``deadline_s``: seconds without a sign of life after which a
     worker counts as lost. Nothing here has been run on a GPU yet, sleeping included.
@@ -152,7 +152,14 @@ class VllmEngine:
         check_lengths(prompts, sampling, max_length=self._max_length)
         return self._generate(list(prompts), sampling)
 
-    def _generate(self, prompts: list[Prompt], sampling: Sampling) -> Iterator[tuple[Prompt, tuple[Completion, ...]]]:
+    def generate_on_each(self, prompts: Sequence[Prompt], *, sampling: Sampling) -> Sequence[Finished]:
+        """See :class:`~insight_rl.rollout.base.SamplesOnEach`."""
+        check_lengths(prompts, sampling, max_length=self._max_length)
+        return [list(self._generate(list(prompts), sampling, only=worker)) for worker in range(self.num_workers)]
+
+    def _generate(
+        self, prompts: list[Prompt], sampling: Sampling, *, only: int | None = None
+    ) -> Iterator[tuple[Prompt, tuple[Completion, ...]]]:
         requests = [
             Request(
                 prompt_id=prompt.id,
@@ -166,10 +173,12 @@ class VllmEngine:
             )
             for prompt in prompts
         ]
-        for index, answer in self._running().generate(requests):
+        for index, answer in self._running().generate(requests, only=only):
             yield prompts[index], self._completions(answer.samples, answer.version)
-        if self.sleep:
-            self._running().call("sleep")
+
+    def release_memory(self) -> None:
+        """See :class:`~insight_rl.rollout.base.Sleeps`; nothing happens without ``sleep``."""
+        self._running().call("sleep")
 
     def _completions(self, samples: Sequence[Sample], version: int) -> tuple[Completion, ...]:
         texts = self._tokenizer.decode_batch([sample.token_ids for sample in samples])

@@ -258,9 +258,10 @@ class _Worker:
 
     def sleep(self) -> Iterator[None]:
         """Give the GPU's memory back: weights wait in host memory, the cache is dropped. No effect if it cannot."""
-        if self._can_sleep:
+        parts = {"weights", "kv_cache"}
+        if self._can_sleep and self._sleeping_parts != parts:
             self._llm.sleep(level=1)
-            self._sleeping_parts = {"weights", "kv_cache"}
+            self._sleeping_parts = parts
         yield from ()
 
     def reload(self, *, folder: str) -> Iterator[None]:

@@ -40,14 +40,18 @@ def engine(untied_model, said):
             os.killpg(group, 0)
 
 
-def generate(engine, *, only=None):
-    """Completions by prompt id, all of them by one worker if it is named; each prompt exactly once."""
-    generate = engine._pool.generate
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(engine._pool, "generate", lambda requests: generate(requests, only=only))
-        results = list(engine.generate(PROMPTS, sampling=SAMPLING))
+def by_prompt(results):
+    """Completions by prompt id; each prompt exactly once."""
     assert sorted(prompt.id for prompt, _ in results) == [prompt.id for prompt in PROMPTS]
     return {prompt.id: group for prompt, group in results}
+
+
+def generate(engine):
+    return by_prompt(list(engine.generate(PROMPTS, sampling=SAMPLING)))
+
+
+def generate_on_each(engine):
+    return [by_prompt(results) for results in engine.generate_on_each(PROMPTS, sampling=SAMPLING)]
 
 
 @torch.no_grad()
@@ -75,8 +79,7 @@ def test_every_worker_has_the_weights_and_the_version_after_every_sync(engine, u
             # Fill the caches with prefixes of the old weights: none of them may survive the update.
             assert largest_gap(generate(engine), model) > 1e-2
             engine.update_weights(ModelWeights(model), version=version)
-        for worker in (0, 1):
-            groups = generate(engine, only=worker)
+        for groups in generate_on_each(engine):
             assert versions(groups) == {version}
             assert largest_gap(groups, model) <= 1e-4
 
@@ -84,11 +87,8 @@ def test_every_worker_has_the_weights_and_the_version_after_every_sync(engine, u
 def test_the_worker_and_the_company_of_a_prompt_do_not_matter(engine):
     """As with one worker: seeds hang on the prompt's id. In float32 rounding does not show on this model."""
     tokens = [
-        {
-            key: [list(completion.token_ids) for completion in group]
-            for key, group in generate(engine, only=only).items()
-        }
-        for only in (None, 0, 1)
+        {key: [completion.token_ids.tolist() for completion in group] for key, group in groups.items()}
+        for groups in (generate(engine), *generate_on_each(engine))
     ]
     assert tokens[0] == tokens[1] == tokens[2]
 
@@ -107,6 +107,6 @@ def test_a_worker_that_is_killed_is_replaced_with_the_run_s_weights_and_no_promp
     assert len(said) == 1 and said[0].startswith(
         "rollout worker 1 died in generate (killed by SIGKILL); it is replaced"
     )
-    groups = generate(engine, only=1)
+    groups = generate_on_each(engine)[1]
     assert versions(groups) == {9} and largest_gap(groups, model) <= 1e-4
     assert engine.update_weights(ModelWeights(model), version=10)["rollout/num_replaced_workers"] == 1
