@@ -182,12 +182,12 @@ def rank_killed(run: Run) -> None:
 
 def rollout_stopped(run: Run) -> None:
     run.send("rollout", signal.SIGSTOP)
-    run.end_code()
+    run.wait_for_steps(run.num_steps + 3)
 
 
 def rollout_killed(run: Run) -> None:
     run.send("rollout", signal.SIGKILL)
-    run.end_code()
+    run.wait_for_steps(run.num_steps + 3)
 
 
 def judge_stopped(run: Run) -> None:
