@@ -181,6 +181,7 @@ def rank_killed(run: Run) -> None:
 
 
 def rollout_stopped(run: Run) -> None:
+    """It is replaced by another after its deadline, and its prompts are issued again."""
     run.send("rollout", signal.SIGSTOP)
     run.wait_for_steps(run.num_steps + 3)
 

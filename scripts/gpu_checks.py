@@ -448,7 +448,7 @@ CHECKS = {
         _learner("zero-2 checkpointing", AGAIN),
         _learner("zero-3 checkpointing", AGAIN),
         _learner("accelerate sdpa", "learner.attention=sdpa", needs=("gpu",)),
-        _learner("accelerate flash", "learner.attention=flash", needs=("gpu",), dtypes=("bfloat16",)),
+        _learner("accelerate flash", "learner.attention=flash", dtypes=("bfloat16",)),
         _learner("accelerate flex", "learner.attention=flex", needs=("gpu",)),
         _vllm("run shared_memory", "weight_sync=shared_memory", needs=()),
         _vllm("run ipc", "weight_sync=ipc"),
@@ -472,6 +472,12 @@ CHECKS = {
         _learner("zero-0 checkpointing", AGAIN),
         _learner("zero-1 checkpointing", AGAIN),
         Check(name="run transformers", run=check_run, overrides=("rollout=transformers",)),
+        Check(
+            name="run nccl",
+            run=check_run,
+            overrides=("rollout=vllm", "rollout.placement=separate", "weight_sync=nccl"),
+            needs=("vllm", "2 gpus"),
+        ),
     )
 }
 """In order of what matters most; where the time is short, the last are not run."""

@@ -65,17 +65,14 @@ def test_a_second_signal_ends_the_run_although_a_rank_hangs(make):
     assert make("sigterm-twice-beside-a-stopped-rank", CHEAP).ended == "code 143"
 
 
-@pytest.mark.parametrize(
-    ("name", "overrides", "end"),
-    [
-        ("sigterm-to-the-group", [], "code 143"),
-        ("trainer-killed", [], "code -9"),
-        ("rollout-stopped", ["learner=accelerate", "learner.num_ranks=1", "rollout.deadline_s=10"], "went on"),
-    ],
-)
-def test_vllm_and_deepspeed(name, overrides, end, make):
-    """A rollout worker that is stopped is replaced, and its stacks are written."""
-    outcome = make(name, overrides)
-    assert outcome.ended == end
-    assert outcome.has_checkpoint == (end == "code 143")
-    assert outcome.has_stacks == (end == "went on")
+def test_a_stopped_vllm_is_replaced_with_stacks_and_a_signal_to_every_process_is_a_request_to_stop(make):
+    """The learner is DeepSpeed with two ranks, here and below."""
+    outcome = make("rollout-stopped+sigterm-to-the-group", ["rollout.deadline_s=10"])
+    assert outcome.ended == "code 143"
+    assert outcome.has_stacks and outcome.has_checkpoint
+
+
+def test_nothing_is_left_of_a_killed_trainer_with_vllm_and_deepspeed(make):
+    outcome = make("trainer-killed", [])
+    assert outcome.ended == "code -9"
+    assert not outcome.has_stacks and not outcome.has_checkpoint
