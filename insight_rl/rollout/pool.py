@@ -247,9 +247,12 @@ class WorkerPool(Generic[W]):
             return metrics
 
     def call(self, method: str) -> None:
-        """Call a method of every worker and wait for all; those that are lost are replaced, by one that is ready."""
+        """Call a method of every worker and wait for all; those that are lost are replaced.
+
+        A worker that is new here has the weights that it started with, until there is work for it or an update.
+        """
         while True:
-            self._let_all_catch_up()
+            self._let_all_start()
             try:
                 call_all(self.workers, method)
                 return
@@ -302,15 +305,6 @@ class WorkerPool(Generic[W]):
             for index in starting:
                 try:
                     self.workers[index].finish()
-                except WorkerLost as error:
-                    self._replace(index, error)
-
-    def _let_all_catch_up(self) -> None:
-        while late := sorted(set(range(len(self.workers))) - self._ready):
-            self._let_all_start()
-            for index in late:
-                try:
-                    self._catch_up(index)
                 except WorkerLost as error:
                     self._replace(index, error)
 

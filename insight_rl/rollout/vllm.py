@@ -46,8 +46,8 @@ class VllmEngine:
     ``colocated``) or others (``separate``). ``max_tokens_in_flight`` of one worker, see
     :class:`~insight_rl.rollout.pool.WorkerPool`. ``max_replaced_workers``: a worker that dies or hangs is replaced, so
     many times in a run. ``engine_args`` go to ``vllm.LLM`` under vLLM's own names and override what this class sets.
-    ``sleep``: :meth:`release_memory` gives the GPU's memory back (weights wait in host memory, the cache is dropped),
-    which is taken again when needed. ``num_threads`` of a worker on the CPU backend: null leaves it to
+    ``sleep``: the GPUs are the learner's while it works (:mod:`insight_rl.gpu_turns`): weights wait in host memory, the
+    cache is dropped. ``num_threads`` of a worker on the CPU backend: null leaves it to
     ``OMP_NUM_THREADS``; without that, several workers share the cores. ``show_log`` lets vLLM write to the terminal;
     otherwise its last lines are part of the error message. ``deadline_s``: seconds without a sign of life after which a
     worker counts as lost. Nothing here has been run on a GPU yet, sleeping included.
@@ -81,6 +81,12 @@ class VllmEngine:
             max_tokens_in_flight,
             "must be at least 1, or null for four times the KV cache of a worker",
         )
+        check(
+            not sleep or placement == "colocated",
+            "rollout.sleep",
+            sleep,
+            "frees GPUs that nobody else uses where rollout.placement=separate; take false",
+        )
         check(max_replaced_workers >= 0, MAX_REPLACED_KEY, max_replaced_workers, "must be at least 0")
         check(
             num_threads is None or num_threads >= 1, "rollout.num_threads", num_threads, "must be at least 1, or null"
@@ -108,10 +114,11 @@ class VllmEngine:
                 "rollout=vllm: vLLM is not installed; install it with `pip install 'insight-rl[cpu]'` (on a GPU: "
                 "`pip install 'insight-rl[gpu]'`), or use rollout=transformers"
             )
+        self._weight_channel = spec.weight_channel or AutoChannel()
+        self._weight_channel.check_placement(self.placement)
         check_shared_memory()
         self._tokenizer = ModelTokenizer(spec.model_path)
         self._max_length = spec.max_length
-        self._weight_channel = spec.weight_channel or AutoChannel()
         host = VllmProcesses(
             start_arguments={
                 "model_path": str(spec.model_path),
@@ -176,10 +183,6 @@ class VllmEngine:
         for index, answer in self._running().generate(requests, only=only):
             yield prompts[index], self._completions(answer.samples, answer.version)
 
-    def release_memory(self) -> None:
-        """See :class:`~insight_rl.rollout.base.Sleeps`; nothing happens without ``sleep``."""
-        self._running().call("sleep")
-
     def _completions(self, samples: Sequence[Sample], version: int) -> tuple[Completion, ...]:
         texts = self._tokenizer.decode_batch([sample.token_ids for sample in samples])
         return tuple(
@@ -192,6 +195,14 @@ class VllmEngine:
             )
             for sample, text in zip(samples, texts, strict=True)
         )
+
+    def release_memory(self) -> None:
+        """See :class:`~insight_rl.rollout.base.Sleeps`: vLLM sleeps at level 1, so that its weights survive.
+
+        What comes next need not be an update: it may be a checkpoint and then an evaluation.
+        """
+        if self.sleep:
+            self._running().call("sleep")
 
     def update_weights(self, weights: WeightSource, *, version: int) -> Metrics:
         pool = self._running()

@@ -161,6 +161,13 @@ class WeightChannel(Protocol):
         """vLLM's name for its side of the transfer, which it has to know when it starts; ``None``: it needs none."""
         ...
 
+    def check_placement(self, placement: str) -> None:
+        """Raise ``UsageError`` if weights cannot go to workers that are placed so (``rollout.placement``) on GPUs.
+
+        Called before anything is started, and before ``vllm_backend`` is read.
+        """
+        ...
+
     def check_device(self, device: str) -> None:
         """Raise ``UsageError`` if weights cannot go to an engine on this kind of device (as in ``RolloutProcess``)."""
         ...

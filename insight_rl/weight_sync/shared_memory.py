@@ -25,6 +25,9 @@ class SharedMemoryChannel:
         check(folder is None or Path(folder).is_dir(), "weight_sync.folder", folder, "is not a folder")
         self.folder = folder
 
+    def check_placement(self, placement: str) -> None:
+        """Files can be read from everywhere on the machine."""
+
     def check_device(self, device: str) -> None:
         """Files can be read on every device."""
 

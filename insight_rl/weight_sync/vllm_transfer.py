@@ -65,6 +65,14 @@ class IpcChannel(_VllmChannel):
     def __init__(self, *, buffer_bytes: int = 256 << 20) -> None:
         super().__init__(buffer_bytes=buffer_bytes)
 
+    def check_placement(self, placement: str) -> None:
+        check(
+            placement == "colocated",
+            "weight_sync",
+            "ipc",
+            f"with rollout.placement={placement} vLLM's GPUs have no rank of the learner; take weight_sync=nccl",
+        )
+
     def check_device(self, device: str) -> None:
         _check_gpu("ipc", device)
 
@@ -86,6 +94,15 @@ class NcclChannel(_VllmChannel):
 
     def __init__(self, *, buffer_bytes: int = 256 << 20) -> None:
         super().__init__(buffer_bytes=buffer_bytes)
+
+    def check_placement(self, placement: str) -> None:
+        check(
+            placement == "separate",
+            "weight_sync",
+            "nccl",
+            f"with rollout.placement={placement} vLLM and rank 0 would be on one GPU, which NCCL refuses; take "
+            "weight_sync=ipc, or rollout.placement=separate",
+        )
 
     def check_device(self, device: str) -> None:
         _check_gpu("nccl", device)

@@ -15,6 +15,7 @@ import torch
 
 from insight_rl.errors import UsageError
 from insight_rl.paths import conf_dir
+from insight_rl.placement import PLACEMENTS
 from insight_rl.weight_sync.base import SyncSeconds, TensorInfo
 from insight_rl.weight_sync.vllm_transfer import ControlClient, IpcChannel, NcclChannel, as_vllm_source
 
@@ -83,6 +84,18 @@ def says_at_once_for_which_devices_it_is(channel):
             channel.check_device("cpu")
 
 
+def says_at_once_for_which_placements_it_is(channel):
+    """No placement is refused without a word, and at least one is good."""
+    refused = []
+    for placement in PLACEMENTS:
+        try:
+            channel.check_placement(placement)
+        except UsageError as error:
+            refused.append(placement)
+            assert f"rollout.placement={placement}" in str(error)
+    assert set(refused) < set(PLACEMENTS)
+
+
 def replaces_the_weights_before_it_returns(channel):
     """In every process; and they may be others than before, as one that has died is replaced."""
     first, second, third = Process(), Process(), Process()
@@ -115,7 +128,11 @@ def leaves_nothing_behind_when_loading_fails(channel):
     assert not weights.saved_in.exists()
 
 
-ANYWHERE = (names_its_side_in_vllm, says_at_once_for_which_devices_it_is)
+ANYWHERE = (
+    names_its_side_in_vllm,
+    says_at_once_for_which_devices_it_is,
+    says_at_once_for_which_placements_it_is,
+)
 ON_A_CPU = (replaces_the_weights_before_it_returns, leaves_nothing_behind, leaves_nothing_behind_when_loading_fails)
 
 
@@ -137,7 +154,30 @@ def test_a_channel_is_refused_on_a_cpu_if_and_only_if_it_needs_a_gpu(option, bui
         channel.check_device("cpu")
 
 
+@pytest.mark.parametrize(
+    ("option", "placement", "backend"),
+    [
+        ("auto", "colocated", "ipc"),
+        ("auto", "separate", "nccl"),
+        ("ipc", "colocated", "ipc"),
+        ("nccl", "separate", "nccl"),
+        ("shared_memory", "separate", None),
+    ],
+)
+def test_what_vllm_is_told_fits_the_placement(option, placement, backend, build_option):
+    channel = build_option(f"weight_sync={option}")
+    channel.check_placement(placement)
+    assert channel.vllm_backend == backend
+
+
+@pytest.mark.parametrize(("option", "placement"), [("ipc", "separate"), ("nccl", "colocated")])
+def test_a_placement_that_cannot_work_is_refused(option, placement, build_option):
+    with pytest.raises(UsageError, match=rf"weight_sync='{option}': with rollout\.placement={placement}"):
+        build_option(f"weight_sync={option}").check_placement(placement)
+
+
 BROKEN = {
+    says_at_once_for_which_placements_it_is: "class Bad:\n    vllm_backend = None",
     says_at_once_for_which_devices_it_is: "class Bad:\n    vllm_backend = None",
     names_its_side_in_vllm: 'class Bad:\n    vllm_backend = "pigeon"',
     replaces_the_weights_before_it_returns: "class Bad:\n    def send(self, weights, processes): return {}",

@@ -104,7 +104,8 @@ class Recording:
 
     def __init__(self, channel):
         self.channel, self.updates = channel, []
-        self.vllm_backend, self.check_device = channel.vllm_backend, lambda device: None
+        self.vllm_backend = channel.vllm_backend
+        self.check_device = self.check_placement = lambda name: None
 
     def send(self, weights, processes):
         def send(spec, call_all):
