@@ -202,6 +202,12 @@ FREE_ON_RESUME = (
 """Keys, and mappings of keys, that may differ when a run is resumed: they change how far it goes or what is seen of it,
 not what it is."""
 
+REMOVED_KEYS = {
+    "algorithm.importance_cap": "was replaced by algorithm.importance, .importance_low and .importance_high; for a cap "
+    "set algorithm.importance=token_truncate and algorithm.importance_high, for null set algorithm.importance=none",
+}
+"""Keys of earlier versions, and what to do instead: in a command, a file of options or the record of a run."""
+
 PARTS = ("task", "reward", "selector", "gate", "rollout", "weight_sync", "algorithm", "learner", "monitor")
 """Keys whose nodes name classes of the user's choice."""
 
@@ -272,6 +278,8 @@ def compose_config(
                 f"{override}: benchmarks are added one by one, +benchmark@evaluation.benchmarks.{name}={name}, or as a "
                 "suite, evaluation=math_suite; '~evaluation.benchmarks.NAME' leaves one of a suite out"
             )
+        if key in REMOVED_KEYS:
+            raise UsageError(f"{override}: {REMOVED_KEYS[key]}")
         group = key.removesuffix("_name")
         if key != group and group in NAMED_GROUPS:
             raise UsageError(f"{override}: is filled in from the option chosen; give {group}={value or '...'}")
@@ -306,6 +314,11 @@ def register_schema() -> None:
 
 def parse_config(tree: DictConfig) -> RunConfig:
     """The typed configuration; raises ``UsageError`` for a value that no run could work with."""
+    for key, instead in REMOVED_KEYS.items():
+        group, _, name = key.rpartition(".")
+        node = OmegaConf.select(tree, group)
+        if isinstance(node, DictConfig) and name in node:
+            raise UsageError(f"{key}={node[name]}: {instead}")
     missing = sorted(OmegaConf.missing_keys(tree))
     if missing:
         raise UsageError(f"{missing[0]} has no value: give one, e.g. `{missing[0]}=...`")

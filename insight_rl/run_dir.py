@@ -14,7 +14,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from insight_rl.config import FREE_ON_RESUME, NAMED_GROUPS, RunConfig
+from insight_rl.config import FREE_ON_RESUME, NAMED_GROUPS, REMOVED_KEYS, RunConfig
 from insight_rl.errors import UsageError
 from insight_rl.files import lock_folder, write_atomically
 from insight_rl.monitor.records import drop_records_from, finite_or_none, to_lines
@@ -49,6 +49,11 @@ class RunDir:
             raise UsageError(
                 f"run_dir={str(self.path)!r}: it already holds a run and resume=never; take another run_dir, or "
                 "resume=auto to go on with that run"
+            )
+        for key in REMOVED_KEYS.keys() & before.keys():
+            raise UsageError(
+                f"{key}={before[key]!r}: the run in {self.path} was started by an earlier version with this key, which "
+                f"{REMOVED_KEYS[key]}; take another run_dir"
             )
         for key in _different(before, now):
             if any(key == free or key.startswith(f"{free}.") for free in FREE_ON_RESUME):

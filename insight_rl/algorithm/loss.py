@@ -7,8 +7,9 @@
 of your own named by ``algorithm.loss._target_``) supplies the ratio, the surrogate and the weight of each sequence.
 
 The weights come from counts over the whole update, all ranks and skipped groups included, so the gradient does not
-depend on how the tokens are split into micro-batches. Unlike TRL, the correction (``importance_cap``) also multiplies
-the KL term: the estimator is unbiased only under the policy that sampled the tokens.
+depend on how the tokens are split into micro-batches. The correction (:func:`importance_weights`) also multiplies the
+KL term, whose estimate is unbiased only under the policy that sampled the tokens, and a token that it masks stays in
+these counts.
 
 Token tensors are flat, shape (N,): the completion tokens of one micro-batch, sequence after sequence. Only tensor
 methods are used, so that a configuration can be checked without importing torch.
@@ -16,6 +17,7 @@ methods are used, so that a configuration can be checked without importing torch
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -26,6 +28,12 @@ from insight_rl.errors import check
 if TYPE_CHECKING:
     from torch import Tensor
 
+IMPORTANCE_MODES = ("none", "token_truncate", "token_mask", "sequence_truncate", "sequence_mask")
+"""What :func:`importance_weights` can do."""
+
+OLD_LOGPROBS = ("learner", "rollout")
+"""Whose log-probs stand for the policy before the step's first update."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tokens:
@@ -34,7 +42,8 @@ class Tokens:
     logprobs_N: Tensor
     """Under the policy being trained: the only one with a gradient."""
     old_logprobs_N: Tensor
-    """Under the policy before the step's first update."""
+    """Under the policy before the step's first update (``algorithm.old_logprobs``: as the learner or the rollout has
+    them)."""
     rollout_logprobs_N: Tensor
     """As the rollout engine sampled them."""
     reference_logprobs_N: Tensor | None
@@ -55,6 +64,10 @@ class TokenLosses:
     ratio: Tensor
     is_clipped_low: Tensor
     is_clipped_high: Tensor
+    importance: Tensor | None
+    """Weight of the correction between rollout and learner; ``None`` without a correction."""
+    is_kept: Tensor | None
+    """Where that weight was neither truncated nor masked."""
 
 
 class PolicyLoss(Protocol):
@@ -139,8 +152,18 @@ class LossSettings:
     kl_coef: float = 0.0
     """Weight of the KL divergence to the reference, the model that training started from; 0 loads no reference."""
 
-    importance_cap: float | None = 2.0
-    """Truncated importance sampling: each token counts min(p_learner / p_rollout, cap) times. ``None``: once."""
+    importance: str = "token_truncate"
+    """Correction for rollouts that were sampled with other log-probs than the learner's: one of ``IMPORTANCE_MODES``,
+    see :func:`importance_weights`."""
+
+    importance_low: float | None = None
+    importance_high: float | None = 2.0
+    """Bounds of the weight; ``None``: unbounded. They enclose 1, the weight where rollout and learner agree."""
+
+    old_logprobs: str = "learner"
+    """``learner``: the policy before the step is scored by the learner, which takes one more forward pass for every
+    update but the first. ``rollout``: the rollout's log-probs serve, so that the clipped ratio is p_learner / p_rollout
+    and holds the correction itself."""
 
     mask_truncated: bool = False
     """Leave truncated completions out of the loss and of its counts. They stay in their group's baseline."""
@@ -156,8 +179,26 @@ class LossSettings:
         check(0 <= self.clip_low <= 1, "algorithm.clip_low", self.clip_low, "must be within 0 and 1 (1 clips nothing)")
         check(self.clip_high >= 0, "algorithm.clip_high", self.clip_high, "must be at least 0")
         check(self.kl_coef >= 0, "algorithm.kl_coef", self.kl_coef, "must be at least 0 (0 switches it off)")
-        cap = self.importance_cap
-        check(cap is None or cap > 0, "algorithm.importance_cap", cap, "must be above 0, or null for no correction")
+        self._check_importance()
+
+    def _check_importance(self) -> None:
+        mode, low, high = self.importance, self.importance_low, self.importance_high
+        check(mode in IMPORTANCE_MODES, "algorithm.importance", mode, f"must be one of {', '.join(IMPORTANCE_MODES)}")
+        check(low is None or 0 <= low <= 1, "algorithm.importance_low", low, "must be within 0 and 1, or null")
+        check(high is None or high >= 1, "algorithm.importance_high", high, "must be at least 1, or null")
+        check(
+            self.old_logprobs in OLD_LOGPROBS,
+            "algorithm.old_logprobs",
+            self.old_logprobs,
+            f"must be one of {', '.join(OLD_LOGPROBS)}",
+        )
+        check(
+            self.old_logprobs == "learner" or mode == "none",
+            "algorithm.old_logprobs",
+            self.old_logprobs,
+            f"needs algorithm.importance=none instead of {mode}: the ratio p_learner / p_rollout is the correction, "
+            "which would be made twice",
+        )
 
     @property
     def uses_reference(self) -> bool:
@@ -174,16 +215,48 @@ def token_losses(settings: LossSettings, tokens: Tokens) -> TokenLosses:
         # Weighted by the ratio, whose gradient is kept, the k3 estimator has the gradient of the KL divergence itself:
         # ratio * (log p - log p_ref) * grad log p.
         value_N = value_N + settings.kl_coef * ratio_N * k3(tokens.logprobs_N - tokens.reference_logprobs_N)
-    if settings.importance_cap is not None:
-        correction_N = (tokens.old_logprobs_N - tokens.rollout_logprobs_N).exp()
-        value_N = value_N * correction_N.clamp(max=settings.importance_cap)
+    importance_N = is_kept_N = None
+    if settings.importance != "none":
+        importance_N, is_kept_N = importance_weights(settings, tokens)
+        value_N = value_N * importance_N
     detached_N = ratio_N.detach()
     return TokenLosses(
         value=value_N,
         ratio=detached_N,
         is_clipped_low=(detached_N < low) & (tokens.advantages_N < 0),
         is_clipped_high=(detached_N > high) & (tokens.advantages_N > 0),
+        importance=importance_N,
+        is_kept=is_kept_N,
     )
+
+
+def importance_weights(settings: LossSettings, tokens: Tokens) -> tuple[Tensor, Tensor]:
+    """Weight of each token, (N,), and where it was left as it is. ``settings.importance`` is not ``none``.
+
+    The weight is w = p_old / p_rollout: of the token (``token_*``), or of its whole completion, the product over its
+    tokens (``sequence_*``). Outside of [``importance_low``, ``importance_high``] it becomes the nearer bound
+    (``*_truncate``) or 0 (``*_mask``). On policy every weight is 1.
+
+    With the weight of the sequence and no bounds the gradient estimate is unbiased, at a variance that grows
+    exponentially with the length; the weight of the token ignores that the text before it was sampled by the rollout,
+    too. A bound trades bias for variance: truncation keeps outliers at the bound, a mask leaves them out.
+
+    Sources: truncated importance sampling (Ionides 2008, doi 10.1198/106186008X320456) as used for this correction by
+    Yao et al. 2025, "Your efficient RL framework secretly brings you off-policy RL training"; ``token_mask`` is IcePop
+    (arXiv 2510.18855); ``sequence_mask`` is Liu, Li et al. 2025, "When speed kills stability". TRL and verl define the
+    weight of a sequence in the same way.
+    """
+    log_weight_N = tokens.old_logprobs_N - tokens.rollout_logprobs_N
+    if settings.importance.startswith("sequence"):
+        log_weight_N = sequence_sum(log_weight_N, tokens.sequences_N, tokens.num_sequences)[tokens.sequences_N]
+    weight_N = log_weight_N.exp()
+    low = 0.0 if settings.importance_low is None else settings.importance_low
+    high = math.inf if settings.importance_high is None else settings.importance_high
+    # Not "inside": a weight that is not a number has to reach the gradient, where it stops the run.
+    is_outside_N = (weight_N < low) | (weight_N > high)
+    if settings.importance.endswith("mask"):
+        return weight_N.masked_fill(is_outside_N, 0.0), ~is_outside_N
+    return weight_N.clamp(low, high), ~is_outside_N
 
 
 def k3(log_ratio_N: Tensor) -> Tensor:
@@ -193,6 +266,10 @@ def k3(log_ratio_N: Tensor) -> Tensor:
 
 def sequence_mean(values_N: Tensor, sequences_N: Tensor, num_sequences: int) -> Tensor:
     """Mean over the tokens of each sequence, shape (num_sequences,); 0 for a sequence without tokens."""
-    sums = values_N.new_zeros(num_sequences).index_add(0, sequences_N, values_N)
     counts = sequences_N.bincount(minlength=num_sequences).clamp(min=1)
-    return sums / counts
+    return sequence_sum(values_N, sequences_N, num_sequences) / counts
+
+
+def sequence_sum(values_N: Tensor, sequences_N: Tensor, num_sequences: int) -> Tensor:
+    """Sum over the tokens of each sequence, shape (num_sequences,)."""
+    return values_N.new_zeros(num_sequences).index_add(0, sequences_N, values_N)

@@ -181,7 +181,7 @@ def _learner_plan(node: Mapping[str, Any], algorithm: Mapping[str, Any]) -> Lear
         can_adapt="lora" in node,
         head_dtype=str(node.get("head_dtype", "auto")),
         has_reference=_number(algorithm, "algorithm.kl_coef", 0) > 0,
-        scores_again=True,
+        scores_again=algorithm.get("old_logprobs", "learner") == "learner",
     )
 
 

@@ -67,6 +67,9 @@ def to_metrics(plan: StepPlan, sums_R: Sequence[StepSums], lr: float) -> Metrics
     }
     if math.isnan(sums["entropy"]):
         del metrics["learner/entropy"]  # learner.head=liger knows none
+    if "importance" in sums:
+        metrics["learner/importance_weight_mean"] = sums["importance"] / num_tokens
+        metrics["learner/importance_kept_fraction"] = sums["importance_kept"] / num_tokens
     if "kl_to_reference" in sums:
         metrics["learner/kl_to_reference"] = sums["kl_to_reference"] / num_tokens
     return metrics

@@ -1,7 +1,8 @@
 """One rank's side of a step: scores, losses, updates and their sums.
 
-The order of a step: log-probs under the reference (if there is a KL term), log-probs under the old policy for every
-update but the first (whose own forward pass gives them), then the updates.
+The order of a step: log-probs under the old policy for every update but the first (whose own forward pass gives them),
+unless the rollout's serve (``algorithm.old_logprobs``); log-probs under the reference, if there is a KL term; then the
+updates.
 """
 
 from __future__ import annotations
@@ -136,17 +137,22 @@ class RankWorker:
         if self._engine.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self._engine.device)
         scorer = self._engine.scorer
-        old = [self._score(scorer, batches, result) if number else [] for number, batches in enumerate(updates)]
+        # Log-probs under the policy before the step; the first update's come from its own forward pass.
+        before: list[list[torch.Tensor]] = [[] for _ in updates]
+        if self._spec.loss.old_logprobs == "learner":
+            before[1:] = [self._score(scorer, batches, result) for batches in updates[1:]]
         reference = [self._score(self._reference, batches, result) for batches in updates] if self._reference else None
-        for _ in range(self._spec.num_epochs):
+        for epoch in range(self._spec.num_epochs):
             for number, batches in enumerate(updates):
-                self._accumulate(batches, old[number], reference[number] if reference else None, result)
+                is_first = epoch == number == 0
+                of_reference = reference[number] if reference else None
+                self._accumulate(batches, before[number], of_reference, result, is_first=is_first)
                 grad_norm = self._engine.update(lr)
                 if not math.isfinite(grad_norm):
                     raise RunStopped(f"the gradient norm is {grad_norm}: lower learner.lr or take model.dtype=float32")
                 result.grad_norms.append(grad_norm)
-        for batches, old_logprobs in zip(updates, old, strict=True):
-            for batch, logprobs_N in zip(batches, old_logprobs, strict=True):
+        for batches, logprobs in zip(updates, before, strict=True):
+            for batch, logprobs_N in zip(batches, logprobs, strict=bool(logprobs)):
                 if batch.plan.is_measured:
                     add_gap(result, logprobs_N, self._floats(batch.rollout_logprobs_N))
         if self._engine.device.type == "cuda":
@@ -159,21 +165,23 @@ class RankWorker:
     def _accumulate(
         self,
         batches: list[_Batch],
-        old: list[torch.Tensor],
+        before: list[torch.Tensor],
         reference: list[torch.Tensor] | None,
         result: StepSums,
+        *,
+        is_first: bool,
     ) -> None:
-        """Forward and backward of one update; fills ``old`` where this is the step's first pass over its tokens."""
-        is_first = not old
+        """Forward and backward of one update; fills ``before`` if this is the first of the step."""
+        from_rollout = self._spec.loss.old_logprobs == "rollout"
         for number, planned in enumerate(batches):
             batch = self._to_device(planned)
             with self._engine.accumulating(is_last=number == len(batches) - 1):
                 logprobs_N, entropies_N = self._engine.scorer(**batch.inputs)
                 if is_first:
-                    old.append(logprobs_N.detach())
+                    before.append(logprobs_N.detach())
                 tokens = Tokens(
                     logprobs_N=logprobs_N,
-                    old_logprobs_N=old[number],
+                    old_logprobs_N=batch.rollout_logprobs_N if from_rollout else before[number],
                     rollout_logprobs_N=batch.rollout_logprobs_N,
                     reference_logprobs_N=reference[number] if reference else None,
                     advantages_N=batch.advantages_N,
@@ -330,6 +338,8 @@ def _sums(tokens: Tokens, losses: TokenLosses, loss: torch.Tensor, entropies_N: 
         "clipped_low": losses.is_clipped_low.sum(),
         "clipped_high": losses.is_clipped_high.sum(),
     }
+    if losses.importance is not None and losses.is_kept is not None:
+        columns |= {"importance": losses.importance.sum(), "importance_kept": losses.is_kept.sum()}
     if tokens.reference_logprobs_N is not None:
         columns["kl_to_reference"] = k3(tokens.logprobs_N.detach() - tokens.reference_logprobs_N).sum()
     return dict(zip(columns, torch.stack([value.double() for value in columns.values()]).tolist(), strict=True))

@@ -184,7 +184,12 @@ ENTRIES: tuple[MetricEntry, ...] = (
            "only with a KL term.", GRPO),
     _entry("learner/ratio_mean", "ratio", "near 1", "Mean over tokens of the ratio that the loss clips: the learner's "
            "probability at an update over its probability before the step's first update. Exactly 1 with one update a "
-           "step."),
+           "step. With `algorithm.old_logprobs=rollout` the probability below is the rollout's."),
+    _entry("learner/importance_kept_fraction", "0 to 1", "near 1", "Share of tokens whose weight in the correction "
+           "between rollout and learner was neither truncated nor masked; not with `algorithm.importance=none`.",
+           MISMATCH),
+    _entry("learner/importance_weight_mean", "ratio", "near 1", "Mean over tokens of that weight, truncated or masked. "
+           "Far from 1 the rollouts come from another policy.", MISMATCH),
     _entry("learner/num_tokens", "tokens", "", "Completion tokens trained on in the step."),
     _entry("learner/num_input_tokens", "tokens", "", "Tokens that went through the model for them, prompts and padding "
            "included."),

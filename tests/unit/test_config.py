@@ -5,7 +5,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from insight_rl.allowed_code import allowed
-from insight_rl.config import NAMED_GROUPS, compose_config, divisors, parse_config
+from insight_rl.config import NAMED_GROUPS, REMOVED_KEYS, compose_config, divisors, parse_config
 from insight_rl.errors import UsageError
 from insight_rl.paths import conf_dir
 from insight_rl.run_dir import choose_run_dir
@@ -124,6 +124,18 @@ def test_a_part_is_checked_against_the_signature_it_names(node, message, monkeyp
 def test_an_integer_is_a_number_and_null_fits_an_optional(monkeypatch):
     monkeypatch.setattr(allowed, "packages", {__name__.partition(".")[0]})
     check_part("part", TARGET | {"size": 1, "rate": 2, "name": None})
+
+
+@pytest.mark.parametrize("key", REMOVED_KEYS)
+def test_a_removed_key_says_what_took_its_place(key, tmp_path):
+    for override in (f"{key}=2.0", f"+{key}=2.0"):
+        with pytest.raises(UsageError, match=rf"{re.escape(key)}=2\.0: was replaced by .*importance_high"):
+            compose_config([override])
+    group, _, name = key.partition(".")
+    (tmp_path / group).mkdir()
+    (tmp_path / group / "mine.yaml").write_text(f"defaults: [grpo, _self_]\n{name}: 2.0\n")
+    with pytest.raises(UsageError, match=rf"{re.escape(key)}=2\.0: was replaced by"):
+        parse_config(compose_config([f"{group}=mine"], config_dir=tmp_path))
 
 
 def test_divisors():

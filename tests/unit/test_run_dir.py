@@ -41,6 +41,16 @@ def test_another_run_is_refused_by_the_key_that_the_user_knows(run_dir, override
         run_dir.check_same_run(compose_config([override]), resume="auto")
 
 
+def test_a_run_with_a_key_of_an_earlier_version_says_what_became_of_it(run_dir):
+    file = run_dir.path / "config.yaml"
+    recorded = yaml.safe_load(file.read_text())
+    del recorded["algorithm"]["importance"], recorded["algorithm"]["importance_low"]
+    recorded["algorithm"]["importance_cap"] = recorded["algorithm"].pop("importance_high")
+    file.write_text(yaml.safe_dump(recorded))
+    with pytest.raises(UsageError, match=r"algorithm\.importance_cap=2\.0: .*earlier version.*importance_high.*run_dir"):
+        run_dir.check_same_run(compose_config([]), resume="auto")
+
+
 def test_resume_never_wants_an_empty_folder(run_dir):
     with pytest.raises(UsageError, match="resume=never"):
         run_dir.check_same_run(compose_config([]), resume="never")

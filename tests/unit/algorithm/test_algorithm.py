@@ -36,7 +36,9 @@ def test_an_option_constructs_what_its_paper_says(option) -> None:
     algorithm = build(f"algorithm={option}")
     found = (type(algorithm.loss).__name__, algorithm.advantage, algorithm.clip_low, algorithm.clip_high)
     assert found == PUBLISHED[option]
-    assert (algorithm.kl_coef, algorithm.importance_cap, algorithm.num_epochs) == (0.0, 2.0, 1)
+    bounds = (algorithm.importance_low, algorithm.importance_high)
+    assert (algorithm.kl_coef, algorithm.importance, bounds) == (0.0, "token_truncate", (None, 2.0))
+    assert (algorithm.old_logprobs, algorithm.num_epochs) == ("learner", 1)
     assert not algorithm.mask_truncated and not algorithm.uses_reference
 
 
@@ -53,7 +55,10 @@ def test_settings_are_overridden_under_flat_keys() -> None:
         ("clip_low", 1.5),
         ("clip_high", -0.1),
         ("kl_coef", -1.0),
-        ("importance_cap", 0.0),
+        ("importance", "sequence"),
+        ("importance_low", 1.1),
+        ("importance_high", 0.9),
+        ("old_logprobs", "old"),
         ("num_epochs", 0),
     ],
 )

@@ -9,15 +9,19 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from insight_rl.algorithm.loss import (
     CISPO,
     DAPO,
     GRPO,
     GSPO,
+    IMPORTANCE_MODES,
     DrGRPO,
     LossSettings,
     Tokens,
+    importance_weights,
     k3,
     sequence_mean,
     token_losses,
@@ -30,7 +34,7 @@ MAX_COMPLETION_TOKENS = 9
 
 
 def settings_of(variant: str, **changes) -> LossSettings:
-    given = {"clip_low": 0.1, "clip_high": 0.2, "importance_cap": None} | changes
+    given = {"clip_low": 0.1, "clip_high": 0.2, "importance": "none"} | changes
     return LossSettings(loss=LOSSES[variant](), **given)
 
 
@@ -90,8 +94,7 @@ def plain_value(loss: LossSettings, case: Case, now: list[list[float]], frozen: 
             if loss.kl_coef:
                 gap = case.reference[s][t] - now[s][t]
                 value += loss.kl_coef * ratio * (math.exp(gap) - gap - 1)
-            if loss.importance_cap is not None:
-                value *= min(math.exp(case.old[s][t] - case.rollout[s][t]), loss.importance_cap)
+            value *= plain_importance(loss, case, s, t)
             total += (
                 value
                 * {
@@ -105,11 +108,23 @@ def plain_value(loss: LossSettings, case: Case, now: list[list[float]], frozen: 
     return total
 
 
+def plain_importance(loss: LossSettings, case: Case, s: int, t: int) -> float:
+    if loss.importance == "none":
+        return 1.0
+    places = range(case.lengths[s]) if "sequence" in loss.importance else [t]
+    weight = math.prod(math.exp(case.old[s][i]) / math.exp(case.rollout[s][i]) for i in places)
+    low = -math.inf if loss.importance_low is None else loss.importance_low
+    high = math.inf if loss.importance_high is None else loss.importance_high
+    if low <= weight <= high:
+        return weight
+    return 0.0 if "mask" in loss.importance else low if weight < low else high
+
+
 @pytest.mark.parametrize("kl_coef", [0.0, 0.3])
-@pytest.mark.parametrize("importance_cap", [None, 1.2])
+@pytest.mark.parametrize("importance", IMPORTANCE_MODES)
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_value_and_gradient_equal_the_slow_plain_version(variant, importance_cap, kl_coef) -> None:
-    loss = settings_of(variant, kl_coef=kl_coef, importance_cap=importance_cap)
+def test_value_and_gradient_equal_the_slow_plain_version(variant, importance, kl_coef) -> None:
+    loss = settings_of(variant, kl_coef=kl_coef, importance=importance, importance_low=0.8, importance_high=1.3)
     case = Case()
     value, gradient = case.value_and_gradient(loss)
     now = [list(map(float, sequence)) for sequence in case.now]
@@ -127,7 +142,7 @@ def test_value_and_gradient_equal_the_slow_plain_version(variant, importance_cap
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("correction", ["none", "kl", "importance"])
+@pytest.mark.parametrize("correction", ["none", "kl", *IMPORTANCE_MODES[1:]])
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_value_and_gradient_equal_trl(variant, correction) -> None:
     loss = settings_of(
@@ -135,7 +150,9 @@ def test_value_and_gradient_equal_trl(variant, correction) -> None:
         clip_low=1.0 if variant == "cispo" else 0.1,
         clip_high=0.2,
         kl_coef=0.3 if correction == "kl" else 0.0,
-        importance_cap=1.2 if correction == "importance" else None,
+        importance=correction if correction in IMPORTANCE_MODES else "none",
+        importance_low=0.8,
+        importance_high=1.3,
     )
     case = Case()
     value, gradient = case.value_and_gradient(loss)
@@ -164,7 +181,8 @@ def trl_value_and_gradient(loss: LossSettings, case: Case) -> tuple[float, np.nd
     trainer.epsilon_low = loss.clip_low
     trainer.epsilon_high = 1 + loss.clip_high if variant == "cispo" else loss.clip_high
     trainer.beta = loss.kl_coef
-    trainer.use_vllm = trainer.vllm_importance_sampling_correction = loss.importance_cap is not None
+    trainer.use_vllm = trainer.vllm_importance_sampling_correction = loss.importance != "none"
+    trainer.vllm_importance_sampling_mode = loss.importance
     trainer.args = SimpleNamespace(delta=None, use_bias_correction_kl=True, steps_per_generation=1)
     trainer.max_completion_length = MAX_COMPLETION_TOKENS
     trainer.current_gradient_accumulation_steps = 1
@@ -188,9 +206,10 @@ def trl_value_and_gradient(loss: LossSettings, case: Case) -> tuple[float, np.nd
         "ref_per_token_logps": padded(case.reference),
         "num_items_in_batch": mask.sum(),
     }
-    if loss.importance_cap is not None:
-        difference = (padded(case.old) - padded(case.rollout)) * mask
-        inputs["importance_sampling_ratio"] = difference.exp().clamp(max=loss.importance_cap)
+    if loss.importance != "none":
+        # TRL makes these where it makes the rollouts, in the midst of a long method: only its use of them is compared.
+        rows = [[plain_importance(loss, case, s, t) for t in range(length)] for s, length in enumerate(case.lengths)]
+        inputs["importance_sampling_ratio"] = padded([np.array(row) for row in rows])
     value = trainer._compute_loss(None, inputs)
     value.backward()
     assert now.grad is not None
@@ -218,6 +237,101 @@ def test_kl_term_has_the_gradient_of_the_kl_divergence_itself() -> None:
     objective = token_losses(loss, tokens)
     (gradient,) = torch.autograd.grad((old.exp() * objective.value).sum(), logits)
     torch.testing.assert_close(gradient, expected, rtol=1e-12, atol=1e-14)
+
+
+def tokens_of(old: list[list[float]], rollout: list[list[float]], **changes) -> Tokens:
+    lengths = torch.tensor([len(sequence) for sequence in old])
+    flat_old = torch.tensor([value for sequence in old for value in sequence], dtype=torch.float64)
+    given = {
+        "logprobs_N": flat_old.clone(),
+        "old_logprobs_N": flat_old,
+        "rollout_logprobs_N": torch.tensor([v for sequence in rollout for v in sequence], dtype=torch.float64),
+        "reference_logprobs_N": None,
+        "advantages_N": torch.ones(len(flat_old), dtype=torch.float64),
+        "sequences_N": torch.repeat_interleave(lengths),
+        "num_sequences": len(old),
+    }
+    return Tokens(**(given | changes))
+
+
+@settings(deadline=None)
+@given(
+    gaps=st.lists(st.lists(st.floats(-3, 3), min_size=1, max_size=6), min_size=1, max_size=5),
+    mode=st.sampled_from(IMPORTANCE_MODES[1:]),
+    low=st.none() | st.floats(0, 1),
+    high=st.none() | st.floats(1, 5),
+)
+def test_weights_are_within_their_bounds_or_masked_and_kept_ones_are_exact(gaps, mode, low, high) -> None:
+    loss = settings_of("grpo", importance=mode, importance_low=low, importance_high=high)
+    weights, is_kept = importance_weights(loss, tokens_of(gaps, [[0.0] * len(sequence) for sequence in gaps]))
+    at = 0
+    for sequence in gaps:
+        own, kept = weights[at : at + len(sequence)], is_kept[at : at + len(sequence)]
+        at += len(sequence)
+        exact = [sum(sequence)] * len(sequence) if "sequence" in mode else sequence
+        np.testing.assert_allclose(own[kept], np.exp(exact)[kept.numpy()], rtol=1e-12)
+        changed = {0.0} if "mask" in mode else {low, high}
+        assert set(own[~kept].tolist()) <= changed
+        assert ((own[kept] >= (low or 0)) & (own[kept] <= (high or math.inf))).all()
+        if "sequence" in mode:
+            assert len(set(own.tolist())) == 1
+    assert is_kept.all() or low is not None or high is not None
+
+
+@pytest.mark.parametrize("mode", IMPORTANCE_MODES[1:])
+def test_on_policy_every_weight_is_one_and_a_broken_one_is_not_hidden(mode) -> None:
+    loss = settings_of("grpo", importance=mode, importance_low=0.5)
+    same = [[-0.5, -1.5], [-2.0]]
+    weights, is_kept = importance_weights(loss, tokens_of(same, same))
+    assert weights.tolist() == [1, 1, 1] and is_kept.all()
+    weights, _ = importance_weights(loss, tokens_of(same, [[-0.5, -1.5], [math.nan]]))
+    assert torch.isnan(weights[2]), "a mask must not turn it into 0"
+
+
+@pytest.mark.parametrize(
+    ("mode", "is_unbiased"), [("sequence_truncate", True), ("token_truncate", False), ("none", False)]
+)
+def test_the_weight_of_the_sequence_is_unbiased_on_two_tokens(mode, is_unbiased) -> None:
+    """All completions of two tokens, weighted by the rollout's probabilities: sum of gradients = gradient of E[reward].
+
+    The policy has logits of its own for each first token; rewards are any numbers.
+    """
+    rng = np.random.default_rng(2)
+    first, second = torch.tensor(rng.normal(size=3)), torch.tensor(rng.normal(size=(3, 3)))
+    rollout_first, rollout_second = (table + torch.tensor(rng.normal(0, 0.7, table.shape)) for table in (first, second))
+    rewards = torch.tensor(rng.normal(size=(3, 3)))
+    first.requires_grad_()
+    second.requires_grad_()
+    joint = first.log_softmax(0)[:, None] + second.log_softmax(1)
+    expected = torch.autograd.grad((joint.exp() * rewards).sum(), (first, second))
+
+    pairs = [(a, b) for a in range(3) for b in range(3)]
+
+    def logprobs(one: torch.Tensor, two: torch.Tensor) -> torch.Tensor:
+        log_one, log_two = one.log_softmax(0), two.log_softmax(1)
+        return torch.stack([value for a, b in pairs for value in (log_one[a], log_two[a, b])])
+
+    now, rollout = logprobs(first, second), logprobs(rollout_first, rollout_second)
+    loss = settings_of("grpo", importance=mode, importance_high=None)
+    tokens = Tokens(
+        logprobs_N=now,
+        old_logprobs_N=now.detach(),
+        rollout_logprobs_N=rollout,
+        reference_logprobs_N=None,
+        advantages_N=torch.stack([rewards[pair] for pair in pairs]).repeat_interleave(2),
+        sequences_N=torch.arange(9).repeat_interleave(2),
+        num_sequences=9,
+    )
+    probabilities = torch.stack([rollout[2 * i : 2 * i + 2].sum().exp() for i in range(9)]).repeat_interleave(2)
+    found = torch.autograd.grad(-(probabilities * token_losses(loss, tokens).value).sum(), (first, second))
+    gap = max(float((one - other).abs().max()) for one, other in zip(found, expected, strict=True))
+    assert gap < 1e-12 if is_unbiased else gap > 1e-3
+
+
+def test_the_rollouts_logprobs_serve_as_the_old_ones_only_without_another_correction() -> None:
+    with pytest.raises(UsageError, match=r"old_logprobs='rollout': needs algorithm\.importance=none"):
+        settings_of("grpo", old_logprobs="rollout", importance="token_truncate")
+    assert settings_of("grpo", old_logprobs="rollout").importance == "none"
 
 
 def test_clip_flags_mark_the_tokens_whose_gradient_is_cut() -> None:
