@@ -70,7 +70,9 @@ class Rank:
         """Seconds of laying out, tokens in all, and the peak of memory."""
         began = time.perf_counter()
         sequences = plan.table.sequences()
-        num_tokens = sum(lay_out(batch, sequences).targets_N.size for update in plan.updates for batch in update)
+        num_tokens = sum(
+            lay_out(batch, sequences, is_packed=False).targets_N.size for update in plan.updates for batch in update
+        )
         return time.perf_counter() - began, num_tokens, peak_bytes()
 
     def close(self) -> None:
@@ -102,7 +104,6 @@ def measure(num_prompts: int, num_tokens: int) -> dict[str, Any]:
         tokens_per_micro_batch=16384,
         share_prompts=True,
         hidden_size=1024,
-        vocab_size=VOCABULARY,
     )
     env = {**os.environ, "PYTHONPATH": import_path()}
     target = "benchmark_host_path:serve_samples"

@@ -37,6 +37,8 @@ METRICS = {
     "learner/grad_norm",
     "learner/entropy",
     "learner/ratio_mean",
+    "learner/importance_kept_fraction",
+    "learner/importance_weight_mean",
     "learner/clip_fraction_low",
     "learner/clip_fraction_high",
     "learner/kl_to_rollout",

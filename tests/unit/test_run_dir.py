@@ -47,7 +47,7 @@ def test_a_run_with_a_key_of_an_earlier_version_says_what_became_of_it(run_dir):
     del recorded["algorithm"]["importance"], recorded["algorithm"]["importance_low"]
     recorded["algorithm"]["importance_cap"] = recorded["algorithm"].pop("importance_high")
     file.write_text(yaml.safe_dump(recorded))
-    with pytest.raises(UsageError, match=r"algorithm\.importance_cap=2\.0: .*earlier version.*importance_high.*run_dir"):
+    with pytest.raises(UsageError, match=r"importance_cap=2\.0: .*earlier version.*importance_high.*run_dir"):
         run_dir.check_same_run(compose_config([]), resume="auto")
 
 

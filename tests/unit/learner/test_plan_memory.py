@@ -32,7 +32,6 @@ SETTINGS = BatchSettings(
     tokens_per_micro_batch=2048,
     share_prompts=True,
     hidden_size=1024,
-    vocab_size=1000,
 )
 
 
@@ -107,7 +106,9 @@ def test_a_rank_lays_out_one_micro_batch_at_a_time() -> None:
 
     def lay_out_all() -> int:
         sequences = rank.table.sequences()
-        return sum(lay_out(batch, sequences).targets_N.size for update in rank.updates for batch in update)
+        return sum(
+            lay_out(batch, sequences, is_packed=False).targets_N.size for update in rank.updates for batch in update
+        )
 
     num_tokens, _, peak = traced(lay_out_all)
     assert num_tokens == NUM_TOKENS // SETTINGS.num_ranks
