@@ -217,10 +217,10 @@ def plain_token(loss: LossSettings, now: torch.Tensor, old: torch.Tensor, t: int
     return value
 
 
-def spec_of(model_path: Path, loss: LossSettings, *, num_epochs: int = 1, dtype: str = "float32") -> StartSpec:
+def spec_of(model_path: Path, loss: LossSettings, *, num_epochs: int = 1) -> StartSpec:
     return StartSpec(
         model_path=model_path,
-        dtype=dtype,
+        dtype="float32",
         loss=loss,
         temperature=TEMPERATURE,
         max_completion_tokens=MAX_COMPLETION_TOKENS,
