@@ -25,6 +25,7 @@ from insight_rl.doctor.memory import (
 from insight_rl.doctor.remedies import Remedy, find_remedies
 from insight_rl.doctor.workload import Workload, read_workload
 from insight_rl.errors import UsageError
+from insight_rl.placement import place
 
 _GPU_FILES = ("nvidia[0-9]*", "dxg", "kfd")
 _GIB = 2**30
@@ -108,16 +109,18 @@ def _is_short(cache: KvCache | None) -> bool:
 
 
 def _misplaced(work: Workload, num_gpus: int) -> list[str]:
-    learner, rollout = work.learner, work.rollout
-    ranks = learner.num_ranks if learner else 0
-    engines = rollout.num_workers * rollout.tensor_parallel_size if rollout and rollout.kind == "vllm" else 0
-    needed = ranks + engines if rollout and rollout.is_separate else max(ranks, engines)
-    if needed <= num_gpus:
-        return []
-    return [
-        f"learner.num_ranks={ranks} and {engines} GPUs of rollout.num_workers x rollout.tensor_parallel_size need "
-        f"{needed} GPUs, and there are {num_gpus}: lower them, or state more with doctor.num_gpus"
-    ]
+    rollout = work.rollout if work.rollout and work.rollout.kind == "vllm" else None
+    try:
+        place(
+            num_gpus=num_gpus,
+            num_ranks=work.learner.num_ranks if work.learner else 0,
+            num_workers=rollout.num_workers if rollout else 1,
+            tensor_parallel_size=rollout.tensor_parallel_size if rollout else 1,
+            placement="separate" if rollout and rollout.is_separate else "colocated",
+        )
+    except UsageError as error:
+        return [f"{error}, or state more with doctor.num_gpus"]
+    return []
 
 
 def _too_small(

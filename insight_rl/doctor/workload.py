@@ -9,6 +9,7 @@ from typing import Any, Literal
 from insight_rl.config import RunConfig
 from insight_rl.doctor.shapes import ModelShape, ParameterCount, count_all, find_config, read_shape
 from insight_rl.errors import UsageError, is_number
+from insight_rl.rollout.vllm_worker import GPU_SHARE_COLOCATED, GPU_SHARE_SEPARATE
 
 _LEARNERS: dict[str, Literal["accelerate", "deepspeed"]] = {
     "insight_rl.learner.accelerate.AccelerateLearner": "accelerate",
@@ -18,8 +19,6 @@ _ENGINES: dict[str, Literal["vllm", "transformers"]] = {
     "insight_rl.rollout.vllm.VllmEngine": "vllm",
     "insight_rl.rollout.transformers.TransformersEngine": "transformers",
 }
-VLLM_SHARE_COLOCATED, VLLM_SHARE_SEPARATE = 0.4, 0.9
-"""Of a GPU's memory that vLLM takes, where ``gpu_memory_utilization`` does not say otherwise."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -204,7 +203,7 @@ def _rollout_plan(node: Mapping[str, Any]) -> RolloutPlan | None:
     if not isinstance(arguments, Mapping):
         raise UsageError(f"rollout.engine_args={arguments!r}: must be a mapping of vLLM's settings")
     is_separate = str(node.get("placement", "colocated")) == "separate"
-    share = VLLM_SHARE_SEPARATE if is_separate else VLLM_SHARE_COLOCATED
+    share = GPU_SHARE_SEPARATE if is_separate else GPU_SHARE_COLOCATED
     max_batch = arguments.get("max_num_seqs") if kind == "vllm" else node.get("max_batch_size", 2048)
     batched = arguments.get("max_num_batched_tokens")
     tensor_parallel = _number(node, "rollout.tensor_parallel_size", 1)

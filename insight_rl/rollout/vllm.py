@@ -126,6 +126,7 @@ class VllmEngine:
                 "max_length": spec.max_length,
                 "seed": spec.seed,
                 "sleep": self.sleep,
+                "shares_gpu": self.placement == "colocated",
                 "transfer_backend": self._weight_channel.vllm_backend,
                 "engine_args": {"tensor_parallel_size": self.tensor_parallel_size, **self.engine_args},
             },

@@ -21,8 +21,8 @@ import numpy as np
 from insight_rl.child_process import Channel
 
 _CPU_KV_CACHE_BYTES = 1 << 30
-# The learner lives on the same GPU; vLLM would take nine tenths of it.
-_GPU_MEMORY_SHARE = 0.4
+GPU_SHARE_COLOCATED, GPU_SHARE_SEPARATE = 0.4, 0.9
+"""Of the memory of a GPU that the learner lives on too, and of one that vLLM has to itself."""
 # vLLM's default on CPU is 128 tokens: prompts shorter than one block are then never shared between the rollouts.
 _CPU_BLOCK_SIZE = 32
 
@@ -147,6 +147,7 @@ class _Worker:
         max_length: int,
         seed: int,
         sleep: bool,
+        shares_gpu: bool,
         transfer_backend: str | None,
         engine_args: dict[str, Any],
     ) -> Iterator[Started]:
@@ -173,7 +174,8 @@ class _Worker:
             if not os.environ.get("VLLM_CPU_KVCACHE_SPACE"):
                 settings["kv_cache_memory_bytes"] = _CPU_KV_CACHE_BYTES
         else:
-            settings |= {"enable_sleep_mode": sleep, "gpu_memory_utilization": _GPU_MEMORY_SHARE}
+            share = GPU_SHARE_COLOCATED if shares_gpu else GPU_SHARE_SEPARATE
+            settings |= {"enable_sleep_mode": sleep, "gpu_memory_utilization": share}
             if transfer_backend is not None:
                 settings["weight_transfer_config"] = {"backend": transfer_backend}
         settings |= engine_args

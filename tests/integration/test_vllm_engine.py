@@ -163,7 +163,7 @@ def test_settings_that_vllm_refuses(changes, reason, tied_model, monkeypatch):
     monkeypatch.setenv("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
     monkeypatch.setenv("TORCHDYNAMO_DISABLE", "1")
     start = {"model_path": str(tied_model), "dtype": "float32", "max_length": 64, "seed": 0}
-    arguments = start | {"sleep": False, "transfer_backend": None, "engine_args": {}} | changes
+    arguments = start | {"sleep": False, "shares_gpu": True, "transfer_backend": None, "engine_args": {}} | changes
     with torch._dynamo.config.patch(disable=True), pytest.raises(RefusedError, match=reason):
         next(_Worker().start(**arguments))
 

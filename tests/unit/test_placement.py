@@ -10,8 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from insight_rl.build import place_engines
+from insight_rl.config import compose_config, parse_config
 from insight_rl.errors import UsageError
 from insight_rl.placement import PLACEMENTS, Placement, place, visible_devices
+from insight_rl.run import build_parts
 
 
 def gpus(*numbers):
@@ -149,3 +151,20 @@ def test_an_engine_without_workers_stays_in_the_trainers_process_and_needs_no_mo
     assert place_engines(workers, 2).workers == (gpus(0), gpus(1))
     with pytest.raises(UsageError, match=r"rollout\.num_workers=2"):
         place_engines(workers, 1)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "named"),
+    [
+        (["rollout=transformers", "learner.num_ranks=2"], r"learner\.num_ranks=2"),
+        (["rollout=vllm", "rollout.num_workers=2"], r"rollout\.num_workers=2"),
+        (["rollout=vllm", "rollout.placement=separate"], r"rollout\.placement=separate"),
+    ],
+)
+def test_a_run_that_does_not_fit_is_refused_before_a_model_loads(overrides, named, monkeypatch):
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("transformers.AutoModelForCausalLM.from_pretrained", None)
+    config = parse_config(compose_config(["experiment=quickstart", *overrides]))
+    with pytest.raises(UsageError, match=named):
+        build_parts(config)
