@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from insight_rl.learner.flops import Work
+from insight_rl.learner.settings import Kernel
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -144,6 +145,11 @@ class MicroBatch:
     """False for a stand-in that only keeps the ranks in step."""
     work: Work
     """What a pass through the model has to compute; nothing for a stand-in."""
+
+
+def packs_rows(kernel: Kernel) -> bool:
+    """Whether the rows of a micro-batch stand end to end for it; else they are padded to equal length."""
+    return kernel != "sdpa"
 
 
 def make_micro_batch(rows: Sequence[Row], *, is_packed: bool = False, is_measured: bool = True) -> MicroBatch:

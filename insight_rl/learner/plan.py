@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from insight_rl.algorithm.loss import LossSettings
-from insight_rl.learner.batch import MicroBatch, Row, TrainSequence, make_micro_batch
+from insight_rl.learner.batch import MicroBatch, Row, TrainSequence, make_micro_batch, packs_rows
 from insight_rl.learner.settings import Kernel
 from insight_rl.types import Completion, Group
 
@@ -132,8 +132,7 @@ class BatchSettings:
 
     @property
     def is_packed(self) -> bool:
-        """Whether rows stand end to end; else they are padded to equal length."""
-        return self.kernel != "sdpa"
+        return packs_rows(self.kernel)
 
 
 @dataclass(slots=True)

@@ -20,7 +20,7 @@ import torch
 from insight_rl.algorithm.loss import TokenLosses, Tokens, k3, token_losses
 from insight_rl.errors import RunStopped, check
 from insight_rl.learner.attention import attends_fully, implementation, packed_layout
-from insight_rl.learner.batch import MicroBatch, Row, TrainSequence, make_micro_batch
+from insight_rl.learner.batch import MicroBatch, Row, TrainSequence, make_micro_batch, packs_rows
 from insight_rl.learner.device_memory import ParkedMemory
 from insight_rl.learner.engine import Scorer, TrainEngine
 from insight_rl.learner.flops import ModelShape, Work, measure_peak
@@ -100,8 +100,8 @@ class RankWorker:
         rows = [Row(sequences=(sequence,)) for sequence in sequences]
         kernel, device = self._engine.kernel, self._engine.device
         padded = self._copy(make_micro_batch(rows))
-        alone = self._copy(make_micro_batch(rows, is_packed=kernel != "sdpa"))
-        shared = self._copy(make_micro_batch([Row(sequences=tuple(sequences))], is_packed=kernel != "sdpa"))
+        alone = self._copy(make_micro_batch(rows, is_packed=packs_rows(kernel)))
+        shared = self._copy(make_micro_batch([Row(sequences=tuple(sequences))], is_packed=packs_rows(kernel)))
         # Random tokens score very differently in another context, so in half precision a wide margin still tells.
         is_full = self._engine.dtype == torch.float32
         context_margin = 1e-3 if is_full else 0.2
@@ -110,7 +110,7 @@ class RankWorker:
             by_head = self._engine.scorer(**alone.inputs)[0]
             self._engine.set_calls_head(False)
             by_model = self._engine.scorer(**alone.inputs)[0]
-            if kernel != "sdpa":
+            if packs_rows(kernel):
                 model.set_attn_implementation(implementation("sdpa"))
                 gap = _mean_gap(self._engine.scorer(**padded.inputs)[0], by_model)
                 model.set_attn_implementation(implementation(kernel))
@@ -205,7 +205,7 @@ class RankWorker:
         return scores
 
     def _to_device(self, batch: _Batch) -> DeviceBatch:
-        return self._copy(lay_out(batch.plan, batch.sequences, is_packed=self._engine.kernel != "sdpa"))
+        return self._copy(lay_out(batch.plan, batch.sequences, is_packed=packs_rows(self._engine.kernel)))
 
     def _copy(self, batch: MicroBatch) -> DeviceBatch:
         def integers(array: np.ndarray) -> torch.Tensor:
@@ -246,7 +246,7 @@ class RankWorker:
                 weight=0.0,
             )
             row = Row(sequences=(sequence,))
-            batch = self._copy(make_micro_batch([row], is_packed=self._engine.kernel != "sdpa"))
+            batch = self._copy(make_micro_batch([row], is_packed=packs_rows(self._engine.kernel)))
             with torch.no_grad():
                 found.append(self._engine.scorer(**batch.inputs)[0].float().cpu().numpy())
         return found
