@@ -7,7 +7,17 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from insight_rl.algorithm.loss import CISPO, DAPO, GRPO, GSPO, DrGRPO, LossSettings, Tokens, token_losses
+from insight_rl.algorithm.loss import (
+    CISPO,
+    DAPO,
+    GRPO,
+    GSPO,
+    IMPORTANCE_MODES,
+    DrGRPO,
+    LossSettings,
+    Tokens,
+    token_losses,
+)
 from insight_rl.learner.attention import implementation, packed_layout, sharing_mask
 from insight_rl.learner.batch import Row, TrainSequence, make_micro_batch
 from insight_rl.learner.logprobs import TokenScorer
@@ -101,13 +111,13 @@ def test_scores_and_gradients_equal_the_plain_model(
         assert relative_error(one, other) < tolerance
 
 
-LOSS = LossSettings(loss=GRPO(), clip_low=0.05, clip_high=0.1, mask_truncated=False)
+LOSS = LossSettings(loss=GRPO(), clip_low=0.05, clip_high=0.1)
 LOSSES = [
     *(dataclasses.replace(LOSS, loss=variant()) for variant in (GRPO, DrGRPO, DAPO, GSPO, CISPO)),
     dataclasses.replace(LOSS, kl_coef=0.2),
 ]
 
-CORRECTIONS: list[dict] = [{"importance_cap": None}, {"importance_cap": 1.05}]
+CORRECTIONS = [{"importance": mode, "importance_low": 0.8, "importance_high": 1.1} for mode in IMPORTANCE_MODES]
 
 
 @pytest.mark.parametrize("gradient_checkpointing", [False, True])
@@ -141,7 +151,9 @@ def test_every_loss_and_correction_has_the_gradient_of_the_plain_model(
                     sequences_N=torch.repeat_interleave(torch.arange(3), torch.tensor(lengths)),
                     num_sequences=3,
                 )
-                value = token_losses(dataclasses.replace(loss, **correction), tokens).value.sum()
+                losses = token_losses(dataclasses.replace(loss, **correction), tokens)
+                assert losses.is_kept is None or 0 < losses.is_kept.sum() < len(losses.is_kept)
+                value = losses.value.sum()
                 gradients.append(torch.autograd.grad(value, list(of_model.parameters()), retain_graph=True))
             ours, theirs = (torch.cat([g.ravel() for g in of_model]) for of_model in gradients)
             assert theirs.norm() > 0
