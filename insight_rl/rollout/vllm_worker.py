@@ -353,10 +353,10 @@ def _samples(output: Any, request: Request) -> tuple[Sample, ...]:
 
 def _sample(completion: Any) -> Sample:
     flat = completion.logprobs
-    token_ids = np.array(completion.token_ids, dtype=np.int32)
-    # With logprobs=0 vLLM reports the sampled token of each position and no other.
-    assert np.array_equal(token_ids, flat.token_ids)
+    # With logprobs=0 vLLM reports the sampled token of each position and no other. Compared as lists: many times faster.
+    assert list(completion.token_ids) == list(flat.token_ids)
     if completion.finish_reason not in ("stop", "length"):
         raise RuntimeError(f"vLLM ended a completion with finish_reason={completion.finish_reason!r}")
     logprobs = np.array(flat.logprobs, dtype=np.float32)
+    token_ids = np.array(completion.token_ids, dtype=np.int32)
     return Sample(token_ids=token_ids, logprobs=logprobs, finish_reason=completion.finish_reason)
