@@ -138,7 +138,8 @@ class _Layer(CacheLayerMixin):  # type: ignore[misc]
         self._rows = rows
         self._max_tokens = max_tokens
         self._num_tokens = 0
-        self._room = torch.empty(0)
+        _, num_heads, _, size = keys.shape
+        self._room = keys.new_empty(2, len(rows.prompts_A), num_heads, 0, size)
         self.is_initialized = True
 
     def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
@@ -154,14 +155,12 @@ class _Layer(CacheLayerMixin):  # type: ignore[misc]
         return self, self
 
     def _make_room(self, key_states: torch.Tensor) -> None:
-        capacity = self._room.shape[3] if self._room.ndim == 5 else 0
+        capacity = self._room.shape[3]
         if self._num_tokens < capacity:
             return
         num_rows, num_heads, _, size = key_states.shape
-        larger = min(max(2 * capacity, _BLOCK), self._max_tokens)
-        room = key_states.new_empty(2, num_rows, num_heads, larger, size)
-        if capacity:
-            room[:, :, :, :capacity] = self._room
+        room = key_states.new_empty(2, num_rows, num_heads, min(max(2 * capacity, _BLOCK), self._max_tokens), size)
+        room[:, :, :, :capacity] = self._room
         self._room = room
 
     def select(self, indices: torch.Tensor) -> None:

@@ -58,7 +58,7 @@ def make_prompts(lengths):
 
 
 @torch.no_grad()
-def reference_samples(model, prompts, sampling):
+def reference_samples(model, prompts, sampling, compact_below):
     """Tokens and log-probs by whole forward passes, drawn by ``torch.multinomial``; rows leave as in the engine."""
     generator = torch.Generator().manual_seed(derive_seed(sampling.seed, "batch", 0))
     ordered = sorted(prompts, key=lambda prompt: len(prompt.token_ids))
@@ -66,7 +66,11 @@ def reference_samples(model, prompts, sampling):
     active = list(range(len(rows)))
     ended = [False] * len(rows)
     for t in range(sampling.max_tokens):
-        logits = torch.stack([model(torch.tensor([rows[a][1]])).logits[0, -1] for a in active]) / sampling.temperature
+        # Padding on the right is never seen.
+        lines = [torch.tensor(rows[a][1]) for a in active]
+        everywhere = model(torch.nn.utils.rnn.pad_sequence(lines, batch_first=True), use_cache=False).logits
+        last = torch.tensor([len(line) - 1 for line in lines])
+        logits = everywhere[torch.arange(len(active)), last] / sampling.temperature
         if sampling.top_p < 1:
             logits = keep_nucleus(logits, sampling.top_p)
         logprobs = logits.log_softmax(-1)
@@ -79,22 +83,24 @@ def reference_samples(model, prompts, sampling):
         going = [a for a in active if not ended[a]]
         if not going or t + 1 == sampling.max_tokens:
             break
-        if len(going) <= 0.75 * len(active):
+        if len(going) <= compact_below * len(active):
             active = going
     return {prompt.id: [row[2] for row in rows if row[0] is prompt] for prompt in ordered}
 
 
 @pytest.mark.parametrize(
     "changes",
-    [{}, {"temperature": 0.7}, {"top_p": 0.8}, {"num_rollouts": 1}, {"num_rollouts": 7, "max_tokens": 80}],
+    [{}, {"temperature": 0.7}, {"top_p": 0.8}, {"num_rollouts": 1, "seed": 3}, {"num_rollouts": 7, "max_tokens": 80}],
     ids=str,
 )
 @pytest.mark.parametrize("lengths", [[5, 5, 5], [3, 11, 1, 7]], ids=str)
-def test_the_engine_draws_what_a_plain_sampler_draws(engine, model_path, lengths, changes):
+@pytest.mark.parametrize("compact_below", [0.75, 1.0])
+def test_the_engine_draws_what_a_plain_sampler_draws(engine, model_path, lengths, changes, compact_below, monkeypatch):
+    monkeypatch.setattr(TransformersEngine, "_COMPACT_BELOW", compact_below)
     prompts = make_prompts(lengths)
     sampling = Sampling(**{"num_rollouts": 5, "max_tokens": 20, "temperature": 1.0, "seed": 8} | changes)
     model = AutoModelForCausalLM.from_pretrained(model_path, dtype=torch.float32).eval()
-    expected = reference_samples(model, prompts, sampling)
+    expected = reference_samples(model, prompts, sampling, compact_below)
     for prompt, completions in engine.generate(prompts, sampling=sampling):
         for completion, steps in zip(completions, expected[prompt.id], strict=True):
             assert list(completion.token_ids) == [token for token, _ in steps]
