@@ -5,7 +5,8 @@ kernel      rows                                                shared prompts
 ==========  ==================================================  ======================================================
 ``sdpa``    padded to equal length, causal attention            under a dense mask, on a CPU only
 ``flash``   end to end in one line, flash attention with the    the prompt's keys and values go before those of each
-            lengths of the parts; on a CPU part by part         of its completions
+            lengths of the parts; on a CPU parts of like        of its completions
+            length together
 ``flex``    end to end in one line, FlexAttention under a       by the same block mask
             block mask; GPUs only, it has no backward on a CPU
 ==========  ==================================================  ======================================================
@@ -25,10 +26,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch.nn import functional
 
 from insight_rl.errors import UsageError, check
 from insight_rl.learner.batch import Parts
+from insight_rl.learner.packed_on_cpu import attend_in_batches
 from insight_rl.learner.settings import Attention, Kernel
 
 if TYPE_CHECKING:
@@ -158,39 +159,13 @@ def packed_attention(
     # Under autocast only the values come straight from a matrix product, in its precision.
     query_T, key_T, value_T = (tensor[0].to(value.dtype).transpose(0, 1) for tensor in (query, key, value))
     if key_index is not None:
-        key_T, value_T = key_T[key_index], value_T[key_index]
+        key_T, value_T = key_T.index_select(0, key_index), value_T.index_select(0, key_index)
     if query.device.type == "cpu":
-        output_T = _attend_part_by_part(query_T, key_T, value_T, query_lengths, key_lengths, scaling)
+        output_T = attend_in_batches(query_T, key_T, value_T, query_lengths, key_lengths, scaling)
     else:
         attend = _flash_kernel()
         output_T = attend(query_T, key_T, value_T, query_ends, key_ends, max(query_lengths), max(key_lengths), scaling)
     return output_T[None], None
-
-
-def _attend_part_by_part(
-    query_T: torch.Tensor,
-    key_T: torch.Tensor,
-    value_T: torch.Tensor,
-    query_lengths: tuple[int, ...],
-    key_lengths: tuple[int, ...],
-    scale: float,
-) -> torch.Tensor:
-    outputs = []
-    parts = zip(query_T.split(query_lengths), key_T.split(key_lengths), value_T.split(key_lengths), strict=True)
-    for query, key, value in parts:
-        num_before = len(key) - len(query)
-        is_seen = query.new_ones(len(query), len(key), dtype=torch.bool).tril(num_before) if num_before else None
-        output = functional.scaled_dot_product_attention(
-            query.transpose(0, 1)[None],
-            key.transpose(0, 1)[None],
-            value.transpose(0, 1)[None],
-            attn_mask=is_seen,
-            is_causal=is_seen is None,
-            scale=scale,
-            enable_gqa=query.shape[1] != key.shape[1],
-        )
-        outputs.append(output[0].transpose(0, 1))
-    return torch.cat(outputs)
 
 
 _FlashKernel = Callable[

@@ -89,7 +89,7 @@ def test_packed_attention_equals_attention_written_out(
         monkeypatch.setattr(attention, "_flash_package", lambda: kernel)
         monkeypatch.setattr(
             attention,
-            "_attend_part_by_part",
+            "attend_in_batches",
             lambda q, k, v, lengths_q, lengths_k, scale: attention._flash_kernel()(
                 q, k, v, arguments["query_ends"], arguments["key_ends"], max(lengths_q), max(lengths_k), scale
             ),
