@@ -3,10 +3,10 @@
     python scripts/benchmark_vs_trl.py                                    # the bundled tiny model, Countdown
     python scripts/benchmark_vs_trl.py --model models/smollm2 --problems gsm8k.jsonl --dtype bfloat16 --engine vllm
 
-A model of one's own (``scripts/convert_smollm2.py`` makes one) gets problems from a file with a question and an answer a
-line, and a coin as its verdict: half of each group succeeds, so that all are trained on, on both sides. The two
+A model of one's own (``scripts/convert_smollm2.py`` makes one) gets problems from a file with a question and an answer
+a line, and a coin as its verdict: half of each group succeeds, so that all are trained on, on both sides. The two
 alternate in one process (ours runs in TRL's end-of-step callback), so a machine that slows down slows both; TRL always
-samples with transformers. Selection is uniform on both sides. Prints the medians and, as the last line, one JSON object;
+samples with transformers. Selection is uniform on both sides. Prints the medians and, as the last line, a JSON object;
 ``ratio`` is TRL's median step over ours, ``ratio_cpu`` the same in CPU seconds of the process, which other processes on
 the machine do not distort.
 
@@ -242,8 +242,10 @@ def report(steps: AlternatingSteps, arguments: argparse.Namespace, peak: float, 
         print(f"{name:12s} median {statistics.median(seconds):.3f} s a step ({spread}, {len(seconds)} steps)")
     print("  of ours: " + ", ".join(f"{name} {phases[f'ours_{name}_s']:.3f}" for name in PHASES))
     print(
-        f"  matrix products reach {peak / 1e9:.0f} GFLOP/s in {arguments.dtype}, the learner {learner_flops / peak:.0%} "
-        f"of it, the rollout {tokens_per_s:.0f} tokens/s ({2 * num_parameters * tokens_per_s / peak:.0%})"
+        f"  matrix products reach {peak / 1e9:.0f} GFLOP/s in {arguments.dtype}, the learner {learner_flops / peak:.0%}"
+    )
+    print(
+        f"  rollout: {tokens_per_s:.0f} tokens/s, {2 * num_parameters * tokens_per_s / peak:.0%} of the matrix products"
     )
     result = {
         "ratio": round(trl_s / ours_s, 3),

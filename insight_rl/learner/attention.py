@@ -11,8 +11,8 @@ kernel      rows                                                shared prompts
             block mask; GPUs only, it has no backward on a CPU
 ==========  ==================================================  ======================================================
 
-``auto`` is ``flash`` where the model computes in bfloat16 on a GPU, ``sdpa`` elsewhere and for models with sliding
-windows. The kernels for GPUs have not yet run on one.
+``auto`` is ``flash`` on a CPU and where the model computes in bfloat16 on a GPU; else, and for models with sliding
+windows, it is ``sdpa``. The kernels for GPUs have not yet run on one.
 """
 
 from __future__ import annotations
@@ -65,8 +65,8 @@ def choose_kernel(attention: Attention, config: PretrainedConfig, dtype: str, *,
     """
     is_full = attends_fully(config)
     if attention == "auto":
-        has_flash = has_gpu and dtype == "bfloat16" and is_full and _flash_package() is not None
-        return "flash" if has_flash else "sdpa"
+        has_kernel = dtype == "bfloat16" and _flash_package() is not None if has_gpu else _takes_functions(config)
+        return "flash" if is_full and has_kernel else "sdpa"
     check(
         is_full or attention == "sdpa",
         "learner.attention",
@@ -80,6 +80,14 @@ def choose_kernel(attention: Attention, config: PretrainedConfig, dtype: str, *,
         f"computes in half precision on a GPU, but model.dtype={dtype}; take flex, sdpa or model.dtype=bfloat16",
     )
     return attention
+
+
+def _takes_functions(config: PretrainedConfig) -> bool:
+    """Whether transformers' code of this architecture asks the table of attention functions."""
+    from transformers import AutoModelForCausalLM
+
+    architecture = AutoModelForCausalLM._model_mapping.get(type(config), None)
+    return bool(getattr(architecture, "_supports_attention_backend", False))
 
 
 def implementation(kernel: Kernel) -> str:

@@ -13,7 +13,7 @@ from insight_rl.learner.models import load_policy
 from insight_rl.learner.settings import LearnerSettings, StartSpec
 from insight_rl.learner.worker import RankWorker
 
-SETTINGS = LearnerSettings(lr=1e-3, weight_decay=0.0, max_grad_norm=None, tokens_per_micro_batch=100)
+SETTINGS = LearnerSettings(lr=1e-3, weight_decay=0.0, max_grad_norm=None, tokens_per_micro_batch=100, attention="sdpa")
 
 
 def spec_of(model_path, dtype: str) -> StartSpec:

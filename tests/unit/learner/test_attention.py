@@ -133,7 +133,8 @@ def test_flex_attention_itself_agrees_in_a_forward_pass() -> None:
     [
         ("auto", "bfloat16", True, "flash"),
         ("auto", "float32", True, "sdpa"),
-        ("auto", "bfloat16", False, "sdpa"),
+        ("auto", "bfloat16", False, "flash"),
+        ("auto", "float32", False, "flash"),
         ("flash", "float32", False, "flash"),
         ("flex", "float32", True, "flex"),
         ("sdpa", "bfloat16", True, "sdpa"),
@@ -146,6 +147,7 @@ def test_which_kernel_is_chosen(asked, dtype, has_gpu, chosen) -> None:
 def test_sliding_windows_keep_their_padding() -> None:
     windows = MistralConfig(sliding_window=64)
     assert choose_kernel("auto", windows, "bfloat16", has_gpu=True) == "sdpa"
+    assert choose_kernel("auto", windows, "float32", has_gpu=False) == "sdpa"
     with pytest.raises(UsageError, match=r"learner\.attention='flash': .*sliding windows.*mistral"):
         choose_kernel("flash", windows, "bfloat16", has_gpu=True)
 
