@@ -397,10 +397,14 @@ def test_a_gradient_that_is_not_finite_stops_the_run(name, history_of) -> None:
     ids=str,
 )
 def test_every_way_of_sharding_resumes_exactly(name, changes, untied_model, tmp_path) -> None:
-    """Started anew in the same processes, which take the longest; above they are new ones."""
+    """Started anew in the same processes, which take the longest; above they are new ones.
+
+    The one that goes on leaves its device before that, and nothing is different when it has come back.
+    """
     learner = started(name, untied_model, **changes)
     step(learner, 1)
     learner.save_checkpoint(tmp_path)
+    learner.release_memory()
     gone_on = step(learner, 2)
     expected = weights_of(learner)
     learner.start(spec_of(untied_model))
