@@ -7,9 +7,10 @@ A test compares the page with what this makes: run it again whenever the experim
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 
-from insight_rl.config import compose_config, parse_config
+from insight_rl.config import RunConfig, compose_config, parse_config
 from insight_rl.doctor.cards import CARDS
 from insight_rl.doctor.duration import estimate_time
 from insight_rl.doctor.memory import Verdict, count_host, count_situations, fullest, verdict
@@ -55,8 +56,8 @@ length (`doctor.mean_completion_tokens`).
 _ONE_CARD = """
 ## One GPU of 80 GB
 
-The same files with `{one_card}`, and `{offload}` where the optimizer's states do not fit: they then lie in main memory.
-The gradient is the same.
+The same files with `{one_card}`, and `{offload}` where the optimizer's states
+do not fit: they then lie in main memory. The gradient is the same.
 
     insight-rl train experiment=paper_math {one_card} {offload}
 
@@ -71,16 +72,24 @@ sum, and what it assumes; another card is `doctor.gpu=a100-80gb`.
 """
 
 
-def workload(*overrides: str) -> Workload:
-    work = read_workload(parse_config(compose_config([*overrides, f"doctor.gpu={CARD.name}"])))
-    assert work is not None, overrides
+@functools.cache
+def composed(experiment: str, *overrides: str) -> RunConfig:
+    """The experiment on 8 of the cards, as far as the overrides do not say otherwise."""
+    hardware = (f"doctor.gpu={CARD.name}", "doctor.num_gpus=8")
+    return parse_config(compose_config([f"experiment={experiment}", *hardware, *overrides]))
+
+
+@functools.cache
+def workload(experiment: str, *overrides: str) -> Workload:
+    work = read_workload(composed(experiment, *overrides))
+    assert work is not None, experiment
     return work
 
 
 def one_card(experiment: str) -> tuple[tuple[str, ...], Workload]:
     """The overrides with which an experiment fits a single card, and its numbers; offload only where it is needed."""
     for overrides in (ONE_CARD, (*ONE_CARD, OFFLOAD)):
-        work = workload(f"experiment={experiment}", *overrides)
+        work = workload(experiment, *overrides)
         if judge(work) == "fits":
             break
     return overrides, work
@@ -94,19 +103,16 @@ def experiments() -> list[str]:
     """By domain as the paper has them, then by size."""
     names = [file.stem for file in (conf_dir() / "experiment").glob("paper_*.yaml")]
     domains = ("countdown", "math", "general")
-    return sorted(
-        names, key=lambda name: (domains.index(name.split("_")[1]), workload(f"experiment={name}").parameters.total)
-    )
+    return sorted(names, key=lambda name: (domains.index(name.split("_")[1]), workload(name).parameters.total))
 
 
 def make_page() -> str:
     lines, single = [], []
     for name in experiments():
-        config = parse_config(compose_config([f"experiment={name}"]))
-        work = workload(f"experiment={name}")
+        work = workload(name)
         model = work.model_path.partition("/")[2]
         updates = f"{work.updates_per_step} of {work.prompts_per_update} prompts"
-        lines.append(f"| `{name}` | {model} | {config.task_name} | {updates} | {_sums(work)} |")
+        lines.append(f"| `{name}` | {model} | {composed(name).task_name} | {updates} | {_sums(work)} |")
         overrides, work = one_card(name)
         host = count_host(work, work.learner) / 1e9 if work.learner else 0
         added = f"`{OFFLOAD}`" if OFFLOAD in overrides else ""

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from insight_rl.config import compose_config, parse_config
 from insight_rl.doctor.checkup import check_up
 from insight_rl.paths import conf_dir
 
@@ -28,12 +27,11 @@ SELECTORS = (
     "weight_only",
     "insight_sampled",
 )
-HARDWARE = ("doctor.gpu=h100-80gb", "doctor.num_gpus=8")
 
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
 def test_settings_of_the_paper(experiment):
-    config = parse_config(compose_config([f"experiment={experiment}"]))
+    config = paper_page.composed(experiment)
     trainer, learner, evaluation = config.trainer, config.learner, config.evaluation
     domain = experiment.split("_")[1]
     assert (trainer.num_steps, trainer.prompts_per_step, trainer.rollouts_per_prompt) == (100, 256, 8)
@@ -50,22 +48,25 @@ def test_settings_of_the_paper(experiment):
 def test_every_model_and_domain_is_there():
     rows = set()
     for experiment in EXPERIMENTS:
-        config = parse_config(compose_config([f"experiment={experiment}"]))
+        config = paper_page.composed(experiment)
         rows.add((config.task_name, config.model_name))
     models = ("qwen3-0.6b", "qwen3-4b", "r1-distill-qwen-7b")
     assert rows == {(task, model) for task in ("countdown", "deepscaler", "webinstruct") for model in models}
     assert len(EXPERIMENTS) == len(rows)
 
 
-@pytest.mark.parametrize("selector", SELECTORS)
-def test_every_selector_goes_with_them(selector):
-    config = parse_config(compose_config(["experiment=paper_math", f"selector={selector}"]))
-    assert config.selector_name == selector and config.trainer.prompts_per_step == 256
+def test_every_selector_of_the_paper_is_an_option():
+    """Which options compose with any experiment is tested one by one; here that one does, whatever it brings."""
+    options = {file.stem for file in (conf_dir() / "selector").glob("*.yaml")}
+    assert set(SELECTORS) <= options
+    config = paper_page.composed("paper_math", "selector=dynamic_sampling")
+    assert config.selector_name == "dynamic_sampling" and config.gate_name == "mixed_outcomes"
+    assert config.trainer.prompts_per_step == 256
 
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
 def test_the_doctor_passes_it_on_8_gpus_of_80_gb(experiment):
-    found = check_up(parse_config(compose_config([f"experiment={experiment}", *HARDWARE])))
+    found = check_up(paper_page.composed(experiment))
     assert (found.verdict, found.reasons) == ("fits", ())
     assert found.kv_cache.num_sequences >= 16
 
@@ -73,7 +74,7 @@ def test_the_doctor_passes_it_on_8_gpus_of_80_gb(experiment):
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
 def test_the_doctor_passes_it_on_one(experiment):
     overrides, _ = paper_page.one_card(experiment)
-    found = check_up(parse_config(compose_config([f"experiment={experiment}", *overrides, HARDWARE[0]])))
+    found = check_up(paper_page.composed(experiment, *overrides))
     assert (found.verdict, found.reasons) == ("fits", ())
 
 
