@@ -168,6 +168,25 @@ def test_ranks_stay_in_step_and_budgets_are_kept(step, num_ranks, budget, size) 
 
 
 @settings(deadline=None)
+@given(step=steps(), num_ranks=st.integers(2, 4), budget=st.integers(1, 200), share=st.booleans())
+def test_ranks_get_about_the_same_number_of_tokens_and_no_token_twice(step, num_ranks, budget, share) -> None:
+    """Rows are dealt by length, back and forth: the shares differ by one row of each kind, shared and not, at most."""
+    changes = {"num_ranks": num_ranks, "tokens_per_micro_batch": budget, "share_prompts": share}
+    plan = plan_step(*step, dataclasses.replace(SETTINGS, prompts_per_update=len(step[0]), **changes))
+    tables = [rank.table for rank in plan.ranks]
+    measured = [np.flatnonzero(table.weights_S) for table in tables]
+    sizes = [table.lengths_S[own].sum() for table, own in zip(tables, measured, strict=True)]
+    assert sum(sizes) == plan.num_tokens
+    for rank, own in zip(plan.ranks, measured, strict=True):
+        placed = Counter(number for batch in rank.updates[0] for row in batch.rows for number in row)
+        assert all(placed[number] == 1 for number in own.tolist())
+    batches = [laid_out(rank)[0] for rank in plan.ranks]
+    tokens = [sum(batch.work.num_inputs for batch in own) for own in batches]
+    longest = max(batch.input_ids.shape[1] for own in batches for batch in own)
+    assert max(tokens) - min(tokens) <= 2 * longest
+
+
+@settings(deadline=None)
 @given(step=steps(), size=st.integers(1, 7), num_ranks=st.integers(1, 3))
 def test_weights_count_skipped_sequences_and_leave_out_unjudged_ones(step, size, num_ranks) -> None:
     groups, advantages = step
