@@ -288,6 +288,22 @@ def test_one_process(untied_model, groups, reference, variant, changes) -> None:
     assert_same(found, reference(untied_model, LOSSES[variant]))
 
 
+def test_a_step_of_empty_completions_has_counts_only(untied_model, groups) -> None:
+    """Another engine than vLLM may give some; the made-up token that keeps the ranks in step is not measured."""
+    none = np.array([])
+    empty = [
+        dataclasses.replace(
+            group,
+            completions_G=tuple(dataclasses.replace(c, token_ids=none, logprobs=none) for c in group.completions_G),
+        )
+        for group in groups
+    ]
+    found = take_step(AccelerateLearner(**GRADIENT_DESCENT), untied_model, PLAIN, empty)
+    assert (found.metrics["learner/num_updates"], found.metrics["learner/num_tokens"]) == (2, 0)
+    assert not {"learner/loss", "learner/entropy", "rollout/logprob_gap_mean"} & found.metrics.keys()
+    assert not any(change.any() for change in found.change.values())
+
+
 @pytest.mark.parametrize(("variant", "num_without_gradient"), [("grpo", 1), ("old_logprobs=rollout", 0)])
 def test_the_old_policy_is_scored_only_where_the_rollouts_logprobs_do_not_serve(
     untied_model, groups, monkeypatch, variant, num_without_gradient
