@@ -162,8 +162,8 @@ def test_ipc_from_the_ranks_of_zero_3_to_vllm_on_the_second_gpu(learner, engine,
         assert all(set(update["ipc_handles"]) == {"GPU-0", "GPU-1"} for update in channel.updates)
         names = [name for update in channel.updates for name in update["names"]]
         assert sorted(names) == sorted(expected), "each once, and a tied lm_head not at all"
-        assert set(metrics) == {"time/sync_gather_s", "time/sync_transfer_s", "time/sync_load_s"}
-        assert all(value > 0 for value in metrics.values())
+        parts = [metrics[f"time/sync_{part}_s"] for part in ("gather", "transfer", "load")]
+        assert all(seconds > 0 for seconds in parts)
 
 
 class TrainersWeights:
@@ -263,8 +263,8 @@ def test_ipc_from_the_trainer_does_not_reach_the_second_gpu(learner, engine, rec
     process = engine._pool.workers[0]
     with pytest.raises(Exception, match="IPC handle not found for GPU UUID GPU-1"):
         IpcChannel().send(TrainersWeights(learner), [process])
-    with pytest.raises(Exception, match="version of the weights"):  # half updated: nothing is sampled from it
-        list(engine.generate(PROMPTS, sampling=SAMPLING))
+    with pytest.raises(Exception, match="weight update has begun and not ended"):
+        process.call("generate", requests={})
 
 
 def test_a_rank_that_dies_amid_a_transfer_ends_it_at_once(learner, receivers):
