@@ -14,7 +14,7 @@ from typing import Any
 
 from insight_rl.config import RunConfig
 from insight_rl.doctor.checkup import host_memory, host_need
-from insight_rl.doctor.memory import count_checkpoint, count_host
+from insight_rl.doctor.memory import count_checkpoint, count_host, count_parked
 from insight_rl.doctor.workload import Workload
 
 _SHARED_MEMORY = Path("/dev/shm")
@@ -154,8 +154,7 @@ def _main_memory(work: Workload, *, has_gpu: bool) -> Iterator[Finding]:
     need = host_need(work)
     if has_gpu:
         need = count_host(work, work.learner) if work.learner is not None else 0
-        if work.rollout is not None and work.rollout.sleeps:
-            need += work.dtype_bytes * work.parameters.total * work.rollout.num_workers
+        need += count_parked(work)
     if need:
         text = f"main memory: {free / _GIB:.0f} GiB free, about {need / _GIB:.1f} needed"
         yield Finding(is_good=need <= free, text=text)

@@ -32,7 +32,8 @@ GRAPHS = 2**30
 """Allowance for vLLM's CUDA graphs, which lie outside of its share."""
 FRAGMENTS = 0.05
 """Allowance for what the allocator cannot use, of everything that is allocated anew in each pass."""
-IPC_BUFFER = 256 << 20
+SYNC_BUFFER = 256 << 20
+"""Least size of the buffer that weights travel in: the default of ``weight_sync.buffer_bytes``."""
 BUCKET = 500_000_000
 """Elements of DeepSpeed's reduce bucket."""
 LIVE_PARAMETERS = 1_000_000_000
@@ -108,7 +109,7 @@ def count_situations(work: Workload, card: Card) -> list[Situation]:
             beside = _rollout_parts(work, rollout, card, phase) if together and rollout is not None else {}
             found.append(Situation(gpu=place, phase=phase, parts=_joined(parts, beside)))
     if rollout is not None:
-        idle = _idle_learner(work, learner, rollout) if together and learner is not None else {}
+        idle = _idle_learner(learner) if together and learner is not None else {}
         if rollout.sleeps or not together:
             place = f"learner and {_engine_name(rollout)}" if together else _engine_name(rollout)
             phases = ("generation",) if together else ("sync", "generation")
@@ -205,6 +206,18 @@ def count_states(work: Workload, learner: LearnerPlan) -> LearnerStates:
     )
 
 
+def count_parked(work: Workload) -> int:
+    """Bytes of main memory that ``rollout.sleep`` moves there in turns: vLLM's weights, or all that the ranks keep."""
+    if work.rollout is None or not work.rollout.sleeps:
+        return 0
+    engines = work.dtype_bytes * work.parameters.total * work.rollout.num_workers
+    if work.learner is None:
+        return engines
+    states = count_states(work, work.learner)
+    ranks = work.learner.num_ranks * (states.weights + states.optimizer + states.reference)
+    return max(engines, ranks)
+
+
 def count_host(work: Workload, learner: LearnerPlan) -> int:
     """Bytes of main memory that all ranks of a machine hold from step to step."""
     if learner.offload == "none" or learner.kind == "accelerate":
@@ -249,18 +262,14 @@ def _learner_phases(work: Workload, learner: LearnerPlan) -> dict[str, dict[str,
 
 
 def sync_buffer(work: Workload) -> int:
-    """The largest tensor, or the channel's least size; with LoRA merged one tensor at a time."""
-    return max(IPC_BUFFER, work.dtype_bytes * work.parameters.largest)
+    """The largest tensor, or the channel's least size; two of them for NCCL, which GPUs of their own need."""
+    one = max(SYNC_BUFFER, work.dtype_bytes * work.parameters.largest)
+    return 2 * one if work.rollout is not None and work.rollout.is_separate else one
 
 
-def _idle_learner(work: Workload, learner: LearnerPlan, rollout: RolloutPlan) -> dict[str, int]:
-    """What the learner holds while a sleeping vLLM is awake."""
-    states = count_states(work, learner)
-    held = {ALLOWANCES: CONTEXT + (NCCL if learner.num_ranks > 1 else 0)}
-    if learner.kind == "deepspeed" and learner.zero_stage > 0:
-        # DeepSpeed moves its states and weights to main memory.
-        return held
-    return held | {"weights": states.weights, "optimizer": states.optimizer, "reference model": states.reference}
+def _idle_learner(learner: LearnerPlan) -> dict[str, int]:
+    """What a rank holds while a vLLM that sleeps at other times is awake: all it keeps has gone to main memory."""
+    return {ALLOWANCES: CONTEXT + (NCCL if learner.num_ranks > 1 else 0)}
 
 
 def _rollout_parts(work: Workload, rollout: RolloutPlan, card: Card, phase: str) -> dict[str, int]:

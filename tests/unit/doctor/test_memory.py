@@ -1,6 +1,7 @@
 """What fits one 80 GB card and what does not, against figures worked out by hand from the libraries' sources."""
 
 import pytest
+import torch
 
 from insight_rl.doctor.cards import CARDS
 from insight_rl.doctor.memory import (
@@ -15,6 +16,8 @@ from insight_rl.doctor.memory import (
     sync_buffer,
     verdict,
 )
+from insight_rl.weight_sync.base import TensorInfo
+from insight_rl.weight_sync.vllm_transfer import IpcChannel
 
 GIB = 2**30
 BASE = (
@@ -109,13 +112,29 @@ def test_the_kv_cache_that_vllms_default_share_leaves(model, tokens, workload, h
     assert count_kv_cache(work, work.rollout, h100).num_tokens == pytest.approx(tokens, rel=0.06)
 
 
+class Described:
+    """Weights of which only names and shapes are known, as every rank of the learner describes them."""
+
+    def __init__(self, work):
+        self.tensors = [
+            TensorInfo(name=str(number), dtype=torch.float32 if work.dtype_bytes == 4 else torch.bfloat16, shape=shape)
+            for number, shape in enumerate(work.shape.tensors())
+        ]
+
+    def describe(self):
+        return self.tensors
+
+
 @pytest.mark.parametrize("model", ["qwen3-0.6b", "qwen3-1.7b", "qwen3-4b", "r1-distill-qwen-7b", "smollm2", "tiny"])
 def test_every_tensor_goes_through_the_sync_buffer(model, workload):
+    """vLLM's packed sender refuses a tensor that is larger than its buffer."""
     work = workload(f"model={model}")
-    shape = work.shape
-    assert sync_buffer(work) >= work.dtype_bytes * max(
-        shape.vocab_size * shape.hidden_size, shape.intermediate_size * shape.hidden_size
-    )
+    weights = Described(work)
+    largest = max(tensor.num_bytes for tensor in weights.describe())
+    for channel in (IpcChannel(), IpcChannel(buffer_bytes=1 << 20)):
+        buffer = channel._spec(weights, [])
+        assert buffer.settings["packed_buffer_size_bytes"] >= largest
+    assert sync_buffer(work) == IpcChannel()._spec(weights, []).settings["packed_buffer_size_bytes"]
 
 
 def test_a_sleeping_vllm_leaves_the_card_to_the_learner(workload, h100):
@@ -125,7 +144,7 @@ def test_a_sleeping_vllm_leaves_the_card_to_the_learner(workload, h100):
     assert set(by_phase) == {"backward", "update", "sync", "generation"}
     assert fullest(asleep).total < fullest(awake).total - 0.35 * h100.num_bytes
     assert "KV cache" not in by_phase["backward"].parts
-    assert "optimizer" not in by_phase["generation"].parts, "DeepSpeed moves its states to main memory"
+    assert "optimizer" not in by_phase["generation"].parts, "what the learner keeps is in main memory then"
     assert by_phase["sync"].parts["vLLM's weights"] > 0
 
 
