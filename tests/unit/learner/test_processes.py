@@ -12,6 +12,7 @@ import sys
 import time
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -229,3 +230,60 @@ def is_alive(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except FileNotFoundError:
         return False
+
+
+@pytest.fixture
+def asking(monkeypatch):
+    """Two ranks that can ask the trainer in the middle of a call."""
+    monkeypatch.syspath_prepend(Path(__file__).parents[2] / "support")
+    from asking_rank import AskingRank
+
+    ranks = RankProcesses(AskingRank, 2)
+    yield ranks
+    ranks.close(grace_s=0)
+
+
+def test_a_rank_may_ask_the_trainer_in_the_middle_of_a_call(asking) -> None:
+    asked = []
+
+    def answer(request: str, look: Any) -> str:
+        look()
+        asked.append(request)
+        return request.upper()
+
+    assert asking.call("send", [("a",), (None,)], answer=answer) == ["A", None]
+    assert asking.call("send", [("b",), ("c",)], answer=answer) == ["B", "C"]
+    assert sorted(asked) == ["a", "b", "c"]
+
+
+def test_a_request_that_cannot_be_answered_ends_the_call_with_its_own_error(asking) -> None:
+    """The rank would wait for ever, and the others for it."""
+
+    def answer(request: str, look: Any) -> None:
+        raise LookupError("vLLM has died")
+
+    with pytest.raises(LookupError, match="vLLM has died"):
+        asking.call("send", [("a",), (None,)], answer=answer)
+    assert all(child.is_dead for child in asking._ranks)
+
+
+@pytest.mark.parametrize(
+    ("request_of_the_other", "error", "said"),
+    [
+        ("raise", RankFailed, r"learner rank 1 failed in send:\n[\s\S]*no memory for the gather"),
+        ("die", ChildLost, r"learner rank 1 died in send \(exit code 7\)"),
+    ],
+)
+def test_a_rank_that_is_lost_while_anothers_request_is_answered_is_noticed(
+    asking, request_of_the_other, error, said
+) -> None:
+    """vLLM waits in a broadcast for the ranks, and the trainer for vLLM."""
+
+    def answer(request: str, look: Any) -> None:
+        end = time.monotonic() + 60
+        while time.monotonic() < end:
+            look()
+            time.sleep(0.01)
+
+    with pytest.raises(error, match=said):
+        asking.call("send", [("a",), (request_of_the_other,)], answer=answer)
