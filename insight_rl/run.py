@@ -52,12 +52,13 @@ from insight_rl.sync_check import SyncCheck
 from insight_rl.task.base import Task
 from insight_rl.tokenizer import ModelTokenizer
 from insight_rl.types import Metrics, Sampling
+from insight_rl.weight_sync.adapter import AdapterChannel, vllm_rank
 from insight_rl.weight_sync.base import WeightChannel
 
 if TYPE_CHECKING:
     from insight_rl.algorithm.algorithm import Algorithm
     from insight_rl.learner.base import Learner
-    from insight_rl.learner.settings import StartSpec
+    from insight_rl.learner.settings import LoraSettings, StartSpec
     from insight_rl.trainer import Progress, Trainer, TrainerSettings
 
 
@@ -152,6 +153,7 @@ def build_parts(config: RunConfig) -> Parts:
     _check_learner(engines["learner"], model_path, config.model.dtype)
     # A learner of the user's own need not have ranks.
     placement = place_engines(engines["rollout"], getattr(engines["learner"], "num_ranks", 1))
+    _check_channel(weight_channel, _adapter(engines["learner"]))
     return Parts(
         **cheap,
         **engines,
@@ -176,6 +178,19 @@ def _check_learner(learner: Learner, model_path: Path, dtype: str) -> None:
         check_targets(model_path, learner.adapter)
     if learner.attention != "auto":
         kernel_for(learner.attention, model_path, dtype)
+
+
+def _adapter(learner: Learner) -> LoraSettings | None:
+    from insight_rl.learner.settings import LearnerSettings
+
+    return learner.adapter if isinstance(learner, LearnerSettings) else None
+
+
+def _check_channel(channel: WeightChannel, adapter: LoraSettings | None) -> None:
+    if isinstance(channel, AdapterChannel):
+        remedy = "needs an adapter: learner.lora.rank=16; the whole model travels with weight_sync=auto"
+        check(adapter is not None, "weight_sync", "adapter", remedy)
+        vllm_rank(adapter.rank if adapter else 1)
 
 
 def open_selector(config: RunConfig, parts: Parts) -> None:
@@ -243,6 +258,7 @@ def assemble(
 
 
 def _rollout_spec(config: RunConfig, parts: Parts) -> RolloutSpec:
+    adapter = _adapter(parts.learner)
     return RolloutSpec(
         model_path=parts.model_path,
         dtype=config.model.dtype,
@@ -250,6 +266,7 @@ def _rollout_spec(config: RunConfig, parts: Parts) -> RolloutSpec:
         seed=derive_seed(config.seed, "rollout"),
         weight_channel=parts.weight_channel,
         worker_devices=parts.placement.workers,
+        adapter_rank=adapter.rank if adapter and isinstance(parts.weight_channel, AdapterChannel) else None,
         say=parts.say,
     )
 

@@ -183,12 +183,21 @@ def _in_buckets(parts: Iterable[_Part], limit_bytes: int) -> Iterator[list[_Part
         yield bucket
 
 
+def describe_adapter(model: PreTrainedModel) -> list[TensorInfo]:
+    """What :func:`adapter_tensors` yields; nothing is gathered."""
+    return [
+        TensorInfo(name=_peft_name(name), dtype=each.dtype, shape=tuple(getattr(each, "ds_shape", each.shape)))
+        for name, each in model.named_parameters()
+        if _is_adapter(name)
+    ]
+
+
 def adapter_tensors(model: PreTrainedModel, gather: Gather) -> Iterator[tuple[str, torch.Tensor]]:
     """The adapter's parameters, whole, under the names that they have in peft's files. Collective."""
     for name, parameter in model.named_parameters():
         if _is_adapter(name):
             with gather([parameter]):
-                yield f"base_model.model.{name.replace(f'.{_NAME}.', '.')}", parameter.detach()
+                yield _peft_name(name), parameter.detach()
 
 
 def write_adapter(
@@ -215,6 +224,11 @@ def _adapted_layers(model: PreTrainedModel) -> Iterator[tuple[str, Any]]:
     from peft.tuners.lora import LoraLayer
 
     return ((name, module) for name, module in model.named_modules() if isinstance(module, LoraLayer))
+
+
+def _peft_name(name: str) -> str:
+    """Of an adapter's parameter, in peft's files."""
+    return f"base_model.model.{name.replace(f'.{_NAME}.', '.')}"
 
 
 def _is_adapter(name: str) -> bool:

@@ -212,6 +212,14 @@ class _LearnerWeights:
         seconds: SyncSeconds = self._learner._everywhere("save_weights", folder)
         return seconds
 
+    def describe_adapter(self) -> list[TensorInfo]:
+        described: list[TensorInfo] = self._learner._everywhere("describe_adapter")
+        return described
+
+    def save_adapter(self, folder: Path) -> SyncSeconds:
+        seconds: SyncSeconds = self._learner._everywhere("save_adapter", folder)
+        return seconds
+
     def send(self, spec: SenderSpec | None, call_all: CallAll) -> SyncSeconds:
         def answer(request: tuple[str, Any], meanwhile: Callable[[], None]) -> None:
             call_all(*request, meanwhile)

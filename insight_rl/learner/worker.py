@@ -25,7 +25,7 @@ from insight_rl.learner.device_memory import ParkedMemory
 from insight_rl.learner.engine import Scorer, TrainEngine
 from insight_rl.learner.flops import ModelShape, Work, measure_peak
 from insight_rl.learner.head import check_plain_head
-from insight_rl.learner.lora import ADAPTER_FOLDER, has_adapter, write_adapter
+from insight_rl.learner.lora import ADAPTER_FOLDER, describe_adapter, has_adapter, write_adapter
 from insight_rl.learner.models import save_pretrained, write_weights
 from insight_rl.learner.plan import BatchPlan, RankPlan, lay_out
 from insight_rl.learner.settings import ModelFacts, StartSpec
@@ -312,12 +312,19 @@ class RankWorker:
         )
         self.save_adapter(folder.with_name(ADAPTER_FOLDER))
 
-    def save_adapter(self, folder: Path) -> None:
+    def describe_adapter(self) -> list[TensorInfo]:
+        return describe_adapter(self._engine.model)
+
+    def save_adapter(self, folder: Path) -> SyncSeconds:
         """The adapter in ``folder``, as peft and vLLM load it, written by rank 0; nothing without LoRA."""
-        if self._engine.rank != 0:
-            _exhaust(self._engine.adapter_tensors())
-        elif has_adapter(self._engine.model):
-            write_adapter(self._engine.model, self._engine.adapter_tensors(), folder, base=self._spec.model_path)
+        seconds, started = SyncSeconds(), time.perf_counter()
+        tensors = seconds.gathering(self._engine.adapter_tensors())
+        if self._engine.rank == 0 and has_adapter(self._engine.model):
+            write_adapter(self._engine.model, tensors, folder, base=self._spec.model_path)
+        else:
+            _exhaust(tensors)
+        seconds.transfer_s = time.perf_counter() - started - seconds.gather_s
+        return seconds
 
     def save_checkpoint(self, folder: Path) -> None:
         self._engine.save(folder)

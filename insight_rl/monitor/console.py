@@ -32,6 +32,7 @@ FILES = {
     "decisions": "why each prompt was selected",
     "config.yaml": "the resolved configuration",
     "model": "Hugging Face model",
+    "adapter": "LoRA adapter, merged in model",
     "checkpoints": "for resume=auto",
 }
 

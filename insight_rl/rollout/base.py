@@ -45,6 +45,9 @@ class RolloutSpec:
     worker_devices: tuple[tuple[str, ...], ...] = ()
     """The devices of each worker (``insight_rl.placement``); empty leaves them to the engine."""
 
+    adapter_rank: int | None = None
+    """Rank of the LoRA adapters that will come instead of weights; ``None``: whole weights will."""
+
     say: Callable[[str], None] = _say_nothing
     """Tells the user, in one sentence, of something that the engine has mended by itself."""
 

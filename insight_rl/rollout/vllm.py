@@ -26,6 +26,7 @@ from insight_rl.rollout.vllm_worker import Request, Sample
 from insight_rl.seeding import derive_seed
 from insight_rl.tokenizer import ModelTokenizer
 from insight_rl.types import Completion, Metrics, Prompt, Sampling
+from insight_rl.weight_sync.adapter import vllm_rank
 from insight_rl.weight_sync.auto import AutoChannel
 from insight_rl.weight_sync.base import WeightSource
 from insight_rl.weight_sync.memory_folder import check_shared_memory
@@ -128,7 +129,11 @@ class VllmEngine:
                 "sleep": self.sleep,
                 "shares_gpu": self.placement == "colocated",
                 "transfer_backend": self._weight_channel.vllm_backend,
-                "engine_args": {"tensor_parallel_size": self.tensor_parallel_size, **self.engine_args},
+                "engine_args": {
+                    "tensor_parallel_size": self.tensor_parallel_size,
+                    **_adapter_args(spec.adapter_rank),
+                    **self.engine_args,
+                },
             },
             devices=spec.worker_devices or [()] * self.num_workers,
             num_threads=self._threads_per_worker(),
@@ -218,3 +223,8 @@ class VllmEngine:
     def _running(self) -> WorkerPool[VllmProcess]:
         assert self._pool is not None, "the engine has not been started, or was closed"
         return self._pool
+
+
+def _adapter_args(rank: int | None) -> dict[str, Any]:
+    """vLLM's settings for LoRA adapters that come in place of weights."""
+    return {} if rank is None else {"enable_lora": True, "max_lora_rank": vllm_rank(rank)}

@@ -134,6 +134,8 @@ class _Worker:
         self._last_sign = 0.0
         self._version: int | None = 0
         """Of the weights; ``None`` from the moment they change until the new version is told."""
+        self._adapter: Any = None
+        """vLLM's ``LoRARequest`` of every request, once an adapter has come."""
         self._sleeping_parts: set[str] = set()
         self._can_sleep = False
         self._is_half_updated = False
@@ -225,7 +227,10 @@ class _Worker:
         self._last_sign = time.monotonic()
         for key, request in requests.items():
             self._llm.llm_engine.add_request(
-                str(key), TokensPrompt(prompt_token_ids=request.token_ids), _sampling_params(request)
+                str(key),
+                TokensPrompt(prompt_token_ids=request.token_ids),
+                _sampling_params(request),
+                lora_request=self._adapter,
             )
             self._at_work[str(key)] = (key, request)
         yield from ()
@@ -270,6 +275,19 @@ class _Worker:
         """Load the safetensors checkpoint in ``folder`` in place."""
         self._wake("weights")
         self._llm.collective_rpc("reload_weights", kwargs={"weights_path": folder})
+        self._after_update()
+        yield from ()
+
+    def load_adapter(self, *, folder: str) -> Iterator[None]:
+        """Take the LoRA adapter in ``folder`` in place of the one before; the folder is not needed afterwards."""
+        from vllm.lora.request import LoRARequest
+
+        self._wake("weights")
+        name, number = "policy", 1
+        if not self._llm.llm_engine.add_lora(LoRARequest(name, number, folder, load_inplace=True)):
+            raise RuntimeError("vLLM did not load the adapter")
+        # Requests name what is there, they do not load it.
+        self._adapter = LoRARequest(name, number, folder)
         self._after_update()
         yield from ()
 

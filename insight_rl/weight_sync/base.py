@@ -110,6 +110,14 @@ class WeightSource(Weights, Protocol):
         """Write a safetensors checkpoint that a model loader can read into ``folder``."""
         ...
 
+    def describe_adapter(self) -> list[TensorInfo]:
+        """Every tensor that :meth:`save_adapter` writes; none where the whole model is trained."""
+        ...
+
+    def save_adapter(self, folder: Path) -> SyncSeconds:
+        """Write the LoRA adapter into ``folder``, as peft and vLLM load it."""
+        ...
+
     def send(self, spec: SenderSpec | None, call_all: CallAll) -> SyncSeconds:
         """Have every rank that holds weights send them, from its own process.
 

@@ -43,6 +43,10 @@ class Weights:
         save_file(self.tensors, folder / "model.safetensors")
         return SyncSeconds()
 
+    # To a channel an adapter is tensors as well.
+    describe_adapter = describe
+    save_adapter = save
+
 
 class Process:
     """Loads what it is sent at once, as the rollout process does while ``finish`` waits."""
@@ -62,7 +66,7 @@ class Process:
     def call(self, method, /, **arguments):
         from safetensors.torch import load_file
 
-        assert method == "reload"
+        assert method in ("reload", "load_adapter")
         self.files = sorted(Path(arguments["folder"]).glob("*.safetensors"))
         self.loaded = {name: tensor.clone() for file in self.files for name, tensor in load_file(file).items()}
 

@@ -16,8 +16,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from insight_rl.learner.lora import add_adapter
+from insight_rl.learner.settings import LoraSettings
+
 IDS = [[3, 9, 14, 7, 21, 6, 12, 5], [8, 2, 19, 11, 4, 16, 23, 10]]
 """A prompt of one token with a completion of seven, for each rank."""
+LORA = {"rank": 2, "alpha": 16.0}
 
 # Not in the tests' process: DeepSpeed changes torch.distributed for good.
 SCRIPT = """
@@ -78,6 +82,9 @@ def cases() -> list[tuple[dict, str]]:
     found.append(
         ({"gradient_checkpointing": True, "max_grad_norm": None, "zero_stage": 3, "offload": "cpu"}, "bfloat16")
     )
+    # Weights that stay as they are need no float32 under any stage; what is trained does, or DeepSpeed's copy of it.
+    adapter = {"gradient_checkpointing": True, "max_grad_norm": None, "lora": LORA}
+    found += [(adapter | stage, "bfloat16") for stage in ({}, *({"zero_stage": stage} for stage in range(4)))]
     # Accelerate first: it makes the process group in its own way, DeepSpeed takes what is there.
     return sorted(found, key=lambda case: "zero_stage" in case[0])
 
@@ -113,11 +120,13 @@ def run_ranks(model_path, folder: Path, num_ranks: int) -> list[list[dict]]:
     return [[json.loads(line) for line in text.splitlines() if line.startswith('{"counts"')] for text in logs]
 
 
-def plain(model_path, num_ranks: int) -> tuple[list[torch.Tensor], float]:
+def plain(model_path, num_ranks: int, *, lora: dict | None = None) -> tuple[list[torch.Tensor], float]:
     """Log-probs of each rank and the norm of the gradient over all of them, in float64."""
     from transformers import AutoModelForCausalLM
 
     model = AutoModelForCausalLM.from_pretrained(model_path, dtype=torch.float64)
+    if lora is not None:
+        add_adapter(model, LoraSettings(**lora), seed=0, dtype=torch.float64)
     logprobs = []
     for ids in torch.tensor(IDS[:num_ranks]):
         scores = model(ids[None]).logits[0, :-1].double().log_softmax(-1)
@@ -132,7 +141,8 @@ def plain(model_path, num_ranks: int) -> tuple[list[torch.Tensor], float]:
 def test_layers_run_again_in_the_backward_pass_where_they_should_and_change_no_gradient(
     untied_model, tmp_path, num_ranks
 ):
-    logprobs, norm = plain(untied_model, num_ranks)
+    logprobs, norm_of_all = plain(untied_model, num_ranks)
+    _, norm_of_adapter = plain(untied_model, num_ranks, lora=LORA)
     for rank, results in enumerate(run_ranks(untied_model, tmp_path, num_ranks)):
         assert len(results) == len(cases())
         for (settings, dtype), found in zip(cases(), results, strict=True):
@@ -140,6 +150,7 @@ def test_layers_run_again_in_the_backward_pass_where_they_should_and_change_no_g
             assert found["counts"] == [2 if settings["gradient_checkpointing"] else 1] * 2, case
             gap = (torch.tensor(found["logprobs"]) - logprobs[rank]).abs().mean().item()
             is_full = dtype == "float32"
+            norm = norm_of_adapter if "lora" in settings else norm_of_all
             assert gap < (1e-5 if is_full else 0.05), case
             assert found["norm"] == pytest.approx(norm, rel=1e-5 if is_full else 0.05), case
             assert found["is_fused"], case

@@ -50,6 +50,15 @@ WRONG = {
     "mu out of range": (["selector.mu=3.0"], ["selector.mu=3.0", "0.3"]),
     "no prior": (["selector.prior_alpha=0"], ["selector.prior_alpha=0", "from 0.001 to"]),
     "attention that a CPU has not": (["learner.attention=flex"], ["learner.attention='flex': needs a GPU"]),
+    "adapted layer that the model has not": (
+        ["learner.lora.rank=8", "learner.lora.target_modules=[q_proj,query]"],
+        [
+            "learner.lora.target_modules=['q_proj', 'query']",
+            "query is no linear layer",
+            "there are down_proj, gate_proj",
+        ],
+    ),
+    "adapter to send where none is trained": (["weight_sync=adapter"], ["weight_sync='adapter'", "learner.lora.rank="]),
     "zero_stage that does not exist": (["learner=deepspeed", "learner.zero_stage=7"], ["learner.zero_stage=7"]),
     "target that cannot be imported": (
         ["--allow-package", "no_such", "gate._target_=no_such.Gate"],

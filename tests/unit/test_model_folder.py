@@ -5,7 +5,7 @@ import json
 import pytest
 
 from insight_rl.errors import UsageError
-from insight_rl.model_folder import INDEX, count_parameters
+from insight_rl.model_folder import INDEX, count_parameters, fingerprint
 
 
 def test_parameters_are_counted_from_the_headers(tied_model):
@@ -41,3 +41,25 @@ def test_an_index_leads_to_no_file_elsewhere(tied_model, tmp_path):
     (tmp_path / INDEX).write_text(json.dumps({"weight_map": {"a": str(tied_model / "model.safetensors")}}))
     with pytest.raises(UsageError, match="is missing"):
         count_parameters(tmp_path)
+
+
+def test_a_fingerprint_is_of_the_weights_and_of_nothing_else(tied_model, untied_model, tmp_path):
+    import shutil
+
+    shutil.copytree(tied_model, tmp_path / "copy")
+    (tmp_path / "copy" / "config.json").write_text("{}")
+    assert fingerprint(tmp_path / "copy") == fingerprint(tied_model) != fingerprint(untied_model)
+
+
+@pytest.mark.parametrize("place", ["start", "middle", "end"])
+def test_a_fingerprint_sees_a_changed_tensor(place, tmp_path):
+    """A model trained further differs in all its entries; here only a few at one place do."""
+    import numpy as np
+    from safetensors.numpy import save_file
+
+    weights = np.zeros((100, 1000), dtype=np.float32)
+    save_file({"a": weights}, tmp_path / "model.safetensors")
+    before = fingerprint(tmp_path)
+    weights.ravel()[{"start": 0, "middle": 50_000, "end": -1}[place]] = 1.0
+    save_file({"a": weights}, tmp_path / "model.safetensors")
+    assert fingerprint(tmp_path) != before

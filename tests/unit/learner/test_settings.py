@@ -11,7 +11,7 @@ from insight_rl.config import compose_config, parse_config
 from insight_rl.errors import UsageError
 from insight_rl.learner.accelerate import AccelerateLearner
 from insight_rl.learner.deepspeed import DeepSpeedLearner
-from insight_rl.learner.settings import StartSpec
+from insight_rl.learner.settings import LoraSettings, StartSpec
 
 
 @pytest.mark.parametrize("learner", [AccelerateLearner, DeepSpeedLearner])
@@ -56,6 +56,36 @@ def test_settings_that_no_run_could_use_name_their_key(learner, key, value) -> N
 def test_deepspeed_settings_that_contradict_name_their_key(key, settings) -> None:
     with pytest.raises(UsageError, match=f"^{key}="):
         DeepSpeedLearner(**settings)
+
+
+@pytest.mark.parametrize(
+    ("key", "lora"),
+    [
+        ("rank", {"rank": 0}),
+        ("rank", {"rank": True}),
+        ("rank", {"rank": "8"}),
+        ("alpha", {"rank": 8, "alpha": 0}),
+        ("alpha", {"rank": 8, "alpha": float("nan")}),
+        ("alpha", {"alpha": 16}),
+        ("target_modules", {"rank": 8, "target_modules": "q_proj"}),
+        ("target_modules", {"rank": 8, "target_modules": []}),
+        ("target_modules", {"rank": 8, "target_modules": [1]}),
+        ("dropout", {"rank": 8, "dropout": 0.1}),
+        ("rnak", {"rnak": 8}),
+    ],
+)
+def test_settings_of_an_adapter_that_no_run_could_use_name_their_key(key, lora) -> None:
+    with pytest.raises(UsageError, match=rf"^learner\.lora\.{key}="):
+        AccelerateLearner(lora=lora)
+
+
+def test_an_adapter_is_what_the_config_says_and_none_where_it_has_no_rank() -> None:
+    assert AccelerateLearner(lora={"rank": 8}).adapter == LoraSettings(rank=8, alpha=16)
+    targets = {"rank": 4, "alpha": 2, "target_modules": ["q_proj"], "dropout": 0}
+    adapter = DeepSpeedLearner(lora=targets).adapter
+    assert adapter == LoraSettings(rank=4, alpha=2, target_modules=("q_proj",)) and adapter.scale == 0.5
+    for lora in (None, {}, {"rank": None, "alpha": None, "target_modules": "all-linear"}):
+        assert AccelerateLearner(lora=lora).adapter is None
 
 
 @pytest.mark.parametrize("dtype", ["float16", "float64"])
