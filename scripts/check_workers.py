@@ -104,10 +104,10 @@ def kill(folder: Path, times: int, overrides: list[str]) -> list[str]:
     try:
         run.wait_for_steps(3)
         for number in range(1, times + 1):
-            step = run.num_steps
-            run.wait(lambda step=step: run.num_steps > step and len(run.pids("rollout")) == NUM_WORKERS, "step")  # type: ignore[misc]
-            # The older one is at work for certain. At another moment of the step each time.
-            time.sleep(0.05 * (number % 5))
+            ended = len(read_lines(run.folder / "metrics.jsonl"))
+            run.wait(lambda ended=ended: len(read_lines(run.folder / "metrics.jsonl")) > ended, "step")  # type: ignore[misc]
+            # The next step samples now. The older worker is at work for certain.
+            time.sleep(0.05 + 0.05 * (number % 4))
             os.kill(run.pids("rollout")[0], signal.SIGKILL)
             # No prompt is to be at work in two losses: it would be the suspect.
             step = run.num_steps
