@@ -39,7 +39,7 @@ class Engine:
         self.llm_engine = self
         self.engine_core = SimpleNamespace(shutdown=lambda: None)
 
-    def add_request(self, request_id: str, prompt: Any, params: Request) -> None:
+    def add_request(self, request_id: str, prompt: Any, params: Request, *, lora_request: Any = None) -> None:
         self.at_work[request_id] = (params, 1 + params.seed % 5)
 
     def has_unfinished_requests(self) -> bool:
