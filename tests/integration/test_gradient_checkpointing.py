@@ -75,7 +75,7 @@ def cases() -> list[tuple[dict, str]]:
     found: list[tuple[dict, str]] = []
     for checkpointing in (True, False):
         common = {"gradient_checkpointing": checkpointing, "max_grad_norm": None}
-        attention = "flash" if checkpointing else "auto"
+        attention = "flash" if checkpointing else "sdpa"
         for dtype in ("float32", "bfloat16"):
             found.append((common | {"attention": attention}, dtype))
             found += [(common | {"attention": attention, "zero_stage": stage}, dtype) for stage in range(4)]

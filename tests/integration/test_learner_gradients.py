@@ -265,12 +265,12 @@ def test_clips_and_caps_act_in_this_case(untied_model, groups, variant) -> None:
 
 
 CHANGES: list[dict] = [
-    {},
-    {"share_prompts": False},
+    {"attention": "sdpa"},
+    {"attention": "sdpa", "share_prompts": False},
     {"attention": "flash", "tokens_per_micro_batch": 30},
-    {"tokens_per_micro_batch": 1},
+    {"attention": "sdpa", "tokens_per_micro_batch": 1},
     {"attention": "flash", "share_prompts": False, "gradient_checkpointing": True},
-    {"tokens_per_micro_batch": 25, "gradient_checkpointing": True},
+    {"attention": "sdpa", "tokens_per_micro_batch": 25, "gradient_checkpointing": True},
 ]
 
 
