@@ -454,6 +454,7 @@ CHECKS = {
         _vllm("run ipc", "weight_sync=ipc"),
         # Together more than the card has, were both awake.
         _vllm("run ipc sleep", "weight_sync=ipc", "rollout.sleep=true", f"{MEMORY_SHARE}=0.85"),
+        _vllm("run adapter", "weight_sync=adapter", ADAPTER, needs=("gpu", "peft")),
         _load("load accelerate", AGAIN),
         _load("load zero-2"),
         _load("load zero-2 checkpointing", AGAIN),
