@@ -334,6 +334,20 @@ def test_the_loss_of_a_learner_during_a_sync_is_not_taken_for_a_workers(tmp_path
     assert pool.num_replaced == 0
 
 
+def test_a_transfer_never_begins_with_a_worker_that_has_died_before_it(tmp_path):
+    """The others would wait for it in a collective."""
+
+    class Looking(Channel):
+        def send(self, weights, processes):
+            assert not any(process._child.is_dead for process in processes)
+            return super().send(weights, processes)
+
+    pool = make_pool(Host())
+    pool.workers[1]._child.is_dead = True
+    pool.update(Looking(tmp_path), Weights(10), version=1)
+    assert pool.num_replaced == 1
+
+
 def test_a_generation_that_was_overtaken_by_another_does_not_go_on():
     pool = make_pool(Host())
     first = pool.generate(make_requests(4))
