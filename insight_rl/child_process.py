@@ -354,6 +354,13 @@ def process_groups() -> dict[str, list[int]]:
     return groups
 
 
+def free_port() -> int:
+    """A port of the loopback interface that nobody listens on now, for processes that are to meet there."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
 def describe_exit(code: int) -> str:
     return f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
 

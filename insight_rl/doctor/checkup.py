@@ -25,10 +25,10 @@ from insight_rl.doctor.memory import (
 from insight_rl.doctor.remedies import Remedy, find_remedies
 from insight_rl.doctor.workload import Workload, read_workload
 from insight_rl.errors import UsageError
+from insight_rl.memory import GIB
 from insight_rl.placement import place
 
 _GPU_FILES = ("nvidia[0-9]*", "dxg", "kfd")
-_GIB = 2**30
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -139,10 +139,10 @@ def _too_small(
     if situations and is_certain(situations, card):
         most = fullest(situations)
         largest = sorted(most.parts.items(), key=lambda item: -item[1])[:3]
-        parts = ", ".join(f"{name} {num_bytes / _GIB:.0f}" for name, num_bytes in largest)
+        parts = ", ".join(f"{name} {num_bytes / GIB:.0f}" for name, num_bytes in largest)
         found.append(
             f"{work.model_path} does not fit {num_gpus} x {card.name}: the {most.phase} phase needs "
-            f"{most.total / _GIB:.0f} GiB on one of {card.usable_gib:.0f} GiB ({parts}); {advice}"
+            f"{most.total / GIB:.0f} GiB on one of {card.usable_gib:.0f} GiB ({parts}); {advice}"
         )
     if cache is not None and _is_short(cache) and work.rollout is not None:
         found.append(
@@ -179,7 +179,7 @@ def _narrow(found: Checkup) -> list[str]:
     word = "may not fit" if found.verdict == "does not fit" else "just fits"
     advice = f": {' '.join(found.remedies[0].overrides)} gives room" if found.remedies else ""
     return [
-        f"this run {word}: about {most.total / _GIB:.0f} of {found.card.usable_gib:.0f} GiB of a GPU in the "
+        f"this run {word}: about {most.total / GIB:.0f} of {found.card.usable_gib:.0f} GiB of a GPU in the "
         f"{most.phase} phase{advice}"
     ]
 
@@ -206,7 +206,7 @@ def host_need(work: Workload) -> int:
         sequences = min(work.completions_per_step, work.rollout.max_batch or work.completions_per_step)
         cache = kv_bytes_per_token(work, 1) * work.max_length * sequences
         if work.rollout.kind == "vllm":
-            cache = min(cache, _GIB) * work.rollout.num_workers
+            cache = min(cache, GIB) * work.rollout.num_workers
         need += work.dtype_bytes * work.parameters.total * work.rollout.num_workers + cache
     return need
 
@@ -217,7 +217,7 @@ def short_of_memory(work: Workload) -> list[str]:
     if free is None or need <= free:
         return []
     return [
-        f"doctor: this run may need about {need / _GIB:.0f} GiB of main memory, of which {free / _GIB:.0f} GiB are "
+        f"doctor: this run may need about {need / GIB:.0f} GiB of main memory, of which {free / GIB:.0f} GiB are "
         "free; learner.gradient_checkpointing=true, a smaller learner.tokens_per_micro_batch or "
         "trainer.prompts_per_step take less"
     ]

@@ -16,9 +16,9 @@ from insight_rl.config import RunConfig
 from insight_rl.doctor.checkup import host_memory, host_need
 from insight_rl.doctor.memory import count_checkpoint, count_host, count_parked
 from insight_rl.doctor.workload import Workload
+from insight_rl.memory import GIB
 
 _SHARED_MEMORY = Path("/dev/shm")
-_GIB = 2**30
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,8 +130,8 @@ def _disk(config: RunConfig, work: Workload) -> Finding:
     free = shutil.disk_usage(folder).free
     return Finding(
         is_good=need <= free,
-        text=f"disk at {folder}: {free / _GIB:.0f} GiB free; {work.checkpoints_kept} checkpoints of "
-        f"{one / _GIB:.1f} GiB, one more while it is written, and the model: {need / _GIB:.0f} GiB",
+        text=f"disk at {folder}: {free / GIB:.0f} GiB free; {work.checkpoints_kept} checkpoints of "
+        f"{one / GIB:.1f} GiB, one more while it is written, and the model: {need / GIB:.0f} GiB",
     )
 
 
@@ -143,7 +143,7 @@ def _shared_memory(work: Workload) -> Iterator[Finding]:
         need += work.dtype_bytes * work.parameters.total
     free = shutil.disk_usage(_SHARED_MEMORY).free
     remedy = "" if need <= free else "; give a container more (docker run --shm-size=...)"
-    text = f"/dev/shm: {free / _GIB:.1f} GiB free, {need / _GIB:.1f} needed{remedy}"
+    text = f"/dev/shm: {free / GIB:.1f} GiB free, {need / GIB:.1f} needed{remedy}"
     yield Finding(is_good=need <= free, text=text)
 
 
@@ -156,5 +156,5 @@ def _main_memory(work: Workload, *, has_gpu: bool) -> Iterator[Finding]:
         need = count_host(work, work.learner) if work.learner is not None else 0
         need += count_parked(work)
     if need:
-        text = f"main memory: {free / _GIB:.0f} GiB free, about {need / _GIB:.1f} needed"
+        text = f"main memory: {free / GIB:.0f} GiB free, about {need / GIB:.1f} needed"
         yield Finding(is_good=need <= free, text=text)

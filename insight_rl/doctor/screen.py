@@ -17,8 +17,8 @@ from insight_rl.doctor.duration import StepTime
 from insight_rl.doctor.machine import Finding
 from insight_rl.doctor.memory import ALLOWANCES, Situation, fullest
 from insight_rl.doctor.workload import Workload
+from insight_rl.memory import GIB
 
-_GIB = 2**30
 _STYLES = {"fits": "bold green", "tight": "bold yellow", "does not fit": "bold red"}
 _ORDER = (
     "weights",
@@ -161,7 +161,7 @@ def _assumptions(work: Workload) -> str:
 
 
 def _gib(num_bytes: float) -> str:
-    return f"{num_bytes / _GIB:.1f}"
+    return f"{num_bytes / GIB:.1f}"
 
 
 def _count(number: float) -> str:

@@ -6,13 +6,12 @@ Each rank is a new Python process and no fork, so that it inherits no CUDA or en
 from __future__ import annotations
 
 import os
-import socket
 import threading
 import traceback
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from insight_rl.child_process import GRACE_S, SLICE_S, Channel, Child, Patience, end_children, import_path
+from insight_rl.child_process import GRACE_S, SLICE_S, Channel, Child, Patience, end_children, free_port, import_path
 from insight_rl.errors import RunStopped, UsageError
 from insight_rl.leftovers import remove_at_the_end, remove_now
 
@@ -38,7 +37,7 @@ class RankProcesses:
     """
 
     def __init__(self, make_worker: MakeWorker, num_ranks: int, *, deadline_s: float) -> None:
-        port = _free_port()
+        port = free_port()
         threads = max(1, len(os.sched_getaffinity(0)) // num_ranks)
         # DeepSpeed's collectives on CPU leave their buffers there, even at an orderly end.
         self._buffers = f"/dev/shm/deepspeed_allreduce_buffer_*_{port}_*"
@@ -156,9 +155,3 @@ def serve(file_descriptor: int) -> None:
         pass  # the trainer has ended, or ends the ranks
     if worker is not None:
         worker.close()
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

@@ -10,7 +10,6 @@ vLLM's own engines on a CPU with the CUDA calls alone replaced.
 
 from __future__ import annotations
 
-import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -18,6 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from insight_rl.child_process import free_port
 from insight_rl.errors import RunStopped, check
 from insight_rl.types import Metrics
 from insight_rl.weight_sync.base import Call, RankWeights, RolloutProcess, SyncSeconds, WeightSource
@@ -112,7 +112,7 @@ class NcclChannel(_VllmChannel):
             "packed": True,
             "packed_buffer_size_bytes": self.buffer_bytes,
             "master_address": "127.0.0.1",
-            "master_port": _free_port(),
+            "master_port": free_port(),
             # The sender, and every GPU that receives.
             "world_size": 1 + sum(process.num_devices for process in processes),
         }
@@ -121,12 +121,6 @@ class NcclChannel(_VllmChannel):
 
 def _check_gpu(name: str, device: str) -> None:
     check(device != "cpu", "weight_sync", name, "vLLM runs on a CPU here; take weight_sync=auto")
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 # -- the trainer's side
