@@ -24,6 +24,7 @@ LAYERS = (
     ("simulation", "selector_service", "integration"),
     ("benchmark", "trainer"),
     ("run",),
+    ("compare",),
     ("cli",),
     ("__main__",),
 )
