@@ -375,7 +375,7 @@ def _explain_unknown_key(given: str, full_key: str, known: dict[str, Any]) -> st
 
 
 def _explain_missing_option(message: str) -> str:
-    wanted = re.search(r"Could not find '([^'/]+)/([^']*)'", message)
+    wanted = re.search(r"Could not find '([^']+)/([^'/]*)'", message)
     options = re.findall(r"^\t(?!provider=)(.+)$", message, flags=re.MULTILINE)
     if wanted is None:
         return message.splitlines()[0]
@@ -389,7 +389,7 @@ def _known_keys(overrides: Sequence[str], config_name: str) -> dict[str, Any]:
     own = "hydra.searchpath=[file://"
     folders = [conf_dir(), *(Path(o.removeprefix(own)[:-1]) for o in overrides if o.startswith(own))]
     groups = {path.name for folder in folders for path in folder.iterdir() if path.is_dir()}
-    options = [o for o in overrides if o.partition("=")[0] in groups or o.startswith(own)]
+    options = [o for o in overrides if o.partition("=")[0].partition("/")[0] in groups or o.startswith(own)]
     keys: dict[str, Any] = {}
 
     def walk(prefix: str, node: DictConfig) -> None:

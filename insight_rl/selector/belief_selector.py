@@ -19,12 +19,13 @@ from insight_rl.selector.decision import Decision, chance_by_redraws, top, with_
 from insight_rl.selector.diagnostics import pool_metrics, step_metrics
 from insight_rl.selector.guards import Guards
 from insight_rl.selector.pool import BeliefPool, IndexedPool
-from insight_rl.selector.prior import Prior
+from insight_rl.selector.prior import Prior, PriorSource
 from insight_rl.types import Metrics, Outcome, Prompt
 
 
 class BeliefSelector:
     """Draws ``candidate_ratio * M`` candidates uniformly without replacement, scores them and selects the top M.
+    A ``candidate_ratio`` of ``None`` scores the whole pool at every step.
 
     ``score`` is a function or a ``_partial_`` of one; ``None`` selects uniformly. Settings that this class does not
     know go to the score, so that they stand flat beside it in the config (``selector.mu=0.5``).
@@ -37,13 +38,16 @@ class BeliefSelector:
         prior_alpha: float = 1.0,
         prior_beta: float = 1.0,
         task_priors: Mapping[str, Sequence[float]] | None = None,
+        prior: PriorSource | None = None,
         chance_levels: Mapping[str, float | str] | None = None,
         forgetting: float = 1.0,
-        candidate_ratio: float = 16,
+        candidate_ratio: float | None = 16,
         guards: Guards | None = None,
         **score_settings: Any,
     ) -> None:
-        self._prior = Prior(alpha=prior_alpha, beta=prior_beta, by_task=task_priors, chance_levels=chance_levels)
+        self._prior = Prior(
+            alpha=prior_alpha, beta=prior_beta, by_task=task_priors, chance_levels=chance_levels, source=prior
+        )
         check(
             is_number(forgetting) and 0 <= forgetting <= 1,
             "selector.forgetting",
@@ -51,10 +55,10 @@ class BeliefSelector:
             "must be a number in [0, 1]; 1 forgets nothing",
         )
         check(
-            is_number(candidate_ratio) and candidate_ratio >= 1,
+            candidate_ratio is None or (is_number(candidate_ratio) and candidate_ratio >= 1),
             "selector.candidate_ratio",
             candidate_ratio,
-            "must be a number of at least 1: candidates scored per prompt selected",
+            "must be a number of at least 1, the candidates scored per prompt selected; or null for the whole pool",
         )
         self._score = BoundScore(score, score_settings)
         self._forgetting = float(forgetting)
@@ -62,7 +66,7 @@ class BeliefSelector:
         self._guards = Guards() if guards is None else guards
 
     def open(self, pool: Sequence[Prompt] | IndexedPool, *, num_rollouts: int, seed: int) -> None:
-        self._pool = BeliefPool(pool, prior=self._prior)
+        self._pool = BeliefPool(pool, prior=self._prior, num_rollouts=num_rollouts)
         self._num_rollouts = num_rollouts
         self._rng = np.random.default_rng(derive_seed(seed, "selector"))
         self._guards.reset()
@@ -113,11 +117,16 @@ class BeliefSelector:
         """
         if self._score.is_uniform or self._score.is_drawn:
             return False
+        unseen, seen_once = self._scores_unseen_and_seen_once()
+        return bool(unseen > max(seen_once))
+
+    def _scores_unseen_and_seen_once(self) -> tuple[float, np.ndarray]:
+        """Scores under the configured prior: of a prompt never observed, and of one observed once by its outcome."""
         successes = np.arange(self._num_rollouts + 1.0)
         alpha, beta = self._prior.alpha + successes, self._prior.beta + self._num_rollouts - successes
         counts = np.append(self._prior.alpha, alpha), np.append(self._prior.beta, beta)
         unseen, *seen_once = self._scores(*counts, np.random.default_rng(0))
-        return bool(unseen > max(seen_once))
+        return float(unseen), np.array(seen_once)
 
     def last_scores(self) -> Sequence[float]:
         return self._last_scores.tolist()
@@ -160,7 +169,9 @@ class BeliefSelector:
     def _draw_candidates(self, num_prompts: int) -> np.ndarray:
         """Uniform candidates. The cap on repeats is relaxed only if a step could not be filled otherwise."""
         capped = self._guards.capped()
-        candidates = self._pool.draw_available(int(self._candidate_ratio * num_prompts), self._rng, capped)
+        ratio = self._candidate_ratio
+        size = len(self._pool) if ratio is None else int(ratio * num_prompts)
+        candidates = self._pool.draw_available(size, self._rng, capped)
         missing = num_prompts - len(candidates)
         if missing > 0 and len(capped):
             free = capped[~np.isin(capped, np.fromiter(self._pool.pending.values(), np.int64))]

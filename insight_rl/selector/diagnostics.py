@@ -18,9 +18,9 @@ def pool_metrics(pool: BeliefPool) -> Metrics:
     alpha, beta = pool.beliefs(pool.visited)
     evidence = alpha + beta
     mean = alpha / evidence
-    num_unseen = pool.num_unseen()
-    prior_evidence = pool.prior.alphas + pool.prior.betas
-    prior_mean = pool.prior.alphas / prior_evidence
+    prior_alpha, prior_beta, num_unseen = pool.unseen_priors()
+    prior_evidence = prior_alpha + prior_beta
+    prior_mean = prior_alpha / prior_evidence
     return {
         "selector/mean_belief": float((mean.sum() + num_unseen @ prior_mean) / len(pool)),
         "selector/mean_evidence": float((evidence.sum() + num_unseen @ prior_evidence) / len(pool)),
@@ -28,6 +28,7 @@ def pool_metrics(pool: BeliefPool) -> Metrics:
         "selector/visits_gini": gini(pool.visits, int(num_unseen.sum())),
         "selector/belief_histogram": _histogram(mean, BELIEF_EDGES, prior_mean, num_unseen),
         "selector/evidence_histogram": _histogram(evidence, EVIDENCE_EDGES, prior_evidence, num_unseen),
+        **pool.prior.metrics(),
     }
 
 
@@ -106,6 +107,5 @@ def gini(visits: np.ndarray, num_unseen: int) -> float:
 
 def _histogram(values: np.ndarray, edges: np.ndarray, prior_values: np.ndarray, num_unseen: np.ndarray) -> Histogram:
     counts = np.histogram(np.clip(values, edges[0], edges[-1]), edges)[0]
-    for value, times in zip(prior_values, num_unseen, strict=True):
-        counts += times * np.histogram(np.clip([value], edges[0], edges[-1]), edges)[0]
+    counts += np.histogram(np.clip(prior_values, edges[0], edges[-1]), edges, weights=num_unseen)[0].astype(np.int64)
     return Histogram(counts=tuple(counts.tolist()), edges=tuple(edges.tolist()))

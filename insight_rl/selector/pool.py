@@ -50,7 +50,7 @@ def pool_fingerprint(prompts: Iterable[Prompt], fields: Sequence[str] = ()) -> s
 class BeliefPool:
     """Beliefs and visits of N prompts, by position in the pool."""
 
-    def __init__(self, prompts: Sequence[Prompt] | IndexedPool, *, prior: Prior) -> None:
+    def __init__(self, prompts: Sequence[Prompt] | IndexedPool, *, prior: Prior, num_rollouts: int) -> None:
         self.prompts = prompts
         self._index_by_id: dict[str, int] | None = None
         if isinstance(prompts, IndexedPool):
@@ -62,7 +62,7 @@ class BeliefPool:
                 twice = next(prompt_id for index, prompt_id in enumerate(ids) if self._index_by_id[prompt_id] != index)
                 check(False, "task", twice, "this prompt id occurs twice in the pool; drop the duplicate prompts")
             self.fingerprint = pool_fingerprint(prompts)
-        self.prior = prior.of(prompts, len(prompts))
+        self.prior = prior.of(prompts, num_rollouts)
         self._success = np.zeros(len(prompts))
         self._failure = np.zeros(len(prompts))
         self.visited = np.empty(0, np.int64)
@@ -91,22 +91,37 @@ class BeliefPool:
         prior_alpha, prior_beta = self.prior.counts(indices)
         return prior_alpha + self._success[indices], prior_beta + self._failure[indices]
 
-    def num_unseen(self) -> np.ndarray:
-        """How many prompts were never observed, by prior: runs along ``prior.alphas``."""
-        unseen: np.ndarray = self.prior.num_of_each(None, len(self)) - self.prior.num_of_each(self.visited, len(self))
-        return unseen
+    def unseen_priors(self) -> tuple[Floats, Floats, np.ndarray]:
+        """The priors of the prompts that were never observed: alpha, beta, and how many prompts have each."""
+        return self.prior.of_unseen(self.visited, len(self))
+
+    def visits_of(self, indices: np.ndarray) -> np.ndarray:
+        """How often each prompt was observed, int64."""
+        slots, known = self._slots(indices)
+        return np.where(known, self.visits[slots], 0) if len(self.visited) else np.zeros(len(indices), np.int64)
 
     def age(self, indices: np.ndarray, step: int) -> np.ndarray:
         """Steps since each prompt was last observed, int64; -1 where it never was."""
         if not len(self.visited):
             return np.full(len(indices), -1, np.int64)
-        slots = np.minimum(np.searchsorted(self.visited, indices), len(self.visited) - 1)
-        return np.where(self.visited[slots] == indices, step - self.last_observed[slots], -1)
+        slots, known = self._slots(indices)
+        return np.where(known, step - self.last_observed[slots], -1)
+
+    def _slots(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Where the prompts at ``indices`` stand in ``visited``, and whether they do."""
+        slots = np.minimum(np.searchsorted(self.visited, indices), max(len(self.visited) - 1, 0))
+        known = self.visited[slots] == indices if len(self.visited) else np.zeros(len(indices), bool)
+        return slots, known
 
     def update(
         self, indices: np.ndarray, successes: np.ndarray, judged: np.ndarray, *, forgetting: float, step: int
     ) -> None:
-        """One belief update of the distinct prompts at ``indices``; those with ``judged == 0`` stay as they are."""
+        """One belief update of the distinct prompts at ``indices``; those with ``judged == 0`` stay as they are.
+
+        The prior learns from those that were never observed before.
+        """
+        first = (judged > 0) & (self.age(indices, step) < 0)
+        self.prior.observe(indices[first], successes[first], judged[first])
         self._success[indices], self._failure[indices] = updated(
             self._success[indices],
             self._failure[indices],
@@ -168,6 +183,7 @@ class BeliefPool:
             "last_observed": self.last_observed.copy(),
             "success": self._success[self.visited],
             "failure": self._failure[self.visited],
+            "prior": self.prior.state_dict(),
             "pending_ids": list(self.pending),
             "pending_indices": list(self.pending.values()),
         }
@@ -181,6 +197,7 @@ class BeliefPool:
         self.visited, self.visits, self.last_observed = (
             _int_array(state[name]) for name in ("visited", "visits", "last_observed")
         )
+        self.prior.load_state_dict(state["prior"])
         self._success[:] = 0.0
         self._failure[:] = 0.0
         self._success[self.visited] = state["success"]

@@ -1,18 +1,25 @@
 """The belief about a prompt that was never rolled out, and the part of its successes that blind guessing explains.
 
 Neither is in InSight's paper, which starts every prompt at Beta(1, 1); both are off by default.
+
+A belief is its prior plus evidence, and the evidence is kept apart (:mod:`insight_rl.selector.pool`). So a prior may
+move during the run, and every belief moves with it. Where the prior of each prompt comes from is a :class:`PriorSource`
+(``conf/selector/prior``): :class:`FlatPrior` takes the configured numbers, the others learn or look up better ones.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from insight_rl.errors import check, is_number
 from insight_rl.selector.belief import Floats
 from insight_rl.types import Prompt
+
+if TYPE_CHECKING:
+    from insight_rl.selector.pool import IndexedPool
 
 MIN_COUNT, MAX_COUNT = 1e-3, 1e6
 """Of a prior's alpha and beta: scores are shown to be exact from here on, and a run's evidence can still move them."""
@@ -28,7 +35,9 @@ class Prior:
         beta: float = 1.0,
         by_task: Mapping[str, Sequence[float]] | None = None,
         chance_levels: Mapping[str, float | str] | None = None,
+        source: PriorSource | None = None,
     ) -> None:
+        self._source = FlatPrior() if source is None else source
         for name, value in (("prior_alpha", alpha), ("prior_beta", beta)):
             check(_is_count(value), f"selector.{name}", value, f"must be a number from {MIN_COUNT:g} to {MAX_COUNT:g}")
         self.alpha, self.beta = float(alpha), float(beta)
@@ -46,8 +55,12 @@ class Prior:
                 "must be a rate in [0, 1), or the metadata field that holds the number of choices",
             )
 
-    def of(self, prompts: Iterable[Prompt], size: int) -> PoolPrior:
-        """The prior of each prompt of a pool of ``size``. Reads the prompts only where settings differ by task."""
+    def of(self, prompts: Sequence[Prompt] | IndexedPool, num_rollouts: int) -> PoolPrior:
+        """The prior of each prompt of the pool, before anything is observed. Reads the prompts only where their priors
+        differ."""
+        return self._source.of(prompts, self._configured(prompts, len(prompts)), num_rollouts)
+
+    def _configured(self, prompts: Iterable[Prompt], size: int) -> PoolPrior:
         if not self.by_task and not self.chance_levels:
             return PoolPrior(np.array([self.alpha]), np.array([self.beta]), None, None)
         tasks = list(self.by_task)
@@ -62,24 +75,58 @@ class Prior:
         return PoolPrior(counts[:, 0], counts[:, 1], codes, chance)
 
 
+class PriorSource(Protocol):
+    """Where the prior of each prompt comes from."""
+
+    def of(self, prompts: Sequence[Prompt] | IndexedPool, configured: PoolPrior, num_rollouts: int) -> PoolPrior:
+        """The priors of a pool that is opened; ``configured`` are those of the settings. Called anew for each pool."""
+        ...
+
+
+class FlatPrior:
+    """The configured numbers as they are: Beta(prior_alpha, prior_beta), and ``task_priors``."""
+
+    def of(self, prompts: Sequence[Prompt] | IndexedPool, configured: PoolPrior, num_rollouts: int) -> PoolPrior:
+        return configured
+
+
 class PoolPrior:
-    """The priors that occur in a pool, and which of them each prompt has."""
+    """The priors that occur in a pool, and which of them each prompt has. Subclasses may have them move."""
 
     def __init__(self, alphas: Floats, betas: Floats, codes: np.ndarray | None, chance: np.ndarray | None) -> None:
         self.alphas, self.betas = alphas, betas
-        self._codes, self._chance = codes, chance
+        self.codes, self.chance = codes, chance
 
     def counts(self, indices: np.ndarray) -> tuple[Floats | float, Floats | float]:
         """Prior alpha and beta of the prompts at ``indices``; plain numbers where all have the same."""
-        if self._codes is None:
+        if self.codes is None:
             return float(self.alphas[0]), float(self.betas[0])
-        return self.alphas[self._codes[indices]], self.betas[self._codes[indices]]
+        return self.alphas[self.codes[indices]], self.betas[self.codes[indices]]
 
-    def num_of_each(self, indices: np.ndarray | None, size: int) -> np.ndarray:
-        """How many prompts have each of ``alphas``: of those at ``indices``, or of all ``size``."""
-        if self._codes is None:
-            return np.array([size if indices is None else len(indices)])
-        return np.bincount(self._codes if indices is None else self._codes[indices], minlength=len(self.alphas))
+    def of_unseen(self, visited: np.ndarray, size: int) -> tuple[Floats, Floats, np.ndarray]:
+        """The priors of the prompts of a pool of ``size`` that are not at ``visited``: alpha, beta, and how many
+        prompts have each."""
+        if self.codes is None:
+            return self.alphas, self.betas, np.array([size - len(visited)])
+        numbers = [np.bincount(codes, minlength=len(self.alphas)) for codes in (self.codes, self.codes[visited])]
+        return self.alphas, self.betas, numbers[0] - numbers[1]
+
+    def observe(self, indices: np.ndarray, successes: Floats, judged: Floats) -> None:
+        """Learn from one step: the prompts at ``indices`` were rolled out for the first time, with these outcomes.
+
+        Called once a step, also where ``indices`` is empty; every ``judged`` is above 0. Successes may be fractions.
+        """
+
+    def metrics(self) -> dict[str, float]:
+        """What was learnt, keyed ``selector/prior_*``."""
+        return {}
+
+    def state_dict(self) -> dict[str, Any]:
+        """What was learnt, as JSON-able values and NumPy arrays; empty for a prior that does not move."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore :meth:`state_dict`."""
 
     def beyond_chance(self, alpha: Floats, beta: Floats, indices: np.ndarray) -> tuple[Floats, Floats]:
         """The belief with what guessing explains taken out: the classical correction for guessing.
@@ -88,9 +135,9 @@ class PoolPrior:
         from alpha leaves the evidence n as it is and maps the mean phi to (phi - c) / (1 - c): pure guessing, 1 in 4
         right, becomes a success rate of 0, which no score rates as learnable. At least a thousandth of n stays.
         """
-        if self._chance is None:
+        if self.chance is None:
             return alpha, beta
-        chance = self._chance[indices].astype(np.float64)
+        chance = self.chance[indices].astype(np.float64)
         evidence = alpha + beta
         corrected: Floats = np.where(
             chance > 0.0, np.maximum(alpha - beta * chance / (1.0 - chance), 1e-3 * evidence), alpha

@@ -52,6 +52,12 @@ def make(option, *, pool=None, seed=3, **settings):
     return selector
 
 
+def make_with_flat_prior(option, **settings):
+    """For exact beliefs: a learnt prior moves with every outcome."""
+    flat = {"_target_": "insight_rl.selector.prior.FlatPrior"}
+    return make(option, **settings, **({"prior": flat} if "prior" in composed(option) else {}))
+
+
 def make_pool(size=200):
     return [Prompt(id=f"p{i:04d}", task="toy", text="", token_ids=(i,), answer=i % 10 / 9) for i in range(size)]
 
@@ -156,7 +162,7 @@ def test_a_state_of_another_pool_or_with_a_part_missing_is_refused(option):
 
 
 def test_beliefs_count_judged_rollouts_only(option):
-    selector = make(option, prior_alpha=2.0, prior_beta=3.0)
+    selector = make_with_flat_prior(option, prior_alpha=2.0, prior_beta=3.0, forgetting=1.0)
     a, b, c = selector.select(3)
     selector.observe([group(a, [True, False, False, None]), group(b, [None] * 4), group(c, [False] * 4)])
     assert selector.belief(a.id) == (3.0, 5.0)
@@ -167,7 +173,7 @@ def test_beliefs_count_judged_rollouts_only(option):
 
 
 def test_forgetting_decays_towards_the_prior(option):
-    selector = make(option, prior_alpha=2.0, prior_beta=3.0, forgetting=0.5)
+    selector = make_with_flat_prior(option, prior_alpha=2.0, prior_beta=3.0, forgetting=0.5)
     prompt = selector.select(1)[0]
     selector.observe([group(prompt, [True] * 6 + [False] * 2)])
     assert selector.belief(prompt.id) == (8.0, 5.0)

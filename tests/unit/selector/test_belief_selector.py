@@ -16,7 +16,7 @@ def prompts(size):
 
 
 def test_candidates_are_uniform_over_the_prompts_that_are_free():
-    pool = BeliefPool(prompts(12), prior=Prior())
+    pool = BeliefPool(prompts(12), prior=Prior(), num_rollouts=8)
     pool.pending = {"0": 0, "4": 4, "5": 5, "11": 11}
     rng = np.random.default_rng(0)
     counts = np.zeros(12)
@@ -76,11 +76,11 @@ def test_a_score_that_is_not_a_number_is_refused():
 
 def test_duplicate_ids_are_refused_by_name():
     with pytest.raises(UsageError, match="'3'"):
-        BeliefPool([*prompts(5), prompts(4)[3]], prior=Prior())
+        BeliefPool([*prompts(5), prompts(4)[3]], prior=Prior(), num_rollouts=8)
 
 
 def test_visits_and_ages():
-    pool = BeliefPool(prompts(10), prior=Prior())
+    pool = BeliefPool(prompts(10), prior=Prior(), num_rollouts=8)
     for step, indices in enumerate(([7, 2], [2, 9], [0])):
         chosen = np.array(indices)
         pool.update(chosen, np.ones(len(chosen)), np.full(len(chosen), 8.0), forgetting=1.0, step=step)

@@ -19,12 +19,12 @@ def prompt(i, task, **metadata):
 
 def test_priors_by_task_hold_until_and_beneath_the_observations():
     prompts = [prompt(0, "math"), prompt(1, "toy"), prompt(2, "math")]
-    pool = BeliefPool(prompts, prior=Prior(alpha=2.0, beta=2.0, by_task={"math": [1.0, 5.0]}))
+    pool = BeliefPool(prompts, prior=Prior(alpha=2.0, beta=2.0, by_task={"math": [1.0, 5.0]}), num_rollouts=8)
     pool.update(np.array([0]), np.array([3.0]), np.array([8.0]), forgetting=0.5, step=1)
     alpha, beta = pool.beliefs(np.arange(3))
     assert alpha.tolist() == [4.0, 2.0, 1.0]
     assert beta.tolist() == [10.0, 2.0, 5.0]
-    assert pool.num_unseen().tolist() == [1, 1]
+    assert pool.unseen_priors()[2].tolist() == [1, 1]
     pool.update(np.array([0]), np.array([0.0]), np.array([1.0]), forgetting=0.0, step=2)
     assert [float(counts[0]) for counts in pool.beliefs(np.array([0]))] == [1.0, 6.0]  # back to its own prior, and S, K
 
@@ -40,7 +40,7 @@ def test_metrics_count_each_prior_with_its_prompts():
 
 def test_correction_for_guessing():
     prompts = [prompt(0, "mmlu", num_choices=4), prompt(1, "mmlu", num_choices=2), prompt(2, "math")]
-    prior = Prior(chance_levels={"mmlu": "num_choices"}).of(prompts, 3)
+    prior = Prior(chance_levels={"mmlu": "num_choices"}).of(prompts, 8)
     alpha, beta = prior.beyond_chance(np.array([40.0, 75.0, 25.0]), np.array([60.0, 25.0, 75.0]), np.arange(3))
     np.testing.assert_allclose(alpha + beta, 100.0)
     np.testing.assert_allclose(alpha / 100.0, [(0.40 - 0.25) / 0.75, (0.75 - 0.5) / 0.5, 0.25])
