@@ -18,7 +18,8 @@ from insight_rl.selector.bound_score import BoundScore, Score
 from insight_rl.selector.decision import Decision, chance_by_redraws, top, with_exploration
 from insight_rl.selector.diagnostics import pool_metrics, step_metrics
 from insight_rl.selector.guards import Guards
-from insight_rl.selector.pool import BeliefPool, IndexedPool
+from insight_rl.selector.indexed_pool import IndexedPool
+from insight_rl.selector.pool import BeliefPool
 from insight_rl.selector.prior import Prior, PriorSource
 from insight_rl.types import Metrics, Outcome, Prompt
 

@@ -31,7 +31,7 @@ from insight_rl.errors import check, is_number
 from insight_rl.selector.acquisition import mopps
 from insight_rl.selector.belief import Floats
 from insight_rl.selector.belief_selector import BeliefSelector
-from insight_rl.selector.pool import IndexedPool
+from insight_rl.selector.indexed_pool import IndexedPool
 from insight_rl.types import Outcome, Prompt
 
 MOMENTUM = 0.9

@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from insight_rl.errors import UsageError
 from insight_rl.files import write_atomically
 from insight_rl.selector.decision import Decision
-from insight_rl.selector.pool import IndexedPool
+from insight_rl.selector.indexed_pool import IndexedPool
 from insight_rl.types import Outcome, Prompt
 
 DECISIONS_FOLDER = "decisions"

@@ -27,7 +27,7 @@ from insight_rl.errors import check, is_number
 from insight_rl.selector.belief import Floats
 from insight_rl.selector.belief_selector import BeliefSelector
 from insight_rl.selector.decision import Decision
-from insight_rl.selector.pool import IndexedPool
+from insight_rl.selector.indexed_pool import IndexedPool
 from insight_rl.types import Outcome, Prompt
 
 UNIFORM = np.full(3, 1.0 / 3.0)

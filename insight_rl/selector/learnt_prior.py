@@ -23,18 +23,16 @@ help once every prompt was visited, and little where the rates are spread evenly
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from scipy.special import psi
 
 from insight_rl.errors import check, is_number
 from insight_rl.selector.belief import Floats, predictive_mass
+from insight_rl.selector.indexed_pool import IndexedPool
 from insight_rl.selector.prior import PoolPrior
 from insight_rl.types import Prompt
-
-if TYPE_CHECKING:
-    from insight_rl.selector.pool import IndexedPool
 
 ROUNDS = 2
 MIN_LEARNT, MAX_LEARNT = 0.02, 50.0

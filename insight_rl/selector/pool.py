@@ -7,44 +7,16 @@ prompts only. So a pool of 10^7 prompts costs what its visited prompts cost.
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, Protocol, runtime_checkable
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
 from insight_rl.errors import check
 from insight_rl.selector.belief import Floats, updated
+from insight_rl.selector.indexed_pool import IndexedPool, pool_fingerprint
 from insight_rl.selector.prior import Prior
 from insight_rl.types import Prompt
-
-
-@runtime_checkable
-class IndexedPool(Protocol):
-    """A pool too large for a dictionary of its ids: it looks them up itself and has a fingerprint of its own."""
-
-    fingerprint: str
-    """Changes when the prompts or their order change; a checkpoint of another pool is refused by it."""
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, index: int, /) -> Prompt: ...
-
-    def __iter__(self) -> Iterator[Prompt]: ...
-
-    def index_of(self, prompt_id: str) -> int:
-        """Raises ``KeyError`` for an id that is not in the pool."""
-        ...
-
-
-def pool_fingerprint(prompts: Iterable[Prompt], fields: Sequence[str] = ()) -> str:
-    """Identity of a pool: a hash of id, task and these metadata ``fields`` of every prompt, in order."""
-    digest = hashlib.blake2b(json.dumps(sorted(fields)).encode(), digest_size=16)
-    for prompt in prompts:
-        numbers = [prompt.metadata.get(field) for field in sorted(fields)]
-        digest.update(f"{len(prompt.id)}:{prompt.id}{len(prompt.task)}:{prompt.task}{numbers}".encode())
-    return digest.hexdigest()
 
 
 class BeliefPool:

@@ -10,16 +10,14 @@ move during the run, and every belief moves with it. Where the prior of each pro
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
 from insight_rl.errors import check, is_number
 from insight_rl.selector.belief import Floats
+from insight_rl.selector.indexed_pool import IndexedPool
 from insight_rl.types import Prompt
-
-if TYPE_CHECKING:
-    from insight_rl.selector.pool import IndexedPool
 
 MIN_COUNT, MAX_COUNT = 1e-3, 1e6
 """Of a prior's alpha and beta: scores are shown to be exact from here on, and a run's evidence can still move them."""

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from insight_rl.errors import RunStopped, UsageError, check
-from insight_rl.selector.pool import pool_fingerprint
+from insight_rl.selector.indexed_pool import pool_fingerprint
 from insight_rl.types import Histogram, Metrics, Outcome, Prompt, Table
 
 if TYPE_CHECKING:

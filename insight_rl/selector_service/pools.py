@@ -6,7 +6,7 @@ import json
 import threading
 from collections.abc import Iterator
 
-from insight_rl.selector.pool import pool_fingerprint
+from insight_rl.selector.indexed_pool import pool_fingerprint
 from insight_rl.selector_service import schema
 from insight_rl.selector_service.schema import Refused
 from insight_rl.selector_service.store import Store

@@ -13,7 +13,7 @@ from fastapi.testclient import TestClient
 
 from insight_rl.errors import UsageError
 from insight_rl.selector.acquisition import weighted_mutual_information
-from insight_rl.selector.pool import pool_fingerprint
+from insight_rl.selector.indexed_pool import pool_fingerprint
 from insight_rl.selector_service import schema
 from insight_rl.selector_service.app import make_app
 from insight_rl.selector_service.hosting import Host
