@@ -16,22 +16,22 @@ def updated(
     alpha: Floats,
     beta: Floats,
     successes: Floats,
-    judged: Floats,
+    failures: Floats,
     *,
+    has_verdict: NDArray[np.bool_],
     prior_alpha: float | Floats,
     prior_beta: float | Floats,
     forgetting: float,
 ) -> tuple[Floats, Floats]:
-    """The belief after ``successes`` (S) in ``judged`` (K) rollouts; ``forgetting`` is lambda, 1 keeps all evidence.
+    """The belief after ``successes`` (S) and ``failures`` (K - S); ``forgetting`` is lambda, 1 keeps all evidence.
 
         alpha <- lambda alpha + (1 - lambda) alpha_0 + S
         beta  <- lambda beta  + (1 - lambda) beta_0  + K - S
 
-    A prompt without a judged rollout (K = 0) keeps its belief: nothing was observed, so nothing is forgotten either.
+    A prompt without a judged rollout keeps its belief: nothing was observed, so nothing is forgotten either.
     """
-    has_verdict = judged > 0
     new_alpha = forgetting * alpha + (1.0 - forgetting) * prior_alpha + successes
-    new_beta = forgetting * beta + (1.0 - forgetting) * prior_beta + (judged - successes)
+    new_beta = forgetting * beta + (1.0 - forgetting) * prior_beta + failures
     return np.where(has_verdict, new_alpha, alpha), np.where(has_verdict, new_beta, beta)
 
 

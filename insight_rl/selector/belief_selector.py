@@ -17,10 +17,12 @@ from insight_rl.seeding import derive_seed
 from insight_rl.selector.bound_score import BoundScore, Score
 from insight_rl.selector.decision import Decision, chance_by_redraws, top, with_exploration
 from insight_rl.selector.diagnostics import pool_metrics, step_metrics
+from insight_rl.selector.evidence import Evidence
 from insight_rl.selector.guards import Guards
 from insight_rl.selector.indexed_pool import IndexedPool
 from insight_rl.selector.pool import BeliefPool
 from insight_rl.selector.prior import Prior, PriorSource
+from insight_rl.selector.verifier_error import VerifierError
 from insight_rl.types import Metrics, Outcome, Prompt
 
 
@@ -42,6 +44,8 @@ class BeliefSelector:
         prior: PriorSource | None = None,
         chance_levels: Mapping[str, float | str] | None = None,
         forgetting: float = 1.0,
+        evidence: str = "success",
+        verifier_error: float | str | Sequence[float] | None = None,
         candidate_ratio: float | None = 16,
         guards: Guards | None = None,
         **score_settings: Any,
@@ -65,12 +69,21 @@ class BeliefSelector:
         self._forgetting = float(forgetting)
         self._candidate_ratio = candidate_ratio
         self._guards = Guards() if guards is None else guards
+        self._evidence = Evidence(evidence)
+        self._verifier_error = VerifierError(verifier_error)
+        check(
+            evidence == "success" or not self._verifier_error.is_on,
+            "selector.verifier_error",
+            verifier_error,
+            "is for verdicts of right and wrong; with selector.evidence=value it must be null",
+        )
 
     def open(self, pool: Sequence[Prompt] | IndexedPool, *, num_rollouts: int, seed: int) -> None:
         self._pool = BeliefPool(pool, prior=self._prior, num_rollouts=num_rollouts)
         self._num_rollouts = num_rollouts
         self._rng = np.random.default_rng(derive_seed(seed, "selector"))
         self._guards.reset()
+        self._verifier_error.reset()
         self._step = 0
         self._last_scores = np.empty(0)
         self._score_sum, self._num_scored = 0.0, 0
@@ -197,18 +210,27 @@ class BeliefSelector:
         indices = np.array([self._pool.index_of(each.prompt_id) for each in outcomes], np.int64)
         if len(np.unique(indices)) < len(indices):
             raise ValueError("a prompt occurs in two groups of one step; its rollouts belong into one group")
-        successes = np.array([each.num_successes for each in outcomes], np.float64)
+        successes = self._evidence.successes(outcomes)
         judged = np.array([each.num_judged for each in outcomes], np.float64)
         self._step += 1
         self._decisions = []
         alpha, beta = self._pool.beliefs(indices)
         ages = self._pool.age(indices, self._step)
-        self._step_metrics = step_metrics(alpha, beta, successes, judged, ages)
+        is_informative = np.array([each.is_informative for each in outcomes], bool)
+        seen_alpha, seen_beta = self._verifier_error.observed(alpha, beta)
+        self._step_metrics = step_metrics(seen_alpha, seen_beta, successes, judged, ages, is_informative)
         if self._num_scored:
             self._step_metrics["selector/score_mean"] = self._score_sum / self._num_scored
         self._score_sum, self._num_scored = 0.0, 0
-        self._step_metrics |= self._guards.observe(indices, successes, judged)
-        self._pool.update(indices, successes, judged, forgetting=self._forgetting, step=self._step)
+        verdicts = np.array([each.num_successes for each in outcomes], np.float64)
+        self._step_metrics |= self._guards.observe(indices, verdicts, judged)
+        self._step_metrics |= self._verifier_error.observe(successes, judged)
+        self._pool.update(
+            *(indices, successes, judged),
+            forgetting=self._forgetting,
+            step=self._step,
+            verifier_error=self._verifier_error,
+        )
         for each in outcomes:
             self._pool.pending.pop(each.prompt_id, None)
 
@@ -227,6 +249,7 @@ class BeliefSelector:
         return {
             "pool": self._pool.state_dict(),
             "guards": self._guards.state_dict(),
+            "verifier_error": self._verifier_error.state_dict(),
             "num_rollouts": self._num_rollouts,
             "rng": self._rng.bit_generator.state,
             "step": self._step,
@@ -243,6 +266,7 @@ class BeliefSelector:
             raise ValueError(f"the saved selector state lacks {sorted(missing)}; the checkpoint is damaged or foreign")
         self._pool.load_state_dict(state["pool"])
         self._guards.load_state_dict(state["guards"])
+        self._verifier_error.load_state_dict(state["verifier_error"])
         self._num_rollouts = int(state["num_rollouts"])
         self._rng.bit_generator.state = state["rng"]
         self._step = int(state["step"])

@@ -33,15 +33,23 @@ def pool_metrics(pool: BeliefPool) -> Metrics:
 
 
 def step_metrics(
-    alpha: np.ndarray, beta: np.ndarray, successes: np.ndarray, judged: np.ndarray, ages: np.ndarray
+    alpha: np.ndarray,
+    beta: np.ndarray,
+    successes: np.ndarray,
+    judged: np.ndarray,
+    ages: np.ndarray,
+    is_informative: np.ndarray | None = None,
 ) -> dict[str, float]:
     """How well the beliefs *before* an update predicted what was observed, over the P groups of a step.
 
-    ``ages`` are -1 for prompts seen for the first time. A figure that the step says nothing about is left out.
+    ``ages`` are -1 for prompts seen for the first time. ``is_informative`` says which groups hold both verdicts, where
+    ``successes`` are sums of grades and do not tell. A figure that the step says nothing about is left out.
     """
     if not len(judged):
         return {}
-    metrics = {"selector/informative_fraction": float(np.mean((successes > 0) & (successes < judged)))}
+    if is_informative is None:
+        is_informative = (successes > 0) & (successes < judged)
+    metrics = {"selector/informative_fraction": float(np.mean(is_informative))}
     if (ages >= 0).any():
         metrics["selector/belief_age"] = float(ages[ages >= 0].mean())
     has_verdict = judged > 0
@@ -75,7 +83,7 @@ def covered(
     for num_rollouts in np.unique(judged):
         rows = np.flatnonzero(judged == num_rollouts)
         mass = predictive_mass(alpha[rows], beta[rows], int(num_rollouts))
-        seen = np.arange(len(rows)), successes[rows].astype(np.int64)
+        seen = np.arange(len(rows)), np.rint(successes[rows]).astype(np.int64)
         at_most = np.cumsum(mass, axis=1)[seen]
         at_least = np.cumsum(mass[:, ::-1], axis=1)[:, ::-1][seen]
         result[rows] = (at_most >= tail) & (at_least >= tail)

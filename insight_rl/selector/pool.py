@@ -16,6 +16,7 @@ from insight_rl.errors import check
 from insight_rl.selector.belief import Floats, updated
 from insight_rl.selector.indexed_pool import IndexedPool, pool_fingerprint
 from insight_rl.selector.prior import Prior
+from insight_rl.selector.verifier_error import VerifierError
 from insight_rl.types import Prompt
 
 
@@ -86,23 +87,41 @@ class BeliefPool:
         return slots, known
 
     def update(
-        self, indices: np.ndarray, successes: np.ndarray, judged: np.ndarray, *, forgetting: float, step: int
+        self,
+        indices: np.ndarray,
+        successes: np.ndarray,
+        judged: np.ndarray,
+        *,
+        forgetting: float,
+        step: int,
+        verifier_error: VerifierError | None = None,
     ) -> None:
         """One belief update of the distinct prompts at ``indices``; those with ``judged == 0`` stay as they are.
 
-        The prior learns from those that were never observed before.
+        The prior learns from those that were never observed before. With ``verifier_error`` both learn from what the
+        verdicts say of the true outcomes.
         """
+        failures, true_successes = judged - successes, successes
+        if verifier_error is not None and verifier_error.is_on:
+            prior_alpha, prior_beta = self.prior.counts(indices)
+            alpha = prior_alpha + forgetting * self._success[indices]
+            beta = prior_beta + forgetting * self._failure[indices]
+            successes, failures = verifier_error.gained(alpha, beta, successes, judged)
+            mean = (alpha + successes) / (alpha + successes + beta + failures)
+            true_successes = np.clip(mean * (alpha + beta + judged) - alpha, 0.0, judged)
         first = (judged > 0) & (self.age(indices, step) < 0)
-        self.prior.observe(indices[first], successes[first], judged[first])
-        self._success[indices], self._failure[indices] = updated(
+        self.prior.observe(indices[first], true_successes[first], judged[first])
+        success, failure = updated(
             self._success[indices],
             self._failure[indices],
             successes,
-            judged,
+            failures,
+            has_verdict=judged > 0,
             prior_alpha=0.0,  # evidence beyond the prior decays towards none of it
             prior_beta=0.0,
             forgetting=forgetting,
         )
+        self._success[indices], self._failure[indices] = np.maximum(success, 0.0), np.maximum(failure, 0.0)
         self._count_visits(np.sort(indices[judged > 0]), step)
 
     def age_all_but(self, indices: np.ndarray, success: Floats, failure: Floats, *, forgetting: float) -> None:
