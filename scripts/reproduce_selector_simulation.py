@@ -20,7 +20,7 @@ from PIL import Image
 
 from insight_rl.simulation.picture import draw_study
 from insight_rl.simulation.settings import load
-from insight_rl.simulation.study import ORACLE, Estimate, Study, estimate, run_study
+from insight_rl.simulation.study import ORACLE, MeanOverSeeds, Study, estimate, run_study
 from insight_rl.simulation.table import raw_numbers
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -128,7 +128,7 @@ def order_table(numbers: dict[str, dict]) -> str:
     return "\n".join(rows) + "\n"
 
 
-def verdict(difference: Estimate) -> str:
+def verdict(difference: MeanOverSeeds) -> str:
     word = "yes" if difference.mean > difference.half_width else "no"
     return f"{'equal' if abs(difference.mean) <= difference.half_width else word}, {percent(difference, '+')}"
 
@@ -137,12 +137,12 @@ def figure(selectors: dict, label: str, name: str) -> np.ndarray:
     return np.array(selectors[label]["figures"][name])
 
 
-def gain(selectors: dict, label: str, other: str = "random") -> Estimate:
+def gain(selectors: dict, label: str, other: str = "random") -> MeanOverSeeds:
     name = "mean_success_at_end"
     return estimate(figure(selectors, label, name) - figure(selectors, other, name))
 
 
-def percent(value: Estimate, sign: str = "") -> str:
+def percent(value: MeanOverSeeds, sign: str = "") -> str:
     return f"{100 * value.mean:{sign}.2f} ± {100 * value.half_width:.2f}"
 
 

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Protocol
 
 import numpy as np
 
 from insight_rl.selector.decision import top
-from insight_rl.simulation.synthetic_learner import SyntheticLearner
 from insight_rl.types import Outcome, Prompt
+
+
+class KnowsRates(Protocol):
+    """A learner that can tell the true success rates of its pool, float64 [N]."""
+
+    def success_rates(self) -> np.ndarray: ...
 
 
 def mixed_chance(rates: np.ndarray, num_rollouts: int) -> np.ndarray:
@@ -33,14 +39,23 @@ class OracleSelector:
     step only, not at what later steps gain from it.
     """
 
-    def __init__(self, learner: SyntheticLearner) -> None:
+    def __init__(self, learner: KnowsRates) -> None:
         self._learner = learner
 
     def open(self, pool: Sequence[Prompt], *, num_rollouts: int, seed: int) -> None:
         self._pool, self._num_rollouts, self._rng = pool, num_rollouts, np.random.default_rng(seed)
+        self._withheld: set[str] = set()
+
+    def withhold(self, prompt_ids: Sequence[str]) -> None:
+        self._withheld.update(prompt_ids)
+
+    def release(self, prompt_ids: Sequence[str]) -> None:
+        self._withheld.difference_update(prompt_ids)
 
     def select(self, num_prompts: int) -> Sequence[Prompt]:
         order = self._rng.permutation(len(self._pool))  # ties fall at random
+        if self._withheld:
+            order = order[[self._pool[index].id not in self._withheld for index in order.tolist()]]
         chances = mixed_chance(self._learner.success_rates()[order], self._num_rollouts)
         return [self._pool[index] for index in order[top(chances, min(num_prompts, len(order)))].tolist()]
 

@@ -23,7 +23,7 @@ class SimulationConfig:
     selectors: list[str] = field(default_factory=list)
     seed: int = MISSING
     num_seeds: int = MISSING
-    num_prompts: int = MISSING
+    num_prompts: int | None = MISSING
     num_steps: int = MISSING
     prompts_per_step: int = MISSING
     rollouts_per_prompt: int = MISSING
@@ -31,6 +31,10 @@ class SimulationConfig:
     replay_share: float = MISSING
     num_processes: int | None = MISSING
     output_dir: str | None = MISSING
+    record_every: int = MISSING
+    oracle: bool = MISSING
+    path: str | None = MISSING
+    pool: Any = None
     synthetic_learner: Any = MISSING
     selector: Any = MISSING
     gate: Any = MISSING
@@ -38,14 +42,16 @@ class SimulationConfig:
     def __post_init__(self) -> None:
         check(self.seed >= 0, "seed", self.seed, "must be at least 0")
         check(self.num_seeds >= 2, "num_seeds", self.num_seeds, "must be at least 2: one run says nothing about chance")
-        check(self.num_prompts >= 1, "num_prompts", self.num_prompts, "must be at least 1")
+        check(self.num_prompts is None or self.num_prompts >= 1, "num_prompts", self.num_prompts, "must be at least 1")
         check(self.num_steps >= 1, "num_steps", self.num_steps, "must be at least 1")
+        most = self.num_prompts or self.prompts_per_step
         check(
-            1 <= self.prompts_per_step <= self.num_prompts,
+            1 <= self.prompts_per_step <= most,
             "prompts_per_step",
             self.prompts_per_step,
             f"must be at least 1 and at most num_prompts={self.num_prompts}",
         )
+        check(self.record_every >= 1, "record_every", self.record_every, "must be at least 1 step")
         check(self.rollouts_per_prompt >= 2, "rollouts_per_prompt", self.rollouts_per_prompt, "must be at least 2")
         check(0 < self.replay_share < 1, "replay_share", self.replay_share, "must lie between 0 and 1")
         check(self.num_processes is None or self.num_processes >= 1, "num_processes", self.num_processes, "must be > 0")
@@ -81,22 +87,23 @@ def load(overrides: Sequence[str], *, config_dir: Path | None = None) -> tuple[S
 
     Raises ``UsageError`` naming the key, the value and the remedy.
     """
-    ConfigStore.instance().store(name="simulate_schema", node=SimulationConfig)
     overrides = [_as_list(override) for override in overrides]
-    config = _compose(overrides, config_dir)
+    config = compose_simulation(overrides, config_dir)
     build_part("synthetic_learner", config.synthetic_learner)
     variants = []
     for label in config.selectors:
         name, *settings = label.split(":")
         own = [f"selector={name}", *overrides, *(f"selector.{setting}" for setting in settings)]
-        composed = _compose(own, config_dir)
+        composed = compose_simulation(own, config_dir)
         for key in ("selector", "gate"):
             build_part(key, getattr(composed, key))  # finds mistakes here rather than in a worker process
         variants.append(Variant(label=label, selector=composed.selector, gate=composed.gate))
     return config, variants
 
 
-def _compose(overrides: Sequence[str], config_dir: Path | None) -> SimulationConfig:
+def compose_simulation(overrides: Sequence[str], config_dir: Path | None = None) -> SimulationConfig:
+    """``conf/simulate.yaml`` with these overrides, checked. Raises ``UsageError``."""
+    ConfigStore.instance().store(name="simulate_schema", node=SimulationConfig)
     tree = compose_config(overrides, config_name="simulate", config_dir=config_dir)
     try:
         config = OmegaConf.to_object(tree)

@@ -7,7 +7,6 @@ import multiprocessing
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -17,11 +16,9 @@ from insight_rl.allowed_code import allowed
 from insight_rl.build import build_part
 from insight_rl.gate.admit_all import AdmitAll
 from insight_rl.seeding import derive_seed
-from insight_rl.simulation.experiment import CURVES, SimulatedSelector, Size, make_pool, run
+from insight_rl.simulation.experiment import CURVES, SimulatedLearner, SimulatedSelector, Size, run
 from insight_rl.simulation.oracle import OracleSelector
 from insight_rl.simulation.settings import SimulationConfig, Variant
-from insight_rl.simulation.synthetic_learner import SyntheticLearner
-from insight_rl.types import Prompt
 
 ORACLE = "oracle"
 BASELINE = "random"
@@ -148,16 +145,11 @@ def run_job(job: Job) -> np.ndarray:
 
 
 def _run_one(job: Job, seed: int) -> np.ndarray:
-    learner: SyntheticLearner = build_part("synthetic_learner", job.synthetic_learner)
+    learner: SimulatedLearner = build_part("synthetic_learner", job.synthetic_learner)
     learner.open(num_prompts=job.size.num_prompts, seed=derive_seed(seed, "pool"))
     selector: SimulatedSelector = OracleSelector(learner)
     gate = AdmitAll()
     if job.variant is not None:
         selector = build_part("selector", job.variant.selector)
         gate = build_part("gate", job.variant.gate)
-    return run(selector, gate, learner, pool=_prompts(job.size.num_prompts), size=job.size, seed=seed)
-
-
-@lru_cache(maxsize=1)
-def _prompts(num_prompts: int) -> list[Prompt]:
-    return make_pool(num_prompts)
+    return run(selector, gate, learner, size=job.size, seed=seed)

@@ -14,12 +14,22 @@ no interference, so differences between selectors come from *which* groups they 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 
-from insight_rl.errors import check, is_number
+from insight_rl.errors import UsageError, check, is_number
+from insight_rl.types import Prompt
 
 KINDS = ("easy", "learnable", "hopeless")
+
+
+@lru_cache(maxsize=1)
+def make_pool(num_prompts: int) -> list[Prompt]:
+    """Prompts without content; the position in the pool is the id."""
+    return [
+        Prompt(id=str(index), task="synthetic", text="", token_ids=(0,), answer=None) for index in range(num_prompts)
+    ]
 
 
 class SyntheticLearner:
@@ -76,23 +86,32 @@ class SyntheticLearner:
         check(cluster_size >= 1, "synthetic_learner.cluster_size", cluster_size, "must be at least 1 prompt")
         self._speed, self._transfer, self._cluster_size = float(speed), float(transfer), cluster_size
 
-    def open(self, *, num_prompts: int, seed: int) -> None:
+    def open(self, *, num_prompts: int | None, seed: int) -> None:
         """Draw the pool: N prompts, in random order, with their kinds, clusters and starting logits."""
+        if num_prompts is None:
+            raise UsageError("num_prompts=None: a synthetic pool needs the number of its prompts, e.g. 2000")
         rng = np.random.default_rng(seed)
         bounds = np.round(np.cumsum(self._shares) * num_prompts).astype(np.int64)
         kinds = np.searchsorted(bounds, np.arange(num_prompts), side="right")
         self.kinds = rng.permutation(np.minimum(kinds, len(KINDS) - 1))
         """Position in ``KINDS`` of each prompt."""
+        self.prompts: Sequence[Prompt] = make_pool(num_prompts)
+        self.hopeless = self.kinds == KINDS.index("hopeless")
         mean, spread = np.array(self._logits, np.float64).T
         self._own = mean[self.kinds] + spread[self.kinds] * rng.standard_normal(num_prompts)
         self._clusters = rng.permutation(np.arange(num_prompts) // self._cluster_size)
         self._ability = np.zeros(self._clusters.max() + 1)
         self._rng = rng
+        self.late, self.late_step = np.empty(0, np.int64), 0  # every prompt is there from the start
 
     def success_rates(self) -> np.ndarray:
         """phi of every prompt now, float64 in (0, 1)."""
         rates: np.ndarray = 1.0 / (1.0 + np.exp(-(self._own + self._ability[self._clusters])))
         return rates
+
+    def mean_success(self) -> float:
+        """The mean of phi over the pool."""
+        return float(self.success_rates().mean())
 
     def roll_out(self, indices: np.ndarray, num_rollouts: int) -> np.ndarray:
         """S of each prompt at ``indices``: successes among K rollouts with the present rates."""

@@ -10,9 +10,9 @@ from insight_rl.build import build_part
 from insight_rl.cli.main import main
 from insight_rl.errors import UsageError
 from insight_rl.selector.decision_log import DecisionLog, read_history
-from insight_rl.simulation.experiment import make_pool
 from insight_rl.simulation.replay import caveats, load_recording, num_picks, replay
 from insight_rl.simulation.settings import load
+from insight_rl.simulation.synthetic_learner import make_pool
 from insight_rl.types import Counts
 
 

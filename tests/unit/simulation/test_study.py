@@ -10,7 +10,7 @@ from insight_rl.cli.main import main
 from insight_rl.errors import UsageError
 from insight_rl.gate.mixed_outcomes import MixedOutcomes
 from insight_rl.selector.random import RandomSelector
-from insight_rl.simulation.experiment import CURVES, Size, make_pool, run
+from insight_rl.simulation.experiment import CURVES, Size, run
 from insight_rl.simulation.settings import load
 from insight_rl.simulation.study import ORACLE, Study, estimate, run_study
 from insight_rl.simulation.synthetic_learner import SyntheticLearner
@@ -78,7 +78,7 @@ def test_a_gate_trains_on_informative_groups_only():
     learner.open(num_prompts=100, seed=0)
     before = learner.success_rates()
     size = Size(num_prompts=100, num_steps=1, prompts_per_step=10, rollouts_per_prompt=8)
-    curves = run(RandomSelector(), MixedOutcomes(max_rounds=20), learner, pool=make_pool(100), size=size, seed=1)
+    curves = run(RandomSelector(), MixedOutcomes(max_rounds=20), learner, size=size, seed=1)
     num_groups, informative = curves[CURVES.index("num_groups"), 0], curves[CURVES.index("informative_fraction"), 0]
     assert num_groups > 10
     assert np.sum(learner.success_rates() > before) == 10 == round(num_groups * informative)

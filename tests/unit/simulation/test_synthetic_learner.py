@@ -110,7 +110,7 @@ def test_regret_is_never_negative_and_zero_for_the_best(chances, data):
 
 
 def test_the_oracle_has_no_regret():
-    from insight_rl.simulation.experiment import make_pool
+    from insight_rl.simulation.synthetic_learner import make_pool
 
     learner = make()
     oracle = OracleSelector(learner)
