@@ -11,7 +11,7 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#0
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 LINES = ("-", "--", ":")
 GREY = "#666666"
-_SELECTORS = ("insight", "random", "mopps", "mapp", "dps", "bots", "dynamic_sampling")
+_SELECTORS = ("insight", "random", "mopps", "mapp", "dps", "expected_signal", "dynamic_sampling")
 """Those with a colour of their own, in the order of the palette; the others take what a picture leaves unused."""
 
 STYLE: dict[Any, Any] = {
