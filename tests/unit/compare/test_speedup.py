@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from scipy import optimize
 
+from insight_rl.compare import speedup
 from insight_rl.compare.results import AXES, Curve
 from insight_rl.compare.speedup import COLUMNS, kaplan_meier_median, speed_up_csv, speed_ups
 
@@ -76,7 +77,8 @@ def test_a_level_that_the_start_has_counts_as_reached_at_the_first_evaluation():
     assert (each.budget, each.baseline_budget, each.ratio) == (10.0, 10.0, 1.0)
 
 
-def test_the_baseline_against_itself_has_no_speed_up_where_raw_curves_show_one():
+def test_the_baseline_against_itself_has_no_speed_up_where_raw_curves_show_one(monkeypatch):
+    monkeypatch.setattr(speedup, "NUM_RESAMPLES", 200)
     rng = np.random.default_rng(0)
     raw, fitted, false_alarms = [], [], 0
     for _ in range(40):
@@ -92,7 +94,8 @@ def test_the_baseline_against_itself_has_no_speed_up_where_raw_curves_show_one()
     assert false_alarms <= 3
 
 
-def test_a_known_speed_up_is_found_and_covered():
+def test_a_known_speed_up_is_found_and_covered(monkeypatch):
+    monkeypatch.setattr(speedup, "NUM_RESAMPLES", 200)
     rng = np.random.default_rng(1)
     found = [find(speed_ups(noisy(rng, 2), noisy(rng, 1, selector="base"))) for _ in range(30)]
     assert np.median([each.ratio for each in found]) == pytest.approx(2.0, abs=0.12)
@@ -102,11 +105,8 @@ def test_a_known_speed_up_is_found_and_covered():
 
 def test_seeds_may_have_other_numbers_of_evaluations_and_longer_curves_are_thinned():
     baseline = {seed: curve(np.linspace(0.2, 0.4, 101), "base", seed) for seed in range(3)}
-    arm = {
-        0: curve(np.linspace(0.2, 0.6, 101)),
-        1: curve(np.linspace(0.2, 0.6, 101)),
-        2: curve(np.linspace(0.2, 0.56, 91)),
-    }
+    arm = {seed: curve(np.linspace(0.2, 0.6, 101), "arm", seed) for seed in range(2)}
+    arm[2] = curve(np.linspace(0.2, 0.56, 91), "arm", 2)
     assert find(speed_ups(arm, baseline)).ratio == pytest.approx(2.0, rel=0.02)
 
 
