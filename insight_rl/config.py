@@ -60,6 +60,9 @@ class TrainerConfig:
     prompts_per_update: int | None = MISSING
     max_completion_tokens: int = MISSING
     temperature: float = MISSING
+    max_rollouts: int | None = MISSING
+    max_tokens: int | None = MISSING
+    max_device_s: float | None = MISSING
     max_mean_logprob_gap: float | None = MISSING
     sync_check_every: int = MISSING
 
@@ -86,6 +89,9 @@ class TrainerConfig:
             self.temperature,
             "must be above 0: greedy rollouts of one prompt are all alike and teach nothing",
         )
+        for key in ("max_rollouts", "max_tokens", "max_device_s"):
+            limit = getattr(self, key)
+            check(limit is None or limit > 0, f"trainer.{key}", limit, "must be above 0, or null for no such limit")
         gap = self.max_mean_logprob_gap
         check(gap is None or gap > 0, "trainer.max_mean_logprob_gap", gap, "must be above 0, or null")
         every = self.sync_check_every
@@ -183,6 +189,9 @@ FREE_ON_RESUME = (
     "run_dir",
     "resume",
     "trainer.num_steps",
+    "trainer.max_rollouts",
+    "trainer.max_tokens",
+    "trainer.max_device_s",
     "trainer.max_mean_logprob_gap",
     "trainer.sync_check_every",
     "checkpoint",

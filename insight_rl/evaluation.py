@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
@@ -23,19 +24,59 @@ def pass_at_k(num_samples: int, num_correct: int, k: int) -> float:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """What one evaluation found: its metrics, and how many of each problem's samples were right.
+
+    Example::
+
+        Evaluation(metrics={"eval/accuracy": 0.75}, samples=4, successes={"9f3c": 4, "01ab": 2})
+    """
+
+    metrics: Metrics
+    samples: int
+    successes: dict[str, int]
+    """By the problem's id, in the order of the problems."""
+
+
+class EvaluationStore(Protocol):
+    """Where the evaluations of a run are recorded, and where the one before training may be found."""
+
+    def log(self, step: int, evaluation: Evaluation) -> None: ...
+
+    def known(self, step: int) -> Evaluation | None:
+        """The evaluation of this step where another run has made it already, with equal weights and sampling."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
 class Evaluator:
     """Evaluates on the same problems with the same sampling seed every time, so that steps compare in pairs."""
 
     problems: Sequence[Prompt]
     sampling: Sampling
+    store: EvaluationStore | None = None
 
-    def evaluate(self, rollout: RolloutEngine, judge: Judge) -> Metrics:
-        """``eval/*``; empty without problems."""
-        return evaluation_metrics(self.roll_out(rollout, judge)) if self.problems else {}
+    def evaluate(self, rollout: RolloutEngine, judge: Judge, *, step: int) -> Metrics:
+        """``eval/*`` after ``step``, recorded in the store; empty without problems."""
+        if not self.problems:
+            return {}
+        known = self.store.known(step) if self.store is not None else None
+        evaluation = known or summarise_groups(self.roll_out(rollout, judge))
+        if self.store is not None:
+            self.store.log(step, evaluation)
+        return dict(evaluation.metrics)
 
     def roll_out(self, rollout: RolloutEngine, judge: Judge) -> list[Group]:
         finished = roll_out(rollout, judge, self.problems, self.sampling)
         return collect_groups(judge, self.problems, finished)
+
+
+def summarise_groups(groups: Sequence[Group]) -> Evaluation:
+    return Evaluation(
+        metrics=evaluation_metrics(groups),
+        samples=len(groups[0].completions_G),
+        successes={group.prompt.id: group.num_successes for group in groups},
+    )
 
 
 def evaluation_metrics(groups: Sequence[Group]) -> Metrics:

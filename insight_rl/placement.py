@@ -28,6 +28,11 @@ class Placement:
     workers: tuple[tuple[str, ...], ...]
     """The devices of each rollout worker, in the order of its tensor parallel ranks."""
 
+    @property
+    def num_gpus(self) -> int:
+        """GPUs that have a rank or a worker; 0 on a CPU."""
+        return len({device for device in (*self.ranks, *sum(self.workers, ())) if device.startswith(_PREFIX)})
+
 
 def place(*, num_gpus: int, num_ranks: int, num_workers: int, tensor_parallel_size: int, placement: str) -> Placement:
     """Devices of every rank and worker; without a GPU everything is on the CPU.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -26,10 +27,12 @@ from insight_rl.build import (
 from insight_rl.checkpoint import CheckpointStore, part_folder
 from insight_rl.child_process import stacks_in
 from insight_rl.config import RunConfig, parse_config
+from insight_rl.device_time import device_clock
 from insight_rl.disk_failures import explain_disk_failures
 from insight_rl.doctor.checkup import examine
 from insight_rl.errors import Interrupted, UsageError, check
 from insight_rl.evaluation import Evaluator
+from insight_rl.evaluation_log import EVALUATIONS_FILE, EvaluationLog, start_file
 from insight_rl.gate.base import Gate
 from insight_rl.gpu_turns import take_turns
 from insight_rl.model_folder import count_parameters
@@ -42,6 +45,7 @@ from insight_rl.reward.base import RewardFn
 from insight_rl.reward_fit import check_reward_fits
 from insight_rl.rollout.base import RolloutEngine, RolloutSpec
 from insight_rl.run_dir import RunDir, SelectionLog, SelectionLogs, choose_run_dir
+from insight_rl.run_identity import RunIdentity, identify
 from insight_rl.run_stops import MEAN_LOGPROB_GAP_LIMITS
 from insight_rl.seeding import derive_seed
 from insight_rl.selector.base import FollowsItsRun, Selector, TellsItsOrder
@@ -79,19 +83,35 @@ class Parts:
     model_path: Path
     num_parameters: int
     data: Data
+    identity: RunIdentity
 
     def say(self, text: str) -> None:
         for monitor in self.monitors:
             monitor.notice(text)
 
 
-def train(tree: DictConfig) -> Summary:
+@dataclass(frozen=True, kw_only=True)
+class RunOutput:
+    """What a run leaves in its folder besides its records; runs of a comparison need little of it."""
+
+    keeps_model: bool = True
+    """Save the trained model, and draw the curves."""
+    keeps_decisions: bool = True
+    """Write ``decisions/``, where the selector has them to show."""
+    checkpoint_after_s: float = 0.0
+    """No checkpoint comes sooner than this after the one before or the start, unless the run is asked to stop."""
+    start_evaluations: Path | None = None
+    """Folder in which runs from the same start share the evaluation before training."""
+
+
+def train(tree: DictConfig, output: RunOutput | None = None) -> Summary:
     """Train as the composed configuration says, from the start or from the newest checkpoint in ``run_dir``.
 
     Raises ``UsageError`` before any model loads, ``RunStopped`` when the run has to stop itself, ``Interrupted`` once a
     run that was asked to stop has closed properly.
     """
     quiet_libraries()
+    output = output or RunOutput()
     config = parse_config(tree)
     parts = build_parts(config)
     with ExitStack() as cleanup:
@@ -106,6 +126,7 @@ def train(tree: DictConfig) -> Summary:
         progress = _load_progress(checkpoint)
         changes = run_dir.record(tree, step=progress.step)
         first_step = progress.step + 1 if checkpoint else 0
+        parts.identity.write(run_dir.path)
         cleanup.enter_context(_open_monitors(parts, run_dir, tree, config, first_step))
         open_selector(config, parts)
         if checkpoint:
@@ -114,14 +135,14 @@ def train(tree: DictConfig) -> Summary:
         for text in notices:
             parts.say(text)
 
-        trainer = assemble(config, parts, run_dir, store, first_step, cleanup)
+        trainer = assemble(config, parts, run_dir, store, first_step, cleanup, output)
         if checkpoint:
             _restore(trainer, progress, checkpoint)
-            parts.say(_tell_resumption(progress.step, config.trainer.num_steps, checkpoint))
+            parts.say(_tell_resumption(trainer, checkpoint))
         stop.finish_first(trainer.request_stop, parts.say)
         trainer.train()
-        summary = _finish(trainer, parts, run_dir)
-        if stop.number is not None and trainer.progress.step < config.trainer.num_steps:
+        summary = _finish(trainer, parts, run_dir, output)
+        if stop.number is not None and not trainer.is_over():
             raise Interrupted(stop.number)
         return summary
 
@@ -154,6 +175,7 @@ def build_parts(config: RunConfig) -> Parts:
     # A learner of the user's own need not have ranks.
     placement = place_engines(engines["rollout"], getattr(engines["learner"], "num_ranks", 1))
     _check_channel(weight_channel, _adapter(engines["learner"]))
+    sampling = evaluation_sampling(config.evaluation, max_tokens=completion_tokens(config), seed=config.seed)
     return Parts(
         **cheap,
         **engines,
@@ -163,6 +185,7 @@ def build_parts(config: RunConfig) -> Parts:
         model_path=model_path,
         num_parameters=num_parameters,
         data=data,
+        identity=identify(model_path, data.pool, data.problems, sampling),
     )
 
 
@@ -201,7 +224,13 @@ def open_selector(config: RunConfig, parts: Parts) -> None:
 
 
 def assemble(
-    config: RunConfig, parts: Parts, run_dir: RunDir, store: CheckpointStore, first_step: int, cleanup: ExitStack
+    config: RunConfig,
+    parts: Parts,
+    run_dir: RunDir,
+    store: CheckpointStore,
+    first_step: int,
+    cleanup: ExitStack,
+    output: RunOutput,
 ) -> Trainer:
     """Load the model into engine and learner, and join the parts into a trainer at step 0; the selector is open."""
     from insight_rl.trainer import Trainer
@@ -216,11 +245,17 @@ def assemble(
     selection_log = SelectionLog(run_dir.path / "selections.jsonl", first_step=first_step)
     cleanup.callback(selection_log.close)
     logs: list[SelectionLog | DecisionLog] = [selection_log]
-    if isinstance(parts.selector, RecordsDecisions):
+    if output.keeps_decisions and isinstance(parts.selector, RecordsDecisions):
         folder = run_dir.path / DECISIONS_FOLDER
         logs.append(DecisionLog(folder, selector=parts.selector, pool=parts.data.pool, first_step=first_step))
 
+    last_checkpoint_s = time.monotonic()
+
     def save_checkpoint(progress: Progress, metrics: Metrics) -> None:
+        nonlocal last_checkpoint_s
+        if time.monotonic() - last_checkpoint_s < output.checkpoint_after_s and not trainer.stop_requested:
+            return
+        last_checkpoint_s = time.monotonic()
         accuracy = metrics.get("eval/accuracy")
         assert accuracy is None or isinstance(accuracy, float)
         writers: dict[str, Callable[[Path], None]] = {
@@ -234,7 +269,10 @@ def assemble(
     watch.open(run_dir.path, config={}, num_steps=config.trainer.num_steps, first_step=first_step)
     sampling = evaluation_sampling(config.evaluation, max_tokens=completion_tokens(config), seed=config.seed)
     settings = _trainer_settings(config)
-    return Trainer(
+    start = None
+    if output.start_evaluations is not None:
+        start = start_file(output.start_evaluations, _what_the_start_depends_on(config, parts))
+    trainer = Trainer(
         settings=settings,
         selector=parts.selector,
         gate=parts.gate,
@@ -242,7 +280,11 @@ def assemble(
         judge=judge,
         algorithm=parts.algorithm,
         learner=learner,
-        evaluator=Evaluator(problems=parts.data.problems, sampling=sampling),
+        evaluator=Evaluator(
+            problems=parts.data.problems,
+            sampling=sampling,
+            store=EvaluationLog(run_dir.path / EVALUATIONS_FILE, first_step=first_step, start=start),
+        ),
         monitors=[*parts.monitors, watch],
         selection_log=SelectionLogs(*logs),
         save_checkpoint=save_checkpoint,
@@ -254,7 +296,17 @@ def assemble(
             every=config.trainer.sync_check_every,
             max_mean_gap=settings.max_mean_logprob_gap,
         ),
+        device_time=device_clock(parts.placement.num_gpus),
     )
+    return trainer
+
+
+def _what_the_start_depends_on(config: RunConfig, parts: Parts) -> dict[str, Any]:
+    identity = parts.identity
+    return {
+        "identity": [identity.model, identity.problems, identity.evaluation],
+        "settings": [asdict(config.model), config.rollout, config.reward],
+    }
 
 
 def _rollout_spec(config: RunConfig, parts: Parts) -> RolloutSpec:
@@ -303,6 +355,9 @@ def _trainer_settings(config: RunConfig) -> TrainerSettings:
         evaluate_every=config.evaluation.every,
         checkpoint_every=config.checkpoint.every,
         seed=config.seed,
+        max_rollouts=config.trainer.max_rollouts,
+        max_tokens=config.trainer.max_tokens,
+        max_device_s=config.trainer.max_device_s,
     )
 
 
@@ -327,23 +382,28 @@ def _restore(trainer: Trainer, progress: Progress, checkpoint: Path) -> None:
     trainer.sync(progress.step)
 
 
-def _tell_resumption(step: int, num_steps: int, checkpoint: Path) -> str:
-    if step < num_steps:
+def _tell_resumption(trainer: Trainer, checkpoint: Path) -> str:
+    step, num_steps = trainer.progress.step, trainer.settings.num_steps
+    if not trainer.is_over():
         return f"going on after step {step}, from {checkpoint}"
+    if step < num_steps:
+        return (
+            f"this run has already used up its budget in {step} steps; raise trainer.max_rollouts, max_tokens or "
+            "max_device_s to go on, or take another run_dir"
+        )
     return f"this run has already done its {num_steps} steps; raise trainer.num_steps to go on, or take another run_dir"
 
 
-def _finish(trainer: Trainer, parts: Parts, run_dir: RunDir) -> Summary:
+def _finish(trainer: Trainer, parts: Parts, run_dir: RunDir, output: RunOutput) -> Summary:
     """Save the model and draw the curves; a run that was asked to stop early leaves them too."""
-    from insight_rl.report.curves import draw_curves
+    step = trainer.progress.step
+    if not trainer.is_over():
+        parts.say(f"stopped after step {step}; the same command with run_dir={run_dir.path} goes on from there")
+    if output.keeps_model:
+        from insight_rl.report.curves import draw_curves
 
-    progress = trainer.progress
-    if progress.step < trainer.settings.num_steps:
-        parts.say(
-            f"stopped after step {progress.step}; the same command with run_dir={run_dir.path} goes on from there"
-        )
-    trainer.learner.save_model(run_dir.path / "model")
-    draw_curves([run_dir.path], run_dir.path / "curves.png")
+        trainer.learner.save_model(run_dir.path / "model")
+        draw_curves([run_dir.path], run_dir.path / "curves.png")
     summary = summarise(run_dir.path)
     for monitor in parts.monitors:
         monitor.close(summary)

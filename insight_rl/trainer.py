@@ -14,6 +14,7 @@ This file has the order of these steps and the counters of the run, and nothing 
 from __future__ import annotations
 
 import dataclasses
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -44,6 +45,8 @@ class Progress:
     step: int = 0
     num_rollouts: int = 0
     num_tokens: int = 0
+    device_s: float = 0.0
+    """Device seconds of the steps, see :mod:`insight_rl.device_time`; evaluations and checkpoints are left out."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +60,10 @@ class TrainerSettings:
     """0: never."""
     checkpoint_every: int
     seed: int
+    max_rollouts: int | None = None
+    """The run ends after the step that reaches this number of rollouts, rejected groups included."""
+    max_tokens: int | None = None
+    max_device_s: float | None = None
 
 
 class SelectionLog(Protocol):
@@ -87,6 +94,7 @@ class Trainer:
         selection_log: SelectionLog,
         save_checkpoint: Saver,
         sync_check: Callable[[int], Metrics],
+        device_time: Callable[[], float] = time.process_time,
     ) -> None:
         self.settings = settings
         self.selector = selector
@@ -100,23 +108,37 @@ class Trainer:
         self.selection_log = selection_log
         self.save_checkpoint = save_checkpoint
         self.sync_check = sync_check
+        self.device_time = device_time
         self.progress = Progress()
         self.clock = PhaseClock()
         self.stop_requested = False
 
     def train(self) -> None:
-        """Run to ``num_steps``, or to the end of the current step once ``stop_requested`` is set."""
+        """Run to ``num_steps`` or the budget, or to the end of the current step once ``stop_requested`` is set."""
         if self.progress.step == 0:
             self.log(self.evaluate() | self.clock.lap() | peak_memory(), step=0)
-        while self.progress.step < self.settings.num_steps and not self.stop_requested:
+        while not self.is_over() and not self.stop_requested:
             step = self.progress.step + 1
+            started_s = self.device_time()
             metrics = self.train_step(step)
             self.progress.step = step
+            self.progress.device_s += self.device_time() - started_s
+            metrics["time/device_s"] = self.progress.device_s
             if self.is_due(step, self.settings.evaluate_every):
                 metrics |= self.evaluate()
             self.log(metrics | self.clock.lap(metrics) | peak_memory(), step=step)
             if self.is_due(step, self.settings.checkpoint_every) or self.stop_requested:
                 self.checkpoint(metrics)
+
+    def is_over(self) -> bool:
+        """Whether the last step has been done: ``num_steps``, or the one that has used up a budget."""
+        progress, settings = self.progress, self.settings
+        used = (
+            (progress.num_rollouts, settings.max_rollouts),
+            (progress.num_tokens, settings.max_tokens),
+            (progress.device_s, settings.max_device_s),
+        )
+        return progress.step >= settings.num_steps or any(limit is not None and spent >= limit for spent, limit in used)
 
     def request_stop(self) -> None:
         """Have :meth:`train` end after the current step and its checkpoint. May be called from a signal handler."""
@@ -182,14 +204,14 @@ class Trainer:
 
     @phase("evaluate")
     def evaluate(self) -> Metrics:
-        return self.evaluator.evaluate(self.rollout, self.judge)
+        return self.evaluator.evaluate(self.rollout, self.judge, step=self.progress.step)
 
     @phase("checkpoint")
     def checkpoint(self, metrics: Metrics) -> None:
         self.save_checkpoint(self.progress, metrics)
 
     def is_due(self, step: int, every: int) -> bool:
-        return every > 0 and (step % every == 0 or step == self.settings.num_steps)
+        return every > 0 and (step % every == 0 or self.is_over())
 
     def log(self, metrics: Metrics, *, step: int) -> None:
         for monitor in self.monitors:

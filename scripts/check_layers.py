@@ -15,12 +15,21 @@ PACKAGE = Path(__file__).parent.parent / "insight_rl"
 
 LAYERS = (
     ("__init__", "child_main", "errors", "nested", "paths", "seeding", "state_codec", "types"),
-    ("allowed_code", "child_process", "clock", "disk_failures", "files", "recorded_config", "target_check"),
+    (
+        "allowed_code",
+        "child_process",
+        "clock",
+        "device_time",
+        "disk_failures",
+        "files",
+        "recorded_config",
+        "target_check",
+    ),
     ("config", "leftovers", "memory", "model_folder", "placement", "run_stops", "step_metrics", "stop_signals"),
     ("algorithm", "gate", "reward", "weight_sync", "selector"),
     ("learner", "task", "tokenizer", "checkpoint", "monitor"),
     ("rollout", "report", "run_dir", "build"),
-    ("doctor", "evaluation", "gpu_turns", "reward_fit", "run_settings", "sync_check"),
+    ("doctor", "evaluation", "evaluation_log", "gpu_turns", "reward_fit", "run_identity", "run_settings", "sync_check"),
     ("simulation", "selector_service", "integration"),
     ("benchmark", "trainer"),
     ("run",),

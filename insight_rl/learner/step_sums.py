@@ -46,6 +46,7 @@ def to_metrics(plan: StepPlan, sums_R: Sequence[StepSums], lr: float) -> Metrics
         "learner/num_input_tokens": plan.num_inputs,
         "learner/num_skipped_groups": plan.num_skipped_groups,
         "learner/num_updates": len(grad_norms),
+        "learner/num_extra_forwards": int(total.sums.get("extra_forwards", 0)),
     }
     for rank, of_rank in enumerate(sums_R):
         for kind, count in of_rank.gpu_bytes.items():

@@ -202,6 +202,8 @@ class RankWorker:
             with torch.no_grad():
                 scores.append(scorer(**batch.inputs)[0])
             result.flops += self._shape.forward(batch.work)
+            if batch.is_measured:
+                result.add({"extra_forwards": batch.num_sequences})
         return scores
 
     def _to_device(self, batch: _Batch) -> DeviceBatch:

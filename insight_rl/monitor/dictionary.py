@@ -197,6 +197,9 @@ ENTRIES: tuple[MetricEntry, ...] = (
     _entry("learner/num_skipped_groups", "groups", "lower", "Groups without spread in their advantages: no forward or "
            "backward pass is spent on them, the gradient is the same."),
     _entry("learner/num_updates", "updates", "", "Optimizer updates of the step."),
+    _entry("learner/num_extra_forwards", "sequences", "lower", "Sequences that went through a model only to be scored: "
+           "under the reference model of a KL term, and under the policy before the step where a step has several "
+           "updates. 0 otherwise. A cost that neither rollouts nor tokens show."),
     _entry("learner/mfu", "0 to 1", "higher", "Model FLOPs utilisation: what the step's passes through the model have "
            "to compute, over the time of the learner's step and over the speed of this machine's best matrix product "
            "in the same precision, measured once when the learner starts. Padding, hidden pairs of tokens and "
@@ -211,6 +214,9 @@ ENTRIES: tuple[MetricEntry, ...] = (
     _entry("time/sync_check_s", "s", "lower", "Of `time/sync_s`: the check of the log-probs, in steps that had one."),
     _entry("time/evaluate_s", "s", "lower", "Evaluation after the step; not part of `time/step_s`."),
     _entry("time/checkpoint_s", "s", "lower", "Writing the checkpoint; not part of `time/step_s`."),
+    _entry("time/device_s", "s", "lower", "Device seconds of all steps since the start of the run, evaluations and "
+           "checkpoints left out: processor seconds on a CPU (of the trainer and its child processes), wall seconds "
+           "times the GPUs in use on GPUs. An axis to compare selectors on that counts the selector's own work too."),
     _entry("time/step_s", "s", "lower", "The whole training step: the five phases and the loop around them."),
     *(_entry(f"time/{phase}_share", "0 to 1", "", f"`time/{phase}_s` over `time/step_s`.")
       for phase in _PHASE_MEANINGS),
