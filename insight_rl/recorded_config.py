@@ -32,6 +32,11 @@ def read_recorded_config(run_dir: Path) -> dict[str, Any]:
     file = run_dir / CONFIG_FILE
     if not file.is_file():
         raise UsageError(f"run_dir={str(run_dir)!r}: has no {CONFIG_FILE}: not the folder of a run; check the path")
+    return read_plain_yaml(file)
+
+
+def read_plain_yaml(file: Path) -> dict[str, Any]:
+    """The mapping in a YAML file of a run or a comparison. Raises ``UsageError`` naming the file and the reason."""
     remedy = "restore it, or take another folder"
     try:
         with file.open("rb") as stream:

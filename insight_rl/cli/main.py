@@ -25,6 +25,7 @@ COMMANDS = {
     "serve-selector": ("insight_rl.cli.serve_selector", "host selectors over HTTP for trainers of any framework"),
     "judge": ("insight_rl.cli.judge", "judge answers from standard input with a reward function"),
     "simulate": ("insight_rl.cli.simulate", "try selectors on synthetic learners, or on a run's decision log"),
+    "compare": ("insight_rl.cli.compare", "a planned, paired comparison over seeds, with a report"),
     "explain": ("insight_rl.cli.explain", "why a step's prompts were chosen, or one was not"),
     "audit-rewards": ("insight_rl.cli.audit_rewards", "look into the verdicts of a run"),
 }

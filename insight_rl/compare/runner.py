@@ -1,0 +1,130 @@
+"""Runs the jobs of a comparison side by side, one to a core or to a GPU, and stops them properly when asked to."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from multiprocessing.connection import wait
+from multiprocessing.context import ForkServerProcess
+
+from insight_rl.child_process import describe_exit
+from insight_rl.compare.jobs import (
+    FAILED,
+    FINISHED,
+    OUTCOME_FILE,
+    CheckedRun,
+    Job,
+    check_job,
+    fork_server,
+    read_outcome,
+    run_job,
+)
+from insight_rl.errors import Interrupted
+from insight_rl.stop_signals import stop_on_signals
+
+_LOOK_S = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ended:
+    """How a job ended: ``reason`` is empty for one that finished."""
+
+    job: Job
+    reason: str
+    wall_s: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Slots:
+    """How many jobs run at a time, and on which GPU each."""
+
+    gpus: tuple[str | None, ...]
+
+    @property
+    def processes(self) -> int:
+        return len(self.gpus)
+
+
+def find_slots(processes: int | None) -> Slots:
+    """One slot to a GPU where there are some, else one to a core. Not yet run on GPUs."""
+    import torch
+
+    shown = os.environ.get("CUDA_VISIBLE_DEVICES")
+    gpus = [each for each in shown.split(",") if each] if shown is not None else []
+    if shown is None:
+        gpus = [str(number) for number in range(torch.cuda.device_count())]
+    if gpus:
+        return Slots(gpus=tuple(gpus[index % len(gpus)] for index in range(processes or len(gpus))))
+    return Slots(gpus=(None,) * (processes or len(os.sched_getaffinity(0))))
+
+
+def check_jobs(jobs: Sequence[Job], processes: int) -> list[CheckedRun]:
+    """Raises ``UsageError`` of the first job, in their order, that could not run."""
+    with ProcessPoolExecutor(min(processes, len(jobs)), mp_context=fork_server()) as executor:
+        return list(executor.map(check_job, jobs))
+
+
+def run_jobs(
+    jobs: Sequence[Job], slots: Slots, on_end: Callable[[Ended], None], say: Callable[[str], None]
+) -> list[Ended]:
+    """Run those of ``jobs`` that have not finished; ``on_end`` is called for each as it ends.
+
+    Raises ``Interrupted`` after a stop signal, once every running job has finished its step.
+    """
+    context = fork_server()
+    waiting = [job for job in jobs if read_outcome(job.run_dir).get("state") != FINISHED]
+    running: dict[int, tuple[Job, ForkServerProcess, int, float]] = {}
+    ended: list[Ended] = []
+    with stop_on_signals() as stop:
+
+        def ask() -> None:
+            for _, process, _, _ in running.values():
+                if process.pid is not None:
+                    _signal(process.pid)
+
+        stop.finish_first(ask, say)
+        try:
+            while running or (waiting and stop.number is None):
+                while waiting and stop.number is None and len(running) < slots.processes:
+                    job, slot = waiting.pop(0), _free_slot(running, slots)
+                    (job.run_dir / OUTCOME_FILE).unlink(missing_ok=True)
+                    process = context.Process(target=run_job, args=(job, slots.gpus[slot]))
+                    process.start()
+                    running[process.sentinel] = (job, process, slot, time.perf_counter())
+                for sentinel in wait(list(running), timeout=_LOOK_S):
+                    job, process, _, started = running.pop(sentinel)  # type: ignore[arg-type]
+                    process.join()
+                    if stop.number is None or read_outcome(job.run_dir):
+                        ended.append(_ended(job, process.exitcode or 0, time.perf_counter() - started))
+                        on_end(ended[-1])
+        finally:
+            for _, process, _, _ in running.values():
+                process.kill()
+        if stop.number is not None:
+            raise Interrupted(stop.number)
+    return ended
+
+
+def _free_slot(running: dict[int, tuple[Job, ForkServerProcess, int, float]], slots: Slots) -> int:
+    taken = {slot for _, _, slot, _ in running.values()}
+    return next(slot for slot in range(slots.processes) if slot not in taken)
+
+
+def _ended(job: Job, code: int, wall_s: float) -> Ended:
+    outcome = read_outcome(job.run_dir)
+    if outcome.get("state") == FINISHED:
+        return Ended(job=job, reason="", wall_s=wall_s)
+    reason = str(outcome.get("reason") or f"its process ended early ({describe_exit(code)})")
+    assert outcome.get("state") in (FAILED, None)
+    return Ended(job=job, reason=reason, wall_s=wall_s)
+
+
+def _signal(pid: int) -> None:
+    try:
+        os.kill(pid, signal.SIGTERM)
+    except ProcessLookupError:
+        return  # it has just ended
