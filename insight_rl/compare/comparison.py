@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -13,6 +12,7 @@ from insight_rl.compare.jobs import FINISHED, Job, OwnCode, read_outcome
 from insight_rl.compare.pairing import check_identities, check_pairs, read_arms, write_arms
 from insight_rl.compare.plan import Plan, run_name
 from insight_rl.compare.plan_record import check_hash, read_plan, read_status, record_plan, write_status
+from insight_rl.compare.report import headline, write_report
 from insight_rl.compare.runner import Ended, Slots, check_jobs, find_slots, run_jobs
 from insight_rl.compare.tables import FinishedRun, Row, curve_rows, primary_value, write_csv, write_tables
 from insight_rl.compare.tuning import COLUMNS, Trial, choose, tuning_rows
@@ -178,10 +178,8 @@ def finish(folder: Path, say: Callable[[str], None]) -> list[Path]:
     check_pairs(runs, read_arms(folder))
     write_status(folder, {**status, "plan_intact": True})
     files = write_tables(runs, setting=plan.setting, folder=folder)
-    # The report is the work of a module of its own.
-    if importlib.util.find_spec("insight_rl.compare.report") is not None:
-        report: Any = importlib.import_module("insight_rl.compare.report")
-        files += report.write_report(folder)
+    files += write_report(folder)
+    say(headline(folder))
     return files
 
 

@@ -105,10 +105,10 @@ class Plan:
         _check_overrides("base", self.base)
         check(self.baseline in self.arms, "baseline", self.baseline, f"must be one of {', '.join(self.arms)}")
         check(
-            is_number(self.smallest_effect) and 0 <= self.smallest_effect < 1,
+            is_number(self.smallest_effect) and 0 < self.smallest_effect < 1,
             "smallest_effect",
             self.smallest_effect,
-            "must be from 0 to below 1 of accuracy",
+            "must lie between 0 and 1 of accuracy",
         )
         check(self.processes is None or self.processes >= 1, "processes", self.processes, "must be at least 1, or null")
         if self.tuning is not None:
