@@ -33,7 +33,7 @@ from insight_rl.rollout.base import Finished, RolloutEngine
 from insight_rl.rollout.groups import collect_groups, roll_out
 from insight_rl.run_stops import stop_if_logprobs_diverge
 from insight_rl.seeding import derive_seed
-from insight_rl.selector.base import Selector
+from insight_rl.selector.base import ChoosesRollouts, Selector
 from insight_rl.step_metrics import gate_metrics, reward_metrics, rollout_metrics
 from insight_rl.types import Group, Metrics, Prompt, Sampling
 
@@ -185,7 +185,8 @@ class Trainer:
     @phase("rollout")
     def roll_out(self, prompts: Sequence[Prompt], *, seed: int) -> Finished:
         sampling = dataclasses.replace(self.settings.sampling, seed=seed)
-        return roll_out(self.rollout, self.judge, prompts, sampling)
+        rollouts_P = self.selector.last_rollouts() if isinstance(self.selector, ChoosesRollouts) else None
+        return roll_out(self.rollout, self.judge, prompts, sampling, rollouts_P)
 
     @phase("reward")
     def reward(self, prompts: Sequence[Prompt], finished: Finished) -> list[Group]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
+from insight_rl.errors import check
 from insight_rl.types import Metrics, Outcome, Prompt
 
 
@@ -61,6 +62,20 @@ class ReadsManyBeliefs(Protocol):
 
 
 @runtime_checkable
+class ChoosesRollouts(Protocol):
+    """A selector that also says how often each prompt is rolled out. Without it, and by default, each gets K."""
+
+    @property
+    def varies_rollouts(self) -> bool:
+        """Whether it may say anything but K: not every caller can follow it."""
+        ...
+
+    def last_rollouts(self) -> Sequence[int]:
+        """Rollouts of the prompts that the last ``select`` returned, in its order; 2 or more, on average K."""
+        ...
+
+
+@runtime_checkable
 class TellsItsOrder(Protocol):
     """A selector that can say whether it goes through the whole pool before it comes back to any prompt."""
 
@@ -74,3 +89,9 @@ class FollowsItsRun(Protocol):
     def monitor(self) -> Any:
         """A :class:`~insight_rl.monitor.base.Monitor` to add to those of the run."""
         ...
+
+
+def check_rollouts_even(selector: object, caller: str) -> None:
+    """Raise ``UsageError`` for a selector that varies the rollouts per prompt, which ``caller`` cannot follow."""
+    varies = isinstance(selector, ChoosesRollouts) and selector.varies_rollouts
+    check(not varies, "selector.rollout_budget", "knapsack", f"{caller} rolls out every prompt K times; take even")

@@ -22,6 +22,7 @@ from insight_rl.selector.guards import Guards
 from insight_rl.selector.indexed_pool import IndexedPool
 from insight_rl.selector.pool import BeliefPool
 from insight_rl.selector.prior import Prior, PriorSource
+from insight_rl.selector.rollout_budget import RolloutBudget
 from insight_rl.selector.verifier_error import VerifierError
 from insight_rl.types import Metrics, Outcome, Prompt
 
@@ -48,6 +49,7 @@ class BeliefSelector:
         verifier_error: float | str | Sequence[float] | None = None,
         candidate_ratio: float | None = 16,
         guards: Guards | None = None,
+        rollout_budget: str = "even",
         **score_settings: Any,
     ) -> None:
         self._prior = Prior(
@@ -69,6 +71,7 @@ class BeliefSelector:
         self._forgetting = float(forgetting)
         self._candidate_ratio = candidate_ratio
         self._guards = Guards() if guards is None else guards
+        self._rollout_budget = RolloutBudget(rollout_budget)
         self._evidence = Evidence(evidence)
         self._verifier_error = VerifierError(verifier_error)
         check(
@@ -86,6 +89,7 @@ class BeliefSelector:
         self._verifier_error.reset()
         self._step = 0
         self._last_scores = np.empty(0)
+        self._last_rollouts = np.empty(0, np.int64)
         self._score_sum, self._num_scored = 0.0, 0
         self._step_metrics: dict[str, float] = {}
         self.last_decision: Decision | None = None
@@ -117,6 +121,8 @@ class BeliefSelector:
         )
         self._decisions.append(self.last_decision)
         self._last_scores = scores[chosen]
+        beliefs = self._pool.prior.beyond_chance(alpha[chosen], beta[chosen], candidates[chosen])
+        self._last_rollouts = self._rollout_budget.divide(*beliefs, self._num_rollouts)
         if not np.isnan(self._last_scores).any():
             self._score_sum += float(self._last_scores.sum())
             self._num_scored += len(chosen)
@@ -144,6 +150,13 @@ class BeliefSelector:
 
     def last_scores(self) -> Sequence[float]:
         return self._last_scores.tolist()
+
+    @property
+    def varies_rollouts(self) -> bool:
+        return self._rollout_budget.rule != "even"
+
+    def last_rollouts(self) -> Sequence[int]:
+        return self._last_rollouts.tolist()
 
     def take_decisions(self) -> list[Decision]:
         """The decisions made since the last call, in order. :meth:`observe` discards any that were not taken."""
@@ -254,6 +267,7 @@ class BeliefSelector:
             "rng": self._rng.bit_generator.state,
             "step": self._step,
             "last_scores": self._last_scores.copy(),
+            "last_rollouts": self._last_rollouts.copy(),
             "score_sum": self._score_sum,
             "num_scored": self._num_scored,
             "step_metrics": dict(self._step_metrics),
@@ -271,5 +285,6 @@ class BeliefSelector:
         self._rng.bit_generator.state = state["rng"]
         self._step = int(state["step"])
         self._last_scores = np.array(state["last_scores"], np.float64)
+        self._last_rollouts = np.array(state["last_rollouts"], np.int64)
         self._score_sum, self._num_scored = float(state["score_sum"]), int(state["num_scored"])
         self._step_metrics = dict(state["step_metrics"])

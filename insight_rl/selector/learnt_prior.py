@@ -68,6 +68,11 @@ class LearntPoolPrior(PoolPrior):
 
     def observe(self, indices: np.ndarray, successes: Floats, judged: Floats) -> None:
         codes = np.zeros(len(indices), np.int64) if self.codes is None else self.codes[indices].astype(np.int64)
+        missing = int(judged.max(initial=0)) + 1 - self._seen.shape[2]
+        if missing > 0:  # more rollouts than K, by a budget rule
+            self._seen, self._pseudo = (
+                np.pad(each, ((0, 0), (0, 0), (0, missing))) for each in (self._seen, self._pseudo)
+            )
         self._seen *= self._memory
         for seen, counts in zip(self._seen, (successes, judged - successes, judged), strict=True):
             _add(seen, codes, counts)
@@ -91,6 +96,8 @@ class LearntPoolPrior(PoolPrior):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.alphas, self.betas = (np.array(state[name], np.float64) for name in ("alphas", "betas"))
         self._seen = np.array(state["seen"], np.float64)
+        missing = self._seen.shape[2] - self._pseudo.shape[2]
+        self._pseudo = np.pad(self._pseudo, ((0, 0), (0, 0), (0, max(missing, 0))))
 
 
 def _add(seen: Floats, codes: np.ndarray, counts: Floats) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 
 from insight_rl.build import build_part
 from insight_rl.seeding import derive_seed
+from insight_rl.selector.base import check_rollouts_even
 from insight_rl.simulation.experiment import CURVES, SimulatedLearner, SimulatedSelector, run, withholding
 from insight_rl.simulation.oracle import OracleSelector
 from insight_rl.simulation.settings import SimulationConfig, compose_simulation
@@ -33,6 +34,7 @@ def simulated_run(overrides: Sequence[str], seed: int) -> list[Row]:
     config = compose_simulation(overrides)
     learner: SimulatedLearner = build_part("synthetic_learner", config.synthetic_learner)
     chosen: SimulatedSelector = OracleSelector(learner) if config.oracle else build_part("selector", config.selector)
+    check_rollouts_even(chosen, "a simulation")
     gate = build_part("gate", config.gate)
     seed = derive_seed(seed, "simulation")
     learner.open(num_prompts=config.num_prompts, seed=derive_seed(seed, "pool"))
