@@ -40,5 +40,9 @@ def check_reward_fits(reward: RewardFn, prompts: Sequence[Prompt], *, target: st
 
 def _can_judge(name: str, answer: Any) -> bool:
     node = OmegaConf.to_container(compose_config([f"reward={name}"]).reward)
-    reward: RewardFn = build_part("reward", node)
+    try:
+        reward: RewardFn = build_part("reward", node)
+    except UsageError:
+        # Its package is not installed: nothing to recommend.
+        return False
     return reward.explain_unusable(answer) is None

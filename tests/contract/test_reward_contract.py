@@ -29,6 +29,11 @@ CASES = {
     ],
 }
 CASES["by_task"] = [case for cases in CASES.values() for case in cases]
+CASES["reasoning_gym"] = [
+    ("reasoning_gym", {"generator": "chain_sum", "answer": "17"}, "<answer>17</answer>", "<answer>18</answer>"),
+    ("reasoning_gym", {"generator": "caesar_cipher", "answer": "SO"}, "<answer>SO</answer>", "<answer>NO</answer>"),
+    ("reasoning_gym", CASES["countdown"][0][1] | {"generator": "countdown"}, *CASES["countdown"][0][2:]),
+]
 HOSTILE = ["", " ", "\\boxed{", "9" * 50_000, "(" * 5_000, "\\frac" * 5_000, "A" * 50_000, "\x00\ud800", "$" * 999]
 
 

@@ -1,0 +1,193 @@
+"""``task=reasoning_gym``: pools of known difficulty, made by the generators of reasoning-gym.
+
+Each part of the pool is a generator with settings that fix its difficulty; the prompt says part, generator and level in
+its metadata. Which problems are drawn depends on the settings and ``task.seed`` alone, in every process and on every
+machine. Which generators are allowed, and why not all: :mod:`insight_rl.reward.reasoning_gym_review`.
+
+Library: https://github.com/open-thought/reasoning-gym ; the import is deferred, so that the package need not be there.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import functools
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from insight_rl.errors import UsageError, check, is_number
+from insight_rl.reward.reasoning_gym_review import COUNTDOWN, check_generator, check_installed
+from insight_rl.seeding import derive_seed
+from insight_rl.task.base import Messages, PromptEncoder
+from insight_rl.task.countdown import bare_prompt
+from insight_rl.task.countdown_problems import CountdownProblem
+from insight_rl.task.shares import split_by_shares
+from insight_rl.types import PROMPT_STYLES, Prompt
+
+NAME = "reasoning_gym"
+
+INSTRUCTION = (
+    "Reason step by step inside <think> </think> tags. Then give only the final answer inside <answer> </answer> tags."
+)
+
+MAX_PROBLEMS = 10**6
+MAX_DRAWS = 20
+"""Draws per problem that is wanted, before the settings count as too narrow for so many different ones."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Drawn:
+    """A problem as its generator made it."""
+
+    key: str
+    """What makes it a problem of its own: the question, or for Countdown the numbers in any order and the target."""
+    question: str
+    bare: str
+    """The shortest form of the question, for models that know no words."""
+    answer: str
+    """JSON of ``Prompt.answer``: what several pools share must not change."""
+
+
+class ReasoningGymTask:
+    """A pool of ``num_train`` problems and ``num_test`` held-out ones, in the shares of ``parts``.
+
+    ``parts`` maps a name to ``{generator, level, share, settings}``: a generator's name, the level of difficulty that
+    its prompts carry (a number that you choose; higher is harder), its share of the pool (shares add up to 1) and the
+    generator's own settings. ``instruction`` follows the question in style ``chat``.
+
+    Example: ``parts={"two_terms": {"generator": "chain_sum", "level": 1, "share": 1.0, "settings": {"min_terms": 2,
+    "max_terms": 2}}}`` makes prompts with ``metadata={"part": "two_terms", "generator": "chain_sum", "level": 1}``.
+    """
+
+    name = NAME
+
+    def __init__(
+        self,
+        *,
+        style: str,
+        num_train: int,
+        num_test: int,
+        seed: int,
+        parts: Mapping[str, Mapping[str, Any]],
+        instruction: str = INSTRUCTION,
+    ) -> None:
+        check(style in PROMPT_STYLES, "task.style", style, f"use one of {', '.join(PROMPT_STYLES)}")
+        for key, number in (("num_train", num_train), ("num_test", num_test)):
+            is_whole = type(number) is int and 1 <= number <= MAX_PROBLEMS
+            check(is_whole, f"task.{key}", number, f"use an integer from 1 to {MAX_PROBLEMS}")
+        check(type(seed) is int and seed >= 0, "task.seed", seed, "use an integer of at least 0")
+        check(isinstance(parts, Mapping) and len(parts) > 0, "task.parts", parts, "name at least one part")
+        for name, part in parts.items():
+            _check_part(f"task.parts.{name}", part)
+        shares = {name: float(part["share"]) for name, part in parts.items()}
+        check(abs(sum(shares.values()) - 1) < 1e-6, "task.parts.*.share", shares, "let the shares add up to 1")
+        check_installed("task")
+        self.style = style
+        self.num_train = num_train
+        self.num_test = num_test
+        self.seed = seed
+        self.parts = {name: dict(part) for name, part in parts.items()}
+        self.shares = shares
+        self.instruction = instruction
+
+    def train_prompts(self, encoder: PromptEncoder) -> list[Prompt]:
+        return self._prompts(encoder, held_out=False)
+
+    def test_prompts(self, encoder: PromptEncoder) -> list[Prompt]:
+        return self._prompts(encoder, held_out=True)
+
+    def _prompts(self, encoder: PromptEncoder, *, held_out: bool) -> list[Prompt]:
+        num_test = split_by_shares(self.num_test, self.shares)
+        num_train = split_by_shares(self.num_train, self.shares)
+        prompts: list[Prompt] = []
+        seen: set[str] = set()
+        for name, part in self.parts.items():
+            settings = json.dumps(part["settings"], sort_keys=True)
+            wanted = num_test[name] + num_train[name]
+            drawn = _draw(name, part["generator"], settings, derive_seed(self.seed, NAME, name), wanted)
+            # Test problems first, so that a larger pool leaves them as they are. Two parts may overlap: the first keeps
+            # a problem that both have made, whichever half it is in.
+            chosen = drawn[: num_test[name]] if held_out else drawn[num_test[name] :]
+            metadata = {"part": name, "generator": part["generator"], "level": part["level"]}
+            prompts += [self._prompt(problem, metadata, encoder) for problem in chosen if problem.key not in seen]
+            seen.update(problem.key for problem in drawn)
+        return prompts
+
+    def _prompt(self, problem: _Drawn, metadata: Mapping[str, Any], encoder: PromptEncoder) -> Prompt:
+        text, token_ids = encoder.encode(self._wording(problem))
+        digest = hashlib.blake2b(problem.key.encode(), digest_size=8).hexdigest()
+        return Prompt(
+            id=f"{NAME}/{metadata['generator']}/{digest}",
+            task=NAME,
+            text=text,
+            token_ids=token_ids,
+            answer=json.loads(problem.answer),
+            metadata=dict(metadata),
+        )
+
+    def _wording(self, problem: _Drawn) -> str | Messages:
+        if self.style == "bare":
+            return problem.bare
+        return [{"role": "user", "content": f"{problem.question}\n\n{self.instruction}"}]
+
+
+def _check_part(key: str, part: Any) -> None:
+    needed = {"generator", "level", "share", "settings"}
+    check(isinstance(part, Mapping) and set(part) == needed, key, part, f"give exactly {', '.join(sorted(needed))}")
+    check_generator(f"{key}.generator", part["generator"])
+    check(is_number(part["level"]), f"{key}.level", part["level"], "use a number; higher is harder")
+    share = part["share"]
+    check(is_number(share) and 0 < share <= 1, f"{key}.share", share, "use a number above 0 and at most 1")
+    check(isinstance(part["settings"], Mapping), f"{key}.settings", part["settings"], "use the generator's settings")
+
+
+@functools.lru_cache(maxsize=64)
+def _draw(part: str, generator: str, settings: str, seed: int, wanted: int) -> tuple[_Drawn, ...]:
+    """``wanted`` different problems, in the order of their numbers. Kept, since training and test ask for the same."""
+    dataset = _dataset(f"task.parts.{part}.settings", generator, json.loads(settings), seed)
+    drawn: dict[str, _Drawn] = {}
+    for number in range(MAX_DRAWS * wanted):
+        try:
+            entry = dataset[number]
+        except ValueError:
+            # A generator that rejects its own draws gives up after a number of them.
+            continue
+        problem = _read(generator, entry)
+        drawn.setdefault(problem.key, problem)
+        if len(drawn) == wanted:
+            return tuple(drawn.values())
+    raise UsageError(
+        f"task.parts.{part}.settings={json.loads(settings)}: {generator} makes only {len(drawn)} different problems "
+        f"with them, and {wanted} are wanted; widen them, or lower task.num_train, task.num_test or the part's share"
+    )
+
+
+def _dataset(key: str, generator: str, settings: Mapping[str, Any], seed: int) -> Any:
+    from reasoning_gym.factory import DATASETS
+
+    dataset, config = DATASETS[check_generator(key, generator)]
+    allowed = [field.name for field in dataclasses.fields(config) if field.name not in ("seed", "size")]
+    for name in settings:
+        close = difflib.get_close_matches(name, allowed, n=1) or allowed
+        check(name in allowed, f"{key}.{name}", settings[name], f"{generator} has {', '.join(close)}")
+    try:
+        # The size is a number that the library keeps and does not need.
+        made = config(**settings, seed=seed, size=MAX_PROBLEMS)
+        return dataset(made)
+    except (AssertionError, TypeError, ValueError) as error:
+        raise UsageError(f"{key}={dict(settings)}: {generator} does not take them: {error}") from error
+
+
+def _read(generator: str, entry: Mapping[str, Any]) -> _Drawn:
+    question = entry["question"]
+    if generator == COUNTDOWN:
+        numbers, target = entry["metadata"]["numbers"], entry["metadata"]["target"]
+        answer = {"generator": generator, "numbers": numbers, "target": target}
+        problem = CountdownProblem(tuple(numbers), target)
+        key, bare = json.dumps(problem.key), bare_prompt(problem)
+        return _Drawn(key=key, question=question, bare=bare, answer=json.dumps(answer))
+    answer = {"generator": generator, "answer": entry["answer"]}
+    return _Drawn(key=question, question=question, bare=f"{question}\n\nAnswer:\n", answer=json.dumps(answer))
