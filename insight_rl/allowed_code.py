@@ -29,6 +29,8 @@ PART_MODULES = (
     "insight_rl.rollout",
     "insight_rl.selector",
     "insight_rl.selector_service.client",
+    "insight_rl.simulation.pass_rate_learner",
+    "insight_rl.simulation.pass_rates",
     "insight_rl.simulation.synthetic_learner",
     "insight_rl.task",
     "insight_rl.weight_sync",

@@ -247,6 +247,18 @@ class BeliefSelector:
         for each in outcomes:
             self._pool.pending.pop(each.prompt_id, None)
 
+    def withhold(self, prompt_ids: Sequence[str]) -> None:
+        """Keep these prompts from being selected until :meth:`release`, as if their rollouts were under way.
+
+        For prompts that are part of the pool from the start but arrive later. Saved with the selector's state.
+        """
+        self._pool.pending.update({prompt_id: self._pool.index_of(prompt_id) for prompt_id in prompt_ids})
+
+    def release(self, prompt_ids: Sequence[str]) -> None:
+        """Let these prompts be selected."""
+        for prompt_id in prompt_ids:
+            self._pool.pending.pop(prompt_id, None)
+
     def belief(self, prompt_id: str) -> tuple[float, float]:
         return self.beliefs([prompt_id])[0]
 

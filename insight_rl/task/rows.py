@@ -47,10 +47,12 @@ class RowSource:
     hub: HubName | None
     streaming: bool = False
     """Hub rows are read as they are needed instead of downloading the whole set first."""
+    path_key: str | None = None
+    """The setting that names ``path``, where it is not ``<setting>_path``."""
 
     def __str__(self) -> str:
         if self.path is not None:
-            return f"{self.setting}_path={self.path}"
+            return f"{self.path_key or self.setting + '_path'}={self.path}"
         return f"{self.setting}_hub={self.hub}"
 
     def numbered_rows(self, columns: Collection[str]) -> Iterator[tuple[int, Row]]:
