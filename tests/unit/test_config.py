@@ -15,8 +15,8 @@ PARTS = ("task", "selector", "gate", "rollout", "reward", "algorithm", "learner"
 OPTIONS = [
     (group.name, option.stem)
     for group in sorted(conf_dir().iterdir())
-    # Synthetic learners belong to conf/simulate.yaml.
-    if group.is_dir() and group.name != "synthetic_learner"
+    # These belong to conf/simulate.yaml and conf/compare.yaml.
+    if group.is_dir() and group.name not in ("synthetic_learner", "pool", "compare")
     for option in sorted(group.glob("*.yaml"))
 ]
 
