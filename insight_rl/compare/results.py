@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -73,10 +74,11 @@ class Plan:
     budget_size: float
     smallest_effect: float
     """In accuracy: 0.01 is one point."""
-    exclusions: tuple[str, ...]
+    exclusions: Mapping[str, str]
+    """Runs that the plan leaves out, and why."""
     matches_hash: bool
     """Whether plan.yaml still has the hash that was written before the first run."""
-    raw: Mapping[str, Any]
+    sha256: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,6 +94,11 @@ class Results:
     costs: Mapping[tuple[str, int], Mapping[str, float]]
     """By selector and seed: the totals of the run; columns that were empty are left out."""
     tuning: Sequence[Mapping[str, str]]
+    failed: Mapping[str, str]
+    """Runs that failed, and why."""
+    changes: Sequence[str]
+    """What was changed after the first run, a sentence each."""
+    versions: Mapping[str, str]
 
     @property
     def selectors(self) -> tuple[str, ...]:
@@ -111,6 +118,8 @@ def load_results(folder: Path) -> Results:
     """
     check(folder.is_dir(), "report", str(folder), "is not a folder; give the output_dir of a comparison")
     plan = read_plan(folder)
+    status = _json(folder / "status.json")
+    failed, changes = status.get("failed"), status.get("changes")
     return Results(
         folder=folder,
         plan=plan,
@@ -118,6 +127,9 @@ def load_results(folder: Path) -> Results:
         problems=_problems(folder / "problems.csv"),
         costs=_costs(folder / "costs.csv"),
         tuning=_rows(folder / "tuning.csv", required=()) if (folder / "tuning.csv").is_file() else (),
+        failed={str(run): str(reason) for run, reason in failed.items()} if isinstance(failed, dict) else {},
+        changes=tuple(map(str, changes)) if isinstance(changes, list) else (),
+        versions={name: str(version) for name, version in _json(folder / "versions.json").items()},
     )
 
 
@@ -148,9 +160,9 @@ def read_plan(folder: Path) -> Plan:
         budget_axis=cast(Axis, _one_of(budget, "axis", AXES, path)),
         budget_size=_number(budget, "size", path),
         smallest_effect=_number(raw, "smallest_effect", path),
-        exclusions=tuple(map(str, raw.get("exclusions") or ())),
+        exclusions={str(run): str(reason) for run, reason in _mapping(raw, "exclusions", path).items()},
         matches_hash=_hash_matches(folder, content),
-        raw=raw,
+        sha256=hashlib.sha256(content).hexdigest(),
     )
     check(plan.baseline in plan.arms, f"{path}: baseline", plan.baseline, f"is none of the arms {', '.join(plan.arms)}")
     check(plan.smallest_effect > 0, f"{path}: smallest_effect", plan.smallest_effect, "must be above 0")
@@ -211,6 +223,16 @@ def _costs(path: Path) -> dict[tuple[str, int], dict[str, float]]:
             }
             costs[_run_of(row, path, number)] = totals
     return costs
+
+
+def _json(path: Path) -> dict[str, Any]:
+    """Empty where there is no such file: what it tells is then told as unknown."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{path}: cannot be read ({type(error).__name__}); delete it") from error
+    check(isinstance(found, dict), str(path), found, "must hold keys and values; delete it")
+    return cast("dict[str, Any]", found)
 
 
 def _rows(path: Path, *, required: Sequence[str]) -> list[dict[str, str]]:

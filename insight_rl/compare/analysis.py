@@ -1,0 +1,281 @@
+"""From the curves of a comparison to its verdicts: scores at equal budgets, paired differences, speed-ups.
+
+One metric on one axis is primary, by the plan; it alone decides, with Holm's correction over the arms. Everything else
+is exploratory: reported with plain intervals.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+
+from insight_rl.compare import statistics as st
+from insight_rl.compare.results import AXES, Axis, Curve, Results
+from insight_rl.compare.speedup import SpeedUp, speed_ups
+
+Metric = Literal["area", "final"]
+Verdict = Literal["better", "worse", "level", "not settled"]
+METRICS: tuple[Metric, ...] = ("area", "final")
+ALPHA = 1 - st.LEVEL
+FEW_SEEDS = 5
+"""Below this number of seeds an interval says little, and the report warns."""
+TOLERANCE = 0.02
+"""A run counts as whole if its last evaluation lies at this share of the budget from its end, or nearer."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Difference:
+    """An arm less the baseline, over the seeds of both, in accuracy (0.01 is one point)."""
+
+    selector: str
+    metric: Metric
+    axis: Axis
+    budget: float
+    """The same for all arms."""
+    num_seeds: int
+    score: float
+    """Mean of the arm over its seeds."""
+    mean: float
+    deviation: float
+    """Standard deviation (n - 1) of the paired differences; nan for one seed."""
+    interval: st.Interval
+    """Student's t."""
+    bootstrap: st.Interval
+    """Over seeds."""
+    p: float
+    p_equivalent: float
+    """Of the two one-sided tests that the difference is below the smallest effect of interest."""
+    improvement: float
+    """P(X > Y): a run of the arm beats a run of the baseline, any seed against any."""
+    improvement_interval: st.Interval
+    smallest_effect: float
+    p_holm: float = math.nan
+    p_equivalent_holm: float = math.nan
+
+    @property
+    def is_exact(self) -> bool:
+        """Whether the arm is the baseline run by run."""
+        return self.num_seeds > 1 and self.deviation == 0 and self.mean == 0
+
+    @property
+    def verdict(self) -> Verdict:
+        """What may be said. ``better`` and ``worse`` need Holm's p and an interval without 0 from t and bootstrap."""
+        is_clear = self.p_holm < ALPHA and not self.interval.holds(0.0) and not self.bootstrap.holds(0.0)
+        if is_clear:
+            return "better" if self.mean > 0 else "worse"
+        return "level" if self.is_within_margin else "not settled"
+
+    @property
+    def is_within_margin(self) -> bool:
+        """Whether a difference beyond the smallest effect of interest is ruled out."""
+        return self.p_equivalent_holm < ALPHA
+
+    @property
+    def seeds_needed(self) -> int | None:
+        """Pairs with which the smallest effect of interest would be found with 80 %; None: unknown or above 10,000."""
+        if math.isnan(self.deviation):
+            return None
+        return st.seeds_needed(self.deviation, self.smallest_effect)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arm:
+    """One arm by the primary metric."""
+
+    selector: str
+    seeds: tuple[int, ...]
+    scores_S: np.ndarray
+    interquartile_mean: float
+    interquartile_interval: st.Interval
+
+
+@dataclass(frozen=True, kw_only=True)
+class Analysis:
+    """All that the report shows of one comparison."""
+
+    results: Results
+    budgets: Mapping[Axis, float]
+    """The largest budget that every whole run has reached; all numbers on the axis are taken there."""
+    limits: Mapping[Axis, str]
+    """The arm that ends first on the axis."""
+    curves: Mapping[str, Mapping[int, Curve]]
+    """The whole runs, by selector and seed."""
+    short: Sequence[tuple[str, int, float]]
+    """Runs that ended early: selector, seed, share of the budget. They are in no number."""
+    arms: Sequence[Arm]
+    differences: Mapping[tuple[Metric, Axis], Sequence[Difference]]
+    problem_intervals: Mapping[str, tuple[float, st.Interval, bool]]
+    """By selector, accuracy at the last evaluation: mean difference, its interval over seeds and problems, and whether
+    the problems are the same at every seed."""
+    speed_ups: Sequence[SpeedUp]
+
+    @property
+    def primary(self) -> Sequence[Difference]:
+        """The differences that decide, in the plan's order."""
+        plan = self.results.plan
+        return self.differences[plan.metric, plan.axis]
+
+    @property
+    def num_seeds(self) -> int:
+        """Of the arm that has the fewest."""
+        return min(len(runs) for runs in self.curves.values())
+
+    def speed_up(self, selector: str, axis: Axis, target: str = "final") -> SpeedUp | None:
+        wanted = (selector, axis, target)
+        return next((s for s in self.speed_ups if (s.selector, s.axis, s.target) == wanted), None)
+
+
+def analyse(results: Results) -> Analysis:
+    """Compute everything. Raises ``UsageError`` if the baseline has no whole run."""
+    from insight_rl.errors import check
+
+    plan = results.plan
+    curves, short = _whole_runs(results)
+    check(
+        plan.baseline in curves,
+        "baseline",
+        plan.baseline,
+        f"has no run in {results.folder} that went through its budget; finish the comparison first",
+    )
+    budgets, limits = _common_budgets(results, curves)
+    differences: dict[tuple[Metric, Axis], Sequence[Difference]] = {}
+    for metric in METRICS:
+        for axis in AXES:
+            scores = {name: scores_of(runs, metric, axis, budgets[axis]) for name, runs in curves.items()}
+            found = [
+                difference(name, scores[name], scores[plan.baseline], metric, axis, budgets[axis], plan.smallest_effect)
+                for name in curves
+                if name != plan.baseline and scores[name].keys() & scores[plan.baseline].keys()
+            ]
+            differences[metric, axis] = _corrected(found)
+    baseline = curves[plan.baseline]
+    return Analysis(
+        results=results,
+        budgets=budgets,
+        limits=limits,
+        curves=curves,
+        short=short,
+        arms=[_arm(name, scores_of(runs, plan.metric, plan.axis, budgets[plan.axis])) for name, runs in curves.items()],
+        differences=differences,
+        problem_intervals=_problem_intervals(results, curves),
+        speed_ups=[
+            each for name, runs in curves.items() if name != plan.baseline for each in speed_ups(runs, baseline)
+        ],
+    )
+
+
+def scores_of(runs: Mapping[int, Curve], metric: Metric, axis: Axis, budget: float) -> dict[int, float]:
+    """By seed: the accuracy at ``budget`` of an axis (``final``), or its mean from the start until there (``area``)."""
+    score = st.area if metric == "area" else st.value_at
+    return {seed: score(run.budgets[axis], run.accuracy, budget) for seed, run in runs.items()}
+
+
+def difference(
+    selector: str,
+    arm: Mapping[int, float],
+    baseline: Mapping[int, float],
+    metric: Metric,
+    axis: Axis,
+    budget: float,
+    smallest_effect: float,
+) -> Difference:
+    """Compare an arm's scores with the baseline's, seed by seed. Needs one common seed at least."""
+    seeds = sorted(arm.keys() & baseline.keys())
+    own_S, base_S = np.array([arm[seed] for seed in seeds]), np.array([baseline[seed] for seed in seeds])
+    paired_S = own_S - base_S
+    return Difference(
+        selector=selector,
+        metric=metric,
+        axis=axis,
+        budget=budget,
+        num_seeds=len(seeds),
+        score=float(own_S.mean()),
+        mean=float(paired_S.mean()),
+        deviation=float(np.std(paired_S, ddof=1)) if len(seeds) > 1 else math.nan,
+        interval=st.mean_interval(paired_S),
+        bootstrap=st.seed_bootstrap(paired_S),
+        p=st.t_test(paired_S),
+        p_equivalent=st.equivalence_test(paired_S, smallest_effect),
+        improvement=st.probability_of_improvement(own_S, base_S),
+        improvement_interval=st.improvement_interval(own_S, base_S),
+        smallest_effect=smallest_effect,
+    )
+
+
+def _corrected(found: Sequence[Difference]) -> Sequence[Difference]:
+    different = st.holm({each.selector: each.p for each in found})
+    equivalent = st.holm({each.selector: each.p_equivalent for each in found})
+    return [
+        replace(each, p_holm=different[each.selector], p_equivalent_holm=equivalent[each.selector]) for each in found
+    ]
+
+
+def _whole_runs(results: Results) -> tuple[dict[str, dict[int, Curve]], list[tuple[str, int, float]]]:
+    plan = results.plan
+    curves: dict[str, dict[int, Curve]] = {}
+    short = []
+    for name in results.selectors:
+        for seed, curve in results.of(name).items():
+            run = f"{name}_seed{seed}"
+            if run in plan.exclusions or run in results.failed:
+                continue
+            share = curve.end(plan.budget_axis) / plan.budget_size
+            if share < 1 - TOLERANCE:
+                short.append((name, seed, share))
+            else:
+                curves.setdefault(name, {})[seed] = curve
+    return curves, short
+
+
+def _common_budgets(
+    results: Results, curves: Mapping[str, Mapping[int, Curve]]
+) -> tuple[dict[Axis, float], dict[Axis, str]]:
+    budgets, limits = {}, {}
+    for axis in AXES:
+        ends = {name: min(run.end(axis) for run in runs.values()) for name, runs in curves.items()}
+        limits[axis] = min(ends, key=lambda name: ends[name])
+        budgets[axis] = ends[limits[axis]]
+    axis = results.plan.budget_axis
+    budgets[axis] = min(budgets[axis], results.plan.budget_size)
+    return budgets, limits
+
+
+def _arm(name: str, scores: Mapping[int, float]) -> Arm:
+    values = np.array(list(scores.values()))
+    return Arm(
+        selector=name,
+        seeds=tuple(scores),
+        scores_S=values,
+        interquartile_mean=float(st.interquartile_mean(values)),
+        interquartile_interval=st.stratified_bootstrap([values], st.interquartile_mean),
+    )
+
+
+def _problem_intervals(
+    results: Results, curves: Mapping[str, Mapping[int, Curve]]
+) -> dict[str, tuple[float, st.Interval, bool]]:
+    found = {}
+    baseline = results.plan.baseline
+    for name, runs in curves.items():
+        pairs = [
+            (results.problems[name, seed], results.problems[baseline, seed])
+            for seed in runs
+            if seed in curves[baseline] and {(name, seed), (baseline, seed)} <= results.problems.keys()
+        ]
+        if name == baseline or not pairs or any(own.keys() != base.keys() for own, base in pairs):
+            continue
+        sizes = {len(own) for own, _ in pairs}
+        if len(sizes) > 1:
+            continue
+        names = [sorted(own) for own, _ in pairs]
+        shared = all(each == names[0] for each in names)
+        paired_SP = np.array(
+            [[own[key] - base[key] for key in keys] for keys, (own, base) in zip(names, pairs, strict=True)]
+        )
+        interval = st.seed_and_problem_bootstrap(paired_SP, shared_problems=shared)
+        found[name] = (float(paired_SP.mean()), interval, shared)
+    return found
