@@ -22,6 +22,7 @@ from insight_rl.selector.guards import Guards
 from insight_rl.selector.indexed_pool import IndexedPool
 from insight_rl.selector.pool import BeliefPool
 from insight_rl.selector.prior import Prior, PriorSource
+from insight_rl.selector.retirement import Retirement
 from insight_rl.selector.rollout_budget import RolloutBudget
 from insight_rl.selector.verifier_error import VerifierError
 from insight_rl.types import Metrics, Outcome, Prompt
@@ -49,6 +50,7 @@ class BeliefSelector:
         verifier_error: float | str | Sequence[float] | None = None,
         candidate_ratio: float | None = 16,
         guards: Guards | None = None,
+        retirement: Retirement | None = None,
         rollout_budget: str = "even",
         **score_settings: Any,
     ) -> None:
@@ -71,6 +73,7 @@ class BeliefSelector:
         self._forgetting = float(forgetting)
         self._candidate_ratio = candidate_ratio
         self._guards = Guards() if guards is None else guards
+        self._retirement = Retirement() if retirement is None else retirement
         self._rollout_budget = RolloutBudget(rollout_budget)
         self._evidence = Evidence(evidence)
         self._verifier_error = VerifierError(verifier_error)
@@ -86,6 +89,8 @@ class BeliefSelector:
         self._num_rollouts = num_rollouts
         self._rng = np.random.default_rng(derive_seed(seed, "selector"))
         self._guards.reset()
+        self._retirement.reset()
+        self._retirement.check_reachable(num_rollouts, self._forgetting)
         self._verifier_error.reset()
         self._step = 0
         self._last_scores = np.empty(0)
@@ -99,18 +104,28 @@ class BeliefSelector:
 
     def select(self, num_prompts: int) -> Sequence[Prompt]:
         check(num_prompts >= 1, "trainer.prompts_per_step", num_prompts, "must be at least 1")
-        num_available = len(self._pool) - len(self._pool.pending)
-        return self._select_among(self._draw_candidates(num_prompts), num_prompts, num_available)
+        resting = self._retirement.resting(self._step)
+        num_available = len(self._pool) - len(self._pool.pending) - len(resting)
+        candidates = self._draw_candidates(num_prompts, resting)
+        pending = np.fromiter(self._pool.pending.values(), np.int64)
+        reviews = self._retirement.reviews(self._step, pending, num_prompts)
+        if len(reviews):
+            candidates = np.concatenate([reviews, candidates[~np.isin(candidates, reviews)]])
+        return self._select_among(candidates, num_prompts, num_available, len(reviews))
 
     def select_among(self, prompt_ids: Sequence[str], num_prompts: int) -> Sequence[Prompt]:
         """As :meth:`select`, with these prompts as the candidates; none of them may be waiting for its outcome."""
         candidates = self._rng.permutation(np.array([self._pool.index_of(each) for each in prompt_ids], np.int64))
         return self._select_among(candidates, num_prompts, len(candidates))
 
-    def _select_among(self, candidates: np.ndarray, num_prompts: int, num_available: int) -> Sequence[Prompt]:
+    def _select_among(
+        self, candidates: np.ndarray, num_prompts: int, num_available: int, num_reviews: int = 0
+    ) -> Sequence[Prompt]:
+        """The first ``num_reviews`` candidates are selected whatever their scores."""
         alpha, beta = self._pool.beliefs(candidates)
         scores = self.score_candidates(candidates, alpha, beta)
-        chosen = self._choose(scores, min(num_prompts, len(candidates)))
+        by_score = self._choose(scores[num_reviews:], min(num_prompts, len(candidates)) - num_reviews)
+        chosen = np.append(np.arange(num_reviews), num_reviews + by_score)
         self.last_decision = Decision(
             candidates=candidates,
             alpha=alpha,
@@ -118,6 +133,7 @@ class BeliefSelector:
             scores=scores,
             chosen=chosen,
             num_available=num_available,
+            num_reviews=num_reviews,
         )
         self._decisions.append(self.last_decision)
         self._last_scores = scores[chosen]
@@ -172,6 +188,8 @@ class BeliefSelector:
 
         Uniform selection draws no extra candidates, so there it is M / (available prompts).
         """
+        if decision.num_reviews:
+            return np.append(np.ones(decision.num_reviews), self.propensity(decision.without_reviews()))
         num_chosen = len(decision.chosen)
         if self._score.is_uniform:
             return np.full(len(decision.candidates), num_chosen / max(decision.num_available, 1))
@@ -193,9 +211,9 @@ class BeliefSelector:
     def _scores(self, alpha: np.ndarray, beta: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         return self._score(alpha, beta, num_rollouts=self._num_rollouts, rng=rng)
 
-    def _draw_candidates(self, num_prompts: int) -> np.ndarray:
-        """Uniform candidates. The cap on repeats is relaxed only if a step could not be filled otherwise."""
-        capped = self._guards.capped()
+    def _draw_candidates(self, num_prompts: int, resting: np.ndarray) -> np.ndarray:
+        """Uniform candidates. Neither the cap on repeats nor the rest of mastered prompts may leave a step short."""
+        capped = np.union1d(self._guards.capped(), resting)
         ratio = self._candidate_ratio
         size = len(self._pool) if ratio is None else int(ratio * num_prompts)
         candidates = self._pool.draw_available(size, self._rng, capped)
@@ -244,6 +262,8 @@ class BeliefSelector:
             step=self._step,
             verifier_error=self._verifier_error,
         )
+        judged_indices = indices[judged > 0]
+        self._step_metrics |= self._retirement.observe(judged_indices, *self._pool.beliefs(judged_indices), self._step)
         for each in outcomes:
             self._pool.pending.pop(each.prompt_id, None)
 
@@ -274,6 +294,7 @@ class BeliefSelector:
         return {
             "pool": self._pool.state_dict(),
             "guards": self._guards.state_dict(),
+            "retirement": self._retirement.state_dict(),
             "verifier_error": self._verifier_error.state_dict(),
             "num_rollouts": self._num_rollouts,
             "rng": self._rng.bit_generator.state,
@@ -292,6 +313,7 @@ class BeliefSelector:
             raise ValueError(f"the saved selector state lacks {sorted(missing)}; the checkpoint is damaged or foreign")
         self._pool.load_state_dict(state["pool"])
         self._guards.load_state_dict(state["guards"])
+        self._retirement.load_state_dict(state["retirement"])
         self._verifier_error.load_state_dict(state["verifier_error"])
         self._num_rollouts = int(state["num_rollouts"])
         self._rng.bit_generator.state = state["rng"]

@@ -22,7 +22,21 @@ class Decision:
     chosen: np.ndarray
     """Which candidates were selected: positions in the arrays of this object, best first."""
     num_available: int
-    """Prompts that could have been candidates: the whole pool without those that are being rolled out."""
+    """Prompts that could have been candidates: the whole pool without those that are being rolled out, or resting."""
+    num_reviews: int = 0
+    """The first so many candidates are mastered prompts under review, selected whatever their scores."""
+
+    def without_reviews(self) -> Decision:
+        """The part of it that the rule decided."""
+        first = self.num_reviews
+        return Decision(
+            candidates=self.candidates[first:],
+            alpha=self.alpha[first:],
+            beta=self.beta[first:],
+            scores=self.scores[first:],
+            chosen=self.chosen[first:] - first,
+            num_available=self.num_available - first,
+        )
 
 
 def top(scores: np.ndarray, size: int) -> np.ndarray:
