@@ -8,17 +8,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from insight_rl.compare.jobs import FINISHED, Job, OwnCode, read_outcome
-from insight_rl.compare.pairing import check_identities, check_pairs, read_arms, write_arms
+from insight_rl.compare.jobs import FINISHED, Ended, Job, OwnCode, read_outcome
+from insight_rl.compare.pairing import check_identities, check_pairs, check_simulated_pairs, read_arms, write_arms
 from insight_rl.compare.plan import Plan, run_name
 from insight_rl.compare.plan_record import check_hash, read_plan, read_status, record_plan, write_status
 from insight_rl.compare.report import headline, write_report
-from insight_rl.compare.runner import Ended, Slots, check_jobs, find_slots, run_jobs
+from insight_rl.compare.runner import Slots, check_jobs, find_slots, run_jobs
+from insight_rl.compare.simulations import check_simulation, read_curve, simulate_jobs
 from insight_rl.compare.tables import FinishedRun, Row, curve_rows, primary_value, write_csv, write_tables
 from insight_rl.compare.tuning import COLUMNS, Trial, choose, tuning_rows
 from insight_rl.errors import Interrupted, RunStopped
 from insight_rl.files import lock_folder
 from insight_rl.monitor.records import METRICS_FILE, read_records
+from insight_rl.nested import flatten
 
 RUNS, TUNING, STARTS = "runs", "tuning", "starts"
 TUNING_FILE = "tuning.csv"
@@ -55,18 +57,26 @@ class Comparison:
                 raise
             return finish(self.folder, self.say)
 
+    @property
+    def is_simulated(self) -> bool:
+        return self.plan.kind == "simulate"
+
     def check_and_record(self) -> None:
         """Everything that can be wrong is found here; only then is the plan written, before the first run."""
         for notice in self.plan.notices():
             self.say(f"warning: {notice}")
-        self.slots: Slots = find_slots(self.plan.processes)
+        self.slots: Slots = find_slots(self.plan.processes, use_gpus=not self.is_simulated)
         first = self.plan.seeds.first
         jobs = [self._job(arm, first, ()) for arm in self.plan.arms]
-        checked = check_jobs(jobs, self.slots.processes)
-        check_identities({job.arm: run.identity for job, run in zip(jobs, checked, strict=True)})
+        if self.is_simulated:
+            configs = {job.arm: flatten(check_simulation(job)) for job in jobs}
+        else:
+            checked = check_jobs(jobs, self.slots.processes)
+            check_identities({job.arm: run.identity for job, run in zip(jobs, checked, strict=True)})
+            configs = {job.arm: run.config for job, run in zip(jobs, checked, strict=True)}
         for change in record_plan(self.plan, self.folder):
             self.say(f"changed since the first run: {change}")
-        write_arms(self.folder, {job.arm: run.config for job, run in zip(jobs, checked, strict=True)})
+        write_arms(self.folder, configs)
 
     def tune(self) -> dict[str, Any]:
         """The tuned value of each arm; empty where nothing is tuned. Writes ``tuning.csv``."""
@@ -127,9 +137,11 @@ class Comparison:
             left_s = (time.monotonic() - begun) / so_far * (len(todo) - so_far)
             self.say(
                 f"[{done:{len(str(len(jobs)))}}/{len(jobs)}] {ended.job.name}: {self._accuracy(ended)}, "
-                f"{ended.wall_s:.0f} s; {_duration(left_s)} left"
+                f"{_duration(ended.wall_s)}; {_duration(left_s)} left"
             )
 
+        if self.is_simulated:
+            return simulate_jobs(todo, self.slots.processes, tell, self.say)
         return run_jobs(todo, self.slots, tell, self.say)
 
     def _job(self, arm: str, seed: int, more: Sequence[str], *, folder: str = RUNS, name: str | None = None) -> Job:
@@ -138,7 +150,7 @@ class Comparison:
             name=name,
             arm=arm,
             seed=seed,
-            overrides=(*self.plan.base, *self.plan.arms[arm], *more),
+            overrides=(*self.plan.base, *self.plan.overrides[arm], *more),
             budget=self.plan.budget,
             run_dir=self.folder / folder / name,
             starts=self.folder / STARTS,
@@ -147,6 +159,8 @@ class Comparison:
         )
 
     def _rows(self, job: Job) -> list[Row]:
+        if self.is_simulated:
+            return read_curve(job.run_dir)
         return curve_rows(read_records(job.run_dir / METRICS_FILE), setting="", arm=job.arm, seed=job.seed)
 
     def _result(self, job: Job) -> float | None:
@@ -175,7 +189,10 @@ def finish(folder: Path, say: Callable[[str], None]) -> list[Path]:
         say(f"{name} failed and is left out: {reason}")
     if missing > len(status["failed"]):
         say(f"{missing - len(status['failed'])} runs of the plan have not been run yet")
-    check_pairs(runs, read_arms(folder))
+    if plan.kind == "simulate":
+        check_simulated_pairs(runs)
+    else:
+        check_pairs(runs, read_arms(folder))
     write_status(folder, {**status, "plan_intact": True})
     files = write_tables(runs, setting=plan.setting, folder=folder)
     files += write_report(folder)

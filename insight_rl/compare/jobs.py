@@ -13,6 +13,7 @@ import shutil
 import sys
 import time
 import traceback
+from collections.abc import Sequence
 from dataclasses import dataclass
 from multiprocessing.context import ForkServerContext
 from pathlib import Path
@@ -65,6 +66,15 @@ class Job:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Ended:
+    """How a job ended: ``reason`` is empty for one that finished."""
+
+    job: Job
+    reason: str
+    wall_s: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class CheckedRun:
     """What is known of a run before any model loads."""
 
@@ -73,13 +83,13 @@ class CheckedRun:
     """The composed configuration by dotted key."""
 
 
-def fork_server() -> ForkServerContext:
+def fork_server(preload: Sequence[str] = PRELOAD) -> ForkServerContext:
     """The context whose processes start with the libraries loaded. Sets the environment they all share."""
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     os.environ.setdefault("NUMBA_NUM_THREADS", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(list(PRELOAD))
+    context.set_forkserver_preload(list(preload))
     return context
 
 

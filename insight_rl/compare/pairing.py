@@ -12,6 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from insight_rl.compare.simulations import read_curve
 from insight_rl.compare.tables import FinishedRun
 from insight_rl.config import NAMED_GROUPS
 from insight_rl.errors import UsageError
@@ -62,6 +63,16 @@ def check_pairs(runs: Sequence[FinishedRun], arms: Mapping[str, Mapping[str, Any
         mine, others = arms.get(run.arm, {}), arms.get(runs[0].arm, {})
         own = {key for key in mine.keys() | others.keys() if mine.get(key, _NOTHING) != others.get(key, _NOTHING)}
         _compare_settings(runs, configs, 0, index, own)
+
+
+def check_simulated_pairs(runs: Sequence[FinishedRun]) -> None:
+    """Simulated runs of a seed must begin with the same mean success: they have met the same pool."""
+    first_of_seed: dict[int, FinishedRun] = {}
+    for run in runs:
+        first = first_of_seed.setdefault(run.seed, run)
+        one, other = (read_curve(each.run_dir)[0]["accuracy"] for each in (first, run))
+        if one != other:
+            _refuse("accuracy before the first step", one, other, first, run)
 
 
 def check_identities(identities: Mapping[str, RunIdentity]) -> None:

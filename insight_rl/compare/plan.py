@@ -83,7 +83,8 @@ class Plan:
     setting: str = MISSING
     kind: str = MISSING
     base: list[str] = MISSING
-    arms: dict[str, list[str]] = field(default_factory=dict)
+    arms: dict[str, list[str] | None] = field(default_factory=dict)
+    """None leaves out an arm that a shared file has."""
     baseline: str = MISSING
     seeds: SeedsPlan = MISSING
     tuning: TuningPlan | None = MISSING
@@ -98,8 +99,9 @@ class Plan:
     def __post_init__(self) -> None:
         check(bool(_NAME.fullmatch(self.setting)), "setting", self.setting, "must be a word without spaces")
         check(self.kind in KINDS, "kind", self.kind, f"must be one of {', '.join(KINDS)}")
+        self.arms = {name: overrides for name, overrides in self.arms.items() if overrides is not None}
         check(len(self.arms) >= 2, "arms", sorted(self.arms), "must name at least 2 arms; choose a plan: compare=smoke")
-        for name, overrides in self.arms.items():
+        for name, overrides in self.overrides.items():
             check(bool(_NAME.fullmatch(name)), "arms", name, "an arm's name must be a word without spaces")
             _check_overrides(f"arms.{name}", overrides)
         _check_overrides("base", self.base)
@@ -111,13 +113,30 @@ class Plan:
             "must lie between 0 and 1 of accuracy",
         )
         check(self.processes is None or self.processes >= 1, "processes", self.processes, "must be at least 1, or null")
+        check(
+            self.kind == "train" or self.budget.axis in ("steps", "rollouts"),
+            "budget.axis",
+            self.budget.axis,
+            "is not measured in a simulation; take steps or rollouts",
+        )
+        check(
+            self.kind == "train" or self.primary.axis != "tokens",
+            "primary.axis",
+            self.primary.axis,
+            "is not measured in a simulation; take steps or rollouts",
+        )
         if self.tuning is not None:
             both = sorted(set(self.tuning.seeds) & set(self.seeds.all))
             check(not both, "tuning.seeds", both, "are seeds of the comparison too; tune on others")
-            touched = [name for name, arm in self.arms.items() if any(_key(o) == self.tuning.key for o in arm)]
+            touched = [name for name, arm in self.overrides.items() if any(_key(o) == self.tuning.key for o in arm)]
             check(not touched, f"arms.{(touched or [''])[0]}", self.tuning.key, "is tuned for every arm; leave it out")
         unknown = sorted(set(self.exclusions) - {run_name(arm, seed) for arm in self.arms for seed in self.seeds.all})
         check(not unknown, "exclusions", unknown, "are no runs of this plan; a run's name is ARM_seed<number>")
+
+    @property
+    def overrides(self) -> dict[str, list[str]]:
+        """Of each arm that is run."""
+        return {name: overrides for name, overrides in self.arms.items() if overrides is not None}
 
     def notices(self) -> list[str]:
         """What the user should know before the first run, a sentence each."""

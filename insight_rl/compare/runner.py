@@ -17,6 +17,7 @@ from insight_rl.compare.jobs import (
     FINISHED,
     OUTCOME_FILE,
     CheckedRun,
+    Ended,
     Job,
     check_job,
     fork_server,
@@ -30,15 +31,6 @@ _LOOK_S = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class Ended:
-    """How a job ended: ``reason`` is empty for one that finished."""
-
-    job: Job
-    reason: str
-    wall_s: float
-
-
-@dataclass(frozen=True, kw_only=True)
 class Slots:
     """How many jobs run at a time, and on which GPU each."""
 
@@ -49,8 +41,10 @@ class Slots:
         return len(self.gpus)
 
 
-def find_slots(processes: int | None) -> Slots:
-    """One slot to a GPU where there are some, else one to a core. Not yet run on GPUs."""
+def find_slots(processes: int | None, *, use_gpus: bool) -> Slots:
+    """One slot to a GPU where there are some and ``use_gpus``, else one to a core. Not yet run on GPUs."""
+    if not use_gpus:
+        return Slots(gpus=(None,) * (processes or len(os.sched_getaffinity(0))))
     import torch
 
     shown = os.environ.get("CUDA_VISIBLE_DEVICES")

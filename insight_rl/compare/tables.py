@@ -6,11 +6,13 @@ import csv
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from insight_rl.compare.simulations import CURVE_FILE, read_curve
 from insight_rl.evaluation_log import EVALUATIONS_FILE
 from insight_rl.files import write_atomically
 from insight_rl.monitor.records import METRICS_FILE, Record, read_records
@@ -107,6 +109,25 @@ def cost_row(records: Sequence[Record], *, setting: str, arm: str, seed: int) ->
     }
 
 
+def simulated_cost_row(rows: Sequence[Mapping[str, Any]], *, setting: str, arm: str, seed: int) -> Row:
+    """The same for a simulated run, whose only cost in seconds is the selector's; what it has not is empty."""
+    last = rows[-1]
+    spans = pairwise(rows)
+    shares = [(b["informative_fraction"], b["rollouts"] - a["rollouts"]) for a, b in spans]
+    total = sum(rollouts for _, rollouts in shares)
+    wasted = 1.0 - sum(share * rollouts for share, rollouts in shares) / total if total else None
+    return {
+        **dict.fromkeys(COSTS),
+        "setting": setting,
+        "selector": arm,
+        "seed": seed,
+        "steps": last["step"],
+        "rollouts": last["rollouts"],
+        "select_seconds": last["seconds"],
+        "wasted_fraction": wasted,
+    }
+
+
 def _mean_by_groups(steps: Sequence[Record], key: str) -> float | None:
     found = [(record[key], record.get("gate/num_groups") or 0) for record in steps if record.get(key) is not None]
     total = sum(groups for _, groups in found)
@@ -120,6 +141,11 @@ def write_tables(runs: Sequence[FinishedRun], *, setting: str, folder: Path) -> 
     costs: list[Row] = []
     for run in runs:
         names: dict[str, Any] = {"setting": setting, "arm": run.arm, "seed": run.seed}
+        if (run.run_dir / CURVE_FILE).is_file():
+            rows = read_curve(run.run_dir)
+            curves += [{"setting": setting, "selector": run.arm, "seed": run.seed, **row} for row in rows]
+            costs.append(simulated_cost_row(rows, **names))
+            continue
         records = read_records(run.run_dir / METRICS_FILE)
         evaluations = run.run_dir / EVALUATIONS_FILE
         curves += curve_rows(records, **names)
