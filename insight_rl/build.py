@@ -7,9 +7,10 @@ then the modules that import torch.
 from __future__ import annotations
 
 import functools
+import json
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -147,8 +148,34 @@ class Data:
     notices: tuple[str, ...]
 
 
+_kept_data: dict[str, Data] | None = None
+
+
+def keep_loaded_data() -> None:
+    """From now on this process, and those forked from it, read and tokenise the same data once."""
+    global _kept_data
+    _kept_data = {}
+
+
 def load_data(task: Task, tokenizer: ModelTokenizer, config: RunConfig) -> Data:
     """Read, tokenise and filter the task's prompts. Raises ``UsageError`` for data that no run could use."""
+    if _kept_data is None:
+        return _load_data(task, tokenizer, config)
+    evaluation = config.evaluation
+    depends_on = [
+        config.task,
+        asdict(config.model),
+        config.trainer.max_completion_tokens,
+        config.trainer.prompts_per_step,
+        [evaluation.every > 0, evaluation.max_problems, evaluation.max_completion_tokens],
+    ]
+    key = json.dumps(depends_on, sort_keys=True)
+    if key not in _kept_data:
+        _kept_data[key] = _load_data(task, tokenizer, config)
+    return _kept_data[key]
+
+
+def _load_data(task: Task, tokenizer: ModelTokenizer, config: RunConfig) -> Data:
     notices: list[str] = []
     pool = _usable(
         _without_conflicts(task.train_prompts(tokenizer), notices),

@@ -1,6 +1,6 @@
 """One run of a comparison, in a process of its own that is forked from a server which has loaded the libraries already.
 
-Nothing that starts threads happens in the server: a fork copies no threads. Each run has one thread, so that it
+Nothing that starts threads of ours happens in the server: a fork copies no threads. Each run has one thread, so that it
 computes the same whatever runs beside it, and leaves ``outcome.json`` in its folder.
 """
 
@@ -13,7 +13,6 @@ import shutil
 import sys
 import time
 import traceback
-from collections.abc import Sequence
 from dataclasses import dataclass
 from multiprocessing.context import ForkServerContext
 from pathlib import Path
@@ -31,7 +30,10 @@ from insight_rl.nested import flatten
 from insight_rl.run_identity import RunIdentity
 
 OUTCOME_FILE, OUTPUT_FILE = "outcome.json", "output.txt"
-PRELOAD = ("insight_rl.compare.preloaded",)
+_PRELOAD = "insight_rl.compare.preloaded"
+START_VARIABLE = "INSIGHT_RL_COMPARE_START"
+"""Environment variable of the server that runs are forked from: the first run's overrides and own code, in JSON."""
+_RUN_DEFAULTS = ("monitor=jsonl",)
 CHECKPOINT_AFTER_S = 300.0
 """Shorter runs begin anew where they were killed; a checkpoint of the tiny model takes as long as a step."""
 FINISHED, FAILED = "finished", "failed"
@@ -83,13 +85,24 @@ class CheckedRun:
     """The composed configuration by dotted key."""
 
 
-def fork_server(preload: Sequence[str] = PRELOAD) -> ForkServerContext:
-    """The context whose processes start with the libraries loaded. Sets the environment they all share."""
+def fork_server(first: Job) -> ForkServerContext:
+    """The context whose processes start with the libraries loaded, and with the data of ``first``.
+
+    Sets the environment that all of them share. The server starts with the first process and serves until this one
+    ends; it learns of the first job by a variable.
+    """
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     os.environ.setdefault("NUMBA_NUM_THREADS", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    own = first.own_code
+    start = {
+        "overrides": [*_RUN_DEFAULTS, *first.overrides],
+        "config_dir": str(own.config_dir) if own.config_dir else None,
+        "packages": sorted(own.packages),
+    }
+    os.environ[START_VARIABLE] = json.dumps(start)
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(list(preload))
+    context.set_forkserver_preload([_PRELOAD])
     return context
 
 

@@ -58,7 +58,7 @@ def find_slots(processes: int | None, *, use_gpus: bool) -> Slots:
 
 def check_jobs(jobs: Sequence[Job], processes: int) -> list[CheckedRun]:
     """Raises ``UsageError`` of the first job, in their order, that could not run."""
-    with ProcessPoolExecutor(min(processes, len(jobs)), mp_context=fork_server()) as executor:
+    with ProcessPoolExecutor(min(processes, len(jobs)), mp_context=fork_server(jobs[0])) as executor:
         return list(executor.map(check_job, jobs))
 
 
@@ -69,8 +69,10 @@ def run_jobs(
 
     Raises ``Interrupted`` after a stop signal, once every running job has finished its step.
     """
-    context = fork_server()
     waiting = [job for job in jobs if read_outcome(job.run_dir).get("state") != FINISHED]
+    if not waiting:
+        return []
+    context = fork_server(waiting[0])
     running: dict[int, tuple[Job, ForkServerProcess, int, float]] = {}
     ended: list[Ended] = []
     with stop_on_signals() as stop:

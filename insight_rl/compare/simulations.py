@@ -6,6 +6,8 @@ A run leaves ``curve.json``, the rows of its learning curve, in its folder; a ru
 from __future__ import annotations
 
 import json
+import multiprocessing
+import os
 import signal
 import time
 from collections.abc import Callable, Sequence
@@ -13,13 +15,12 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from pathlib import Path
 from typing import Any
 
-from insight_rl.compare.jobs import FAILED, FINISHED, OUTCOME_FILE, Ended, Job, OwnCode, fork_server, read_outcome
+from insight_rl.compare.jobs import FAILED, FINISHED, OUTCOME_FILE, Ended, Job, OwnCode, read_outcome
 from insight_rl.errors import Interrupted, UsageError
 from insight_rl.files import write_atomically
 from insight_rl.stop_signals import stop_on_signals
 
 CURVE_FILE = "curve.json"
-PRELOAD = ("insight_rl.simulation.single_run",)
 _LOOK_S = 1.0
 
 
@@ -86,11 +87,12 @@ def simulate_jobs(
     if not waiting:
         return ended
     own_code = waiting[0].own_code
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
     with (
         stop_on_signals() as stop,
         ProcessPoolExecutor(
             min(processes, len(waiting)),
-            mp_context=fork_server(PRELOAD),
+            mp_context=multiprocessing.get_context("spawn"),
             initializer=_prepare,
             initargs=(own_code,),
         ) as executor,
