@@ -17,6 +17,7 @@ from insight_rl.seeding import derive_seed
 from insight_rl.selector.bound_score import BoundScore, Score
 from insight_rl.selector.decision import Decision, chance_by_redraws, top, with_exploration
 from insight_rl.selector.diagnostics import pool_metrics, step_metrics
+from insight_rl.selector.drift import Drift
 from insight_rl.selector.evidence import Evidence
 from insight_rl.selector.guards import Guards
 from insight_rl.selector.indexed_pool import IndexedPool
@@ -46,6 +47,7 @@ class BeliefSelector:
         prior: PriorSource | None = None,
         chance_levels: Mapping[str, float | str] | None = None,
         forgetting: float = 1.0,
+        drift: bool = False,
         evidence: str = "success",
         verifier_error: float | str | Sequence[float] | None = None,
         candidate_ratio: float | None = 16,
@@ -71,6 +73,7 @@ class BeliefSelector:
         )
         self._score = BoundScore(score, score_settings)
         self._forgetting = float(forgetting)
+        self._drift = Drift(drift)
         self._candidate_ratio = candidate_ratio
         self._guards = Guards() if guards is None else guards
         self._retirement = Retirement() if retirement is None else retirement
@@ -85,7 +88,7 @@ class BeliefSelector:
         )
 
     def open(self, pool: Sequence[Prompt] | IndexedPool, *, num_rollouts: int, seed: int) -> None:
-        self._pool = BeliefPool(pool, prior=self._prior, num_rollouts=num_rollouts)
+        self._pool = BeliefPool(pool, prior=self._prior, num_rollouts=num_rollouts, drift=self._drift)
         self._num_rollouts = num_rollouts
         self._rng = np.random.default_rng(derive_seed(seed, "selector"))
         self._guards.reset()

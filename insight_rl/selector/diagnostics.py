@@ -29,6 +29,7 @@ def pool_metrics(pool: BeliefPool) -> Metrics:
         "selector/belief_histogram": _histogram(mean, BELIEF_EDGES, prior_mean, num_unseen),
         "selector/evidence_histogram": _histogram(evidence, EVIDENCE_EDGES, prior_evidence, num_unseen),
         **pool.prior.metrics(),
+        **pool.drift.metrics(),
     }
 
 

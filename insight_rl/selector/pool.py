@@ -14,6 +14,7 @@ import numpy as np
 
 from insight_rl.errors import check
 from insight_rl.selector.belief import Floats, updated
+from insight_rl.selector.drift import Drift
 from insight_rl.selector.indexed_pool import IndexedPool, pool_fingerprint
 from insight_rl.selector.prior import Prior
 from insight_rl.selector.verifier_error import VerifierError
@@ -23,7 +24,9 @@ from insight_rl.types import Prompt
 class BeliefPool:
     """Beliefs and visits of N prompts, by position in the pool."""
 
-    def __init__(self, prompts: Sequence[Prompt] | IndexedPool, *, prior: Prior, num_rollouts: int) -> None:
+    def __init__(
+        self, prompts: Sequence[Prompt] | IndexedPool, *, prior: Prior, num_rollouts: int, drift: Drift | None = None
+    ) -> None:
         self.prompts = prompts
         self._index_by_id: dict[str, int] | None = None
         if isinstance(prompts, IndexedPool):
@@ -36,6 +39,10 @@ class BeliefPool:
                 check(False, "task", twice, "this prompt id occurs twice in the pool; drop the duplicate prompts")
             self.fingerprint = pool_fingerprint(prompts)
         self.prior = prior.of(prompts, num_rollouts)
+        self.drift = Drift() if drift is None else drift
+        self.drift.reset()
+        self._now = 0
+        """Step of the last update; the next outcomes will be those of the step after it."""
         self._success = np.zeros(len(prompts))
         self._failure = np.zeros(len(prompts))
         self.visited = np.empty(0, np.int64)
@@ -62,7 +69,29 @@ class BeliefPool:
     def beliefs(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """alpha and beta at ``indices``, float64."""
         prior_alpha, prior_beta = self.prior.counts(indices)
-        return prior_alpha + self._success[indices], prior_beta + self._failure[indices]
+        success, failure = self._evidence_now(indices)
+        return prior_alpha + success, prior_beta + failure
+
+    def _evidence_now(self, indices: np.ndarray) -> tuple[Floats, Floats]:
+        """Successes and failures beyond the prior, carried forward by the drift to the step that comes next."""
+        success, failure = self._success[indices], self._failure[indices]
+        if not self.drift.is_on:
+            return success, failure
+        waited = np.maximum(self.age(indices, self._now + 1), 0).astype(np.float64)
+        return self.drift.moved(success, failure, self.prior.counts(indices), waited)
+
+    def _learn_drift(self, indices: np.ndarray, successes: Floats, judged: Floats) -> None:
+        """From the prompts that were observed before."""
+        waited = self.age(indices, self._now + 1)
+        again = (judged > 0) & (waited > 0)
+        indices = indices[again]
+        alpha, beta = (np.broadcast_to(each, len(indices)) for each in self.prior.counts(indices))
+        self.drift.observe(
+            (self._success[indices], self._failure[indices]),
+            (alpha, beta),
+            waited[again].astype(np.float64),
+            (successes[again], judged[again]),
+        )
 
     def unseen_priors(self) -> tuple[Floats, Floats, np.ndarray]:
         """The priors of the prompts that were never observed: alpha, beta, and how many prompts have each."""
@@ -102,27 +131,34 @@ class BeliefPool:
         verdicts say of the true outcomes.
         """
         failures, true_successes = judged - successes, successes
+        success, failure = self._evidence_now(indices)
         if verifier_error is not None and verifier_error.is_on:
             prior_alpha, prior_beta = self.prior.counts(indices)
-            alpha = prior_alpha + forgetting * self._success[indices]
-            beta = prior_beta + forgetting * self._failure[indices]
+            alpha = prior_alpha + forgetting * success
+            beta = prior_beta + forgetting * failure
             successes, failures = verifier_error.gained(alpha, beta, successes, judged)
             mean = (alpha + successes) / (alpha + successes + beta + failures)
             true_successes = np.clip(mean * (alpha + beta + judged) - alpha, 0.0, judged)
-        first = (judged > 0) & (self.age(indices, step) < 0)
+        if self.drift.is_on:
+            self._learn_drift(indices, true_successes, judged)
+        has_verdict = judged > 0
+        first = has_verdict & (self.age(indices, step) < 0)
         self.prior.observe(indices[first], true_successes[first], judged[first])
         success, failure = updated(
-            self._success[indices],
-            self._failure[indices],
+            success,
+            failure,
             successes,
             failures,
-            has_verdict=judged > 0,
+            has_verdict=has_verdict,
             prior_alpha=0.0,  # evidence beyond the prior decays towards none of it
             prior_beta=0.0,
             forgetting=forgetting,
         )
-        self._success[indices], self._failure[indices] = np.maximum(success, 0.0), np.maximum(failure, 0.0)
-        self._count_visits(np.sort(indices[judged > 0]), step)
+        observed = indices[has_verdict]  # what waits on goes on being carried forward from its last visit
+        self._success[observed] = np.maximum(success[has_verdict], 0.0)
+        self._failure[observed] = np.maximum(failure[has_verdict], 0.0)
+        self._count_visits(np.sort(observed), step)
+        self._now = step
 
     def age_all_but(self, indices: np.ndarray, success: Floats, failure: Floats, *, forgetting: float) -> None:
         """Forget at, and add evidence to, every prompt but those at ``indices``: one pass over the whole pool."""
@@ -175,6 +211,8 @@ class BeliefPool:
             "success": self._success[self.visited],
             "failure": self._failure[self.visited],
             "prior": self.prior.state_dict(),
+            "drift": self.drift.state_dict(),
+            "now": self._now,
             "pending_ids": list(self.pending),
             "pending_indices": list(self.pending.values()),
         }
@@ -189,6 +227,8 @@ class BeliefPool:
             _int_array(state[name]) for name in ("visited", "visits", "last_observed")
         )
         self.prior.load_state_dict(state["prior"])
+        self.drift.load_state_dict(state["drift"])
+        self._now = int(state["now"])
         self._success[:] = 0.0
         self._failure[:] = 0.0
         self._success[self.visited] = state["success"]
