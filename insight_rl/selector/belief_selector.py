@@ -14,6 +14,7 @@ import numpy as np
 
 from insight_rl.errors import check, is_number
 from insight_rl.seeding import derive_seed
+from insight_rl.selector.adaptive_weight import AdaptiveWeight
 from insight_rl.selector.bound_score import BoundScore, Score
 from insight_rl.selector.decision import Decision, chance_by_redraws, top, with_exploration
 from insight_rl.selector.diagnostics import pool_metrics, step_metrics
@@ -54,6 +55,7 @@ class BeliefSelector:
         guards: Guards | None = None,
         retirement: Retirement | None = None,
         rollout_budget: str = "even",
+        adapt_weight: bool = False,
         **score_settings: Any,
     ) -> None:
         self._prior = Prior(
@@ -72,6 +74,7 @@ class BeliefSelector:
             "must be a number of at least 1, the candidates scored per prompt selected; or null for the whole pool",
         )
         self._score = BoundScore(score, score_settings)
+        self._adapt_weight = _checked_adaptation(adapt_weight, self._score)
         self._forgetting = float(forgetting)
         self._drift = Drift(drift)
         self._candidate_ratio = candidate_ratio
@@ -95,6 +98,10 @@ class BeliefSelector:
         self._retirement.reset()
         self._retirement.check_reachable(num_rollouts, self._forgetting)
         self._verifier_error.reset()
+        self._adaptive_weight: AdaptiveWeight | None = None
+        if self._adapt_weight:
+            self._adaptive_weight = AdaptiveWeight(mu=self._score.setting("mu"), eta=self._score.setting("eta"))
+            self._score.change()
         self._step = 0
         self._last_scores = np.empty(0)
         self._last_rollouts = np.empty(0, np.int64)
@@ -265,8 +272,15 @@ class BeliefSelector:
             step=self._step,
             verifier_error=self._verifier_error,
         )
-        judged_indices = indices[judged > 0]
-        self._step_metrics |= self._retirement.observe(judged_indices, *self._pool.beliefs(judged_indices), self._step)
+        has_verdict = judged > 0
+        self._step_metrics |= self._retirement.observe(
+            indices[has_verdict], *self._pool.beliefs(indices[has_verdict]), self._step
+        )
+        if self._adaptive_weight is not None:
+            rates, shares = alpha / (alpha + beta), successes / np.maximum(judged, 1.0)
+            columns: list[np.ndarray] = [each[has_verdict] for each in (indices, rates, shares, ages >= 0)]
+            self._step_metrics |= self._adaptive_weight.observe(*columns)
+            self._score.change(mu=self._adaptive_weight.mu, eta=self._adaptive_weight.eta)
         for each in outcomes:
             self._pool.pending.pop(each.prompt_id, None)
 
@@ -298,6 +312,7 @@ class BeliefSelector:
             "pool": self._pool.state_dict(),
             "guards": self._guards.state_dict(),
             "retirement": self._retirement.state_dict(),
+            "adaptive_weight": {} if self._adaptive_weight is None else self._adaptive_weight.state_dict(),
             "verifier_error": self._verifier_error.state_dict(),
             "num_rollouts": self._num_rollouts,
             "rng": self._rng.bit_generator.state,
@@ -317,6 +332,9 @@ class BeliefSelector:
         self._pool.load_state_dict(state["pool"])
         self._guards.load_state_dict(state["guards"])
         self._retirement.load_state_dict(state["retirement"])
+        if self._adaptive_weight is not None:
+            self._adaptive_weight.load_state_dict(state["adaptive_weight"])
+            self._score.change(mu=self._adaptive_weight.mu, eta=self._adaptive_weight.eta)
         self._verifier_error.load_state_dict(state["verifier_error"])
         self._num_rollouts = int(state["num_rollouts"])
         self._rng.bit_generator.state = state["rng"]
@@ -325,3 +343,15 @@ class BeliefSelector:
         self._last_rollouts = np.array(state["last_rollouts"], np.int64)
         self._score_sum, self._num_scored = float(state["score_sum"]), int(state["num_scored"])
         self._step_metrics = dict(state["step_metrics"])
+
+
+def _checked_adaptation(adapt_weight: bool, score: BoundScore) -> bool:
+    check(isinstance(adapt_weight, bool), "selector.adapt_weight", adapt_weight, "must be true or false")
+    has_weight = score.setting("mu") is not None and score.setting("eta") is not None
+    check(
+        has_weight or not adapt_weight,
+        "selector.adapt_weight",
+        adapt_weight,
+        "needs a score with the settings mu and eta, as insight and weight_only have; leave it false",
+    )
+    return adapt_weight

@@ -23,7 +23,7 @@ class BoundScore:
 
     def __init__(self, score: Score | None, settings: Mapping[str, Any]) -> None:
         """Raises ``UsageError`` for a setting that the function does not have, or one that it lacks."""
-        self._function: Score | None = None
+        self._function: partial[Any] | None = None
         self._asks_for: tuple[str, ...] = ()
         if score is None:
             for name, value in settings.items():
@@ -32,8 +32,19 @@ class BoundScore:
         check(callable(score), "selector.score", score, "must be a function; give _target_ and _partial_: true")
         parameters = inspect.signature(score).parameters
         _check_settings(parameters, settings)
-        self._function = partial(score, **settings)
+        self._function = self._configured = partial(score, **settings)
         self._asks_for = tuple(name for name in _PROVIDED if name in parameters)
+
+    def setting(self, name: str) -> Any:
+        """The configured value of a setting, or its default; ``None`` for one that the function does not have."""
+        if self._function is None:
+            return None
+        parameter = inspect.signature(self._configured).parameters.get(name)
+        return None if parameter is None else parameter.default
+
+    def change(self, **settings: float) -> None:
+        """Take these values for settings of the function from now on."""
+        self._function = partial(self._configured, **settings)
 
     @property
     def is_uniform(self) -> bool:
