@@ -156,6 +156,7 @@ def build_parts(config: RunConfig) -> Parts:
         "are for `insight-rl evaluate`; training evaluates on its task's held-out problems: take evaluation=default",
     )
     cheap = {key: build_part(key, getattr(config, key)) for key in ("gate", "selector", "reward", "task", "algorithm")}
+    _check_advantage(config)
     monitors = {name: build_part(f"monitor.{name}", node) for name, node in config.monitor.items()}
     # Whatever else watches the run, its own record comes first.
     monitors = {"jsonl": monitors.pop("jsonl", None) or JsonlMonitor(), **monitors}
@@ -187,6 +188,16 @@ def build_parts(config: RunConfig) -> Parts:
         data=data,
         identity=identify(model_path, data.pool, data.problems, sampling),
     )
+
+
+def _check_advantage(config: RunConfig) -> None:
+    """MaPP's advantage takes a group's own verdicts out of the belief, so they must be in it one by one."""
+    if config.algorithm.get("advantage") != "mapp":
+        return
+    for key, plain in (("evidence", "success"), ("verifier_error", None)):
+        value = config.selector.get(key, plain)
+        remedy = f"does not go with algorithm.advantage=mapp, which needs verdicts counted as they are; use {plain or 'null'}"
+        check(value == plain, f"selector.{key}", value, remedy)
 
 
 def _check_learner(learner: Learner, model_path: Path, dtype: str) -> None:

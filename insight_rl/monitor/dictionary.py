@@ -140,6 +140,17 @@ ENTRIES: tuple[MetricEntry, ...] = (
            "point; empty bins are left out."),
     _entry("selector/alarm", "0 or 1", "0", "1 while the informative fraction has been below "
            "`selector.guards.alarm_below` for `alarm_after` steps; only with that guard on. The reason is in the log."),
+    _entry("selector/verifier_false_positive", "0 to 1", "", "Rate at which failures are taken to be called successes; "
+           "only with `selector.verifier_error`, given or estimated."),
+    _entry("selector/verifier_false_negative", "0 to 1", "", "Rate at which successes are taken to be called failures; "
+           "only with `selector.verifier_error`."),
+    _entry("selector/num_retired", "prompts", "", "Mastered prompts, resting or due for review; only with "
+           "`selector.retirement.rate`."),
+    _entry("selector/num_reviews", "prompts", "", "Mastered prompts that were rolled out in the step; only with "
+           "`selector.retirement.rate`."),
+    _entry("selector/review_pass_rate", "0 to 1", "higher", "Share of these that are still mastered after it."),
+    _entry("selector/mu", "0 to 1", "", "Centre of the difficulty weight; only with `selector.adapt_weight`."),
+    _entry("selector/eta", "", "", "Sharpness of the difficulty weight; only with `selector.adapt_weight`."),
     _entry("gate/admitted_fraction", "0 to 1", "higher", "Share of the rolled-out groups that the learner trained on."),
     _entry("gate/num_rounds", "rounds", "lower", "How often the step selected and rolled out to fill its batch.", DAPO),
     _entry("gate/num_groups", "groups", "", "Groups rolled out in the step, the rejected ones included: its cost."),

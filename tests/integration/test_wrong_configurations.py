@@ -48,6 +48,10 @@ WRONG = {
     "more prompts than the pool has": (["trainer.prompts_per_step=4000"], ["trainer.prompts_per_step=4000", "2000"]),
     "unwritable folder": (["run_dir=/proc/insight"], ["run_dir='/proc/insight'", "cannot be written"]),
     "mu out of range": (["selector.mu=3.0"], ["selector.mu=3.0", "0.3"]),
+    "a belief that MaPP's advantage cannot read": (
+        ["algorithm.advantage=mapp", "selector.verifier_error=0.1"],
+        ["selector.verifier_error=0.1", "algorithm.advantage=mapp"],
+    ),
     "no prior": (["selector.prior_alpha=0"], ["selector.prior_alpha=0", "from 0.001 to"]),
     "attention that a CPU has not": (["learner.attention=flex"], ["learner.attention='flex': needs a GPU"]),
     "adapted layer that the model has not": (
