@@ -196,7 +196,9 @@ def _check_advantage(config: RunConfig) -> None:
         return
     for key, plain in (("evidence", "success"), ("verifier_error", None)):
         value = config.selector.get(key, plain)
-        remedy = f"does not go with algorithm.advantage=mapp, which needs verdicts counted as they are; use {plain or 'null'}"
+        remedy = (
+            f"does not go with algorithm.advantage=mapp, which needs plain counts of verdicts; use {plain or 'null'}"
+        )
         check(value == plain, f"selector.{key}", value, remedy)
 
 
