@@ -17,10 +17,11 @@ examples:
   insight-rl simulate synthetic_learner=hopeless80 selectors=random,insight,insight:forgetting=0.5
   insight-rl simulate synthetic_learner=large synthetic_learner.speed=0.1    a larger pool, a quicker learner
   insight-rl simulate selectors=random,dynamic_sampling,insight            dynamic sampling brings its gate
+  insight-rl simulate pool=pass_rates path=FILE selectors=random,insight   real problems and their pass rates
   insight-rl simulate replay=runs/demo selectors=mopps,insight             a recorded run's decision log
   insight-rl simulate --config-dir my_conf selectors=insight,my_selector   a selector of your own
 
-conf/simulate.yaml explains every key; conf/synthetic_learner has the pools.
+conf/simulate.yaml explains every key; conf/synthetic_learner and conf/pool have the pools.
 """
 
 
@@ -55,8 +56,8 @@ def _simulate(config: SimulationConfig, variants: Sequence[Variant], output: Pat
             config, variants, on_progress=lambda done, total: progress.update(task, completed=done, total=total)
         )
     title = (
-        f"{config.num_prompts:,} prompts ({_shares(config)}), {config.num_steps} steps of {config.prompts_per_step} x "
-        f"{config.rollouts_per_prompt} rollouts, {config.num_seeds} seeds"
+        f"{_pool(config)}, {config.num_steps} steps of {config.prompts_per_step} x {config.rollouts_per_prompt} "
+        f"rollouts, {config.num_seeds} seeds"
     )
     output.mkdir(parents=True, exist_ok=True)
     draw_study(study, output / "simulation.png", title=title)
@@ -66,9 +67,13 @@ def _simulate(config: SimulationConfig, variants: Sequence[Variant], output: Pat
     return 0
 
 
-def _shares(config: SimulationConfig) -> str:
+def _pool(config: SimulationConfig) -> str:
+    if config.path is not None:
+        number = "all" if config.num_prompts is None else f"{config.num_prompts:,}"
+        return f"{number} problems of {Path(config.path).name}"
     shares = [(kind, config.synthetic_learner.get(kind)) for kind in ("easy", "learnable", "hopeless")]
-    return ", ".join(f"{share:.0%} {kind}" for kind, share in shares if share is not None)
+    described = ", ".join(f"{share:.0%} {kind}" for kind, share in shares if share is not None)
+    return f"{config.num_prompts:,} prompts ({described})"
 
 
 def _replay(config: SimulationConfig, variants: Sequence[Variant], output: Path) -> int:
