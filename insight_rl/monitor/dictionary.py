@@ -125,6 +125,16 @@ ENTRIES: tuple[MetricEntry, ...] = (
            "often, towards 1 if a few get everything."),
     _entry("selector/belief_histogram", "prompts", "", "Distribution of alpha / (alpha + beta) over the pool."),
     _entry("selector/evidence_histogram", "prompts", "", "Distribution of alpha + beta over the pool."),
+    _entry("selector/prior_mean", "0 to 1", "", "Success rate that a learnt prior expects of prompts never rolled out "
+           "(`selector/prior=pool` or `features`), averaged over the pool's prompts or, of `pool`, its priors."),
+    _entry("selector/prior_evidence", "pseudo-counts", "", "alpha + beta of a learnt prior: how alike it takes the "
+           "prompts to be. Below 2 most are expected to be all wrong or all right."),
+    _entry("selector/prior_spread", "0 to 1", "", "Standard deviation over the pool of the success rates that the prior "
+           "expects by the prompts' features (`selector/prior=features`): near 0 the features tell nothing."),
+    _entry("selector/drift_fading", "0 to 1", "", "Share of a prompt's evidence that each step of waiting takes, as "
+           "fitted to the revisits (`selector.drift=true`)."),
+    _entry("selector/drift_trend", "logit per step", "", "What each step of waiting adds to the logit of a prompt's "
+           "success rate, as fitted to the revisits (`selector.drift=true`)."),
     _entry("selector/score_mean", "score's own", "", "Mean score of the prompts chosen for the step (for INSIGHT, "
            "nats times the difficulty weight).", METHOD),
     _entry("selector/brier", "0 to 1", "lower", "Mean squared error of the belief's mean, before the step, against "
