@@ -129,8 +129,8 @@ ENTRIES: tuple[MetricEntry, ...] = (
            "(`selector/prior=pool` or `features`), averaged over the pool's prompts or, of `pool`, its priors."),
     _entry("selector/prior_evidence", "pseudo-counts", "", "alpha + beta of a learnt prior: how alike it takes the "
            "prompts to be. Below 2 most are expected to be all wrong or all right."),
-    _entry("selector/prior_spread", "0 to 1", "", "Standard deviation over the pool of the success rates that the prior "
-           "expects by the prompts' features (`selector/prior=features`): near 0 the features tell nothing."),
+    _entry("selector/prior_spread", "0 to 1", "", "Standard deviation over the pool of the success rates that the "
+           "prior expects by the prompts' features (`selector/prior=features`): near 0 the features tell nothing."),
     _entry("selector/drift_fading", "0 to 1", "", "Share of a prompt's evidence that each step of waiting takes, as "
            "fitted to the revisits (`selector.drift=true`)."),
     _entry("selector/drift_trend", "logit per step", "", "What each step of waiting adds to the logit of a prompt's "
