@@ -5,15 +5,15 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import wait
-from multiprocessing.context import ForkServerProcess
+from multiprocessing.context import ForkServerContext, ForkServerProcess
 
 from insight_rl.child_process import describe_exit
 from insight_rl.compare.jobs import (
-    FAILED,
     FINISHED,
     OUTCOME_FILE,
     CheckedRun,
@@ -62,6 +62,16 @@ def check_jobs(jobs: Sequence[Job], processes: int) -> list[CheckedRun]:
         return list(executor.map(check_job, jobs))
 
 
+@dataclass
+class _Running:
+    job: Job
+    process: ForkServerProcess
+    slot: int
+    started: float
+    was_told: bool = False
+    """Whether a stop signal has been passed on to it; a second one would end it at once."""
+
+
 def run_jobs(
     jobs: Sequence[Job], slots: Slots, on_end: Callable[[Ended], None], say: Callable[[str], None]
 ) -> list[Ended]:
@@ -73,54 +83,55 @@ def run_jobs(
     if not waiting:
         return []
     context = fork_server(waiting[0])
-    running: dict[int, tuple[Job, ForkServerProcess, int, float]] = {}
+    running: dict[int, _Running] = {}
     ended: list[Ended] = []
     with stop_on_signals() as stop:
-
-        def ask() -> None:
-            for _, process, _, _ in running.values():
-                if process.pid is not None:
-                    _signal(process.pid)
-
-        stop.finish_first(ask, say)
+        stop.finish_first(lambda: None, say)
         try:
             while running or (waiting and stop.number is None):
                 while waiting and stop.number is None and len(running) < slots.processes:
-                    job, slot = waiting.pop(0), _free_slot(running, slots)
-                    (job.run_dir / OUTCOME_FILE).unlink(missing_ok=True)
-                    process = context.Process(target=run_job, args=(job, slots.gpus[slot]))
-                    process.start()
-                    running[process.sentinel] = (job, process, slot, time.perf_counter())
+                    one = _start(context, waiting.pop(0), _free_slot(running.values(), slots), slots)
+                    running[one.process.sentinel] = one
+                if stop.number is not None:
+                    _tell(running.values())
                 for sentinel in wait(list(running), timeout=_LOOK_S):
-                    job, process, _, started = running.pop(sentinel)  # type: ignore[arg-type]
-                    process.join()
-                    if stop.number is None or read_outcome(job.run_dir):
-                        ended.append(_ended(job, process.exitcode or 0, time.perf_counter() - started))
+                    one = running.pop(sentinel)  # type: ignore[arg-type]
+                    one.process.join()
+                    if stop.number is None or read_outcome(one.job.run_dir):
+                        ended.append(_ended(one))
                         on_end(ended[-1])
         finally:
-            for _, process, _, _ in running.values():
-                process.kill()
+            for one in running.values():
+                one.process.kill()
         if stop.number is not None:
             raise Interrupted(stop.number)
     return ended
 
 
-def _free_slot(running: dict[int, tuple[Job, ForkServerProcess, int, float]], slots: Slots) -> int:
-    taken = {slot for _, _, slot, _ in running.values()}
+def _start(context: ForkServerContext, job: Job, slot: int, slots: Slots) -> _Running:
+    (job.run_dir / OUTCOME_FILE).unlink(missing_ok=True)
+    process = context.Process(target=run_job, args=(job, slots.gpus[slot]))
+    process.start()
+    return _Running(job=job, process=process, slot=slot, started=time.perf_counter())
+
+
+def _free_slot(running: Iterable[_Running], slots: Slots) -> int:
+    taken = {one.slot for one in running}
     return next(slot for slot in range(slots.processes) if slot not in taken)
 
 
-def _ended(job: Job, code: int, wall_s: float) -> Ended:
-    outcome = read_outcome(job.run_dir)
+def _tell(running: Iterable[_Running]) -> None:
+    """Ask each process once to finish its step and end."""
+    for one in running:
+        if not one.was_told and one.process.pid is not None:
+            one.was_told = True
+            with suppress(ProcessLookupError):  # it has just ended
+                os.kill(one.process.pid, signal.SIGTERM)
+
+
+def _ended(one: _Running) -> Ended:
+    outcome, wall_s = read_outcome(one.job.run_dir), time.perf_counter() - one.started
     if outcome.get("state") == FINISHED:
-        return Ended(job=job, reason="", wall_s=wall_s)
-    reason = str(outcome.get("reason") or f"its process ended early ({describe_exit(code)})")
-    assert outcome.get("state") in (FAILED, None)
-    return Ended(job=job, reason=reason, wall_s=wall_s)
-
-
-def _signal(pid: int) -> None:
-    try:
-        os.kill(pid, signal.SIGTERM)
-    except ProcessLookupError:
-        return  # it has just ended
+        return Ended(job=one.job, reason="", wall_s=wall_s)
+    reason = outcome.get("reason") or f"its process ended early ({describe_exit(one.process.exitcode or 0)})"
+    return Ended(job=one.job, reason=str(reason), wall_s=wall_s)
