@@ -87,7 +87,8 @@ class Plan:
     """None leaves out an arm that a shared file has."""
     baseline: str = MISSING
     seeds: SeedsPlan = MISSING
-    tuning: TuningPlan | None = MISSING
+    tuning: Any = MISSING
+    """A :class:`TuningPlan`, or None; given as a mapping."""
     primary: PrimaryPlan = MISSING
     budget: BudgetPlan = MISSING
     smallest_effect: float = MISSING
@@ -97,6 +98,7 @@ class Plan:
     output_dir: str | None = MISSING
 
     def __post_init__(self) -> None:
+        self.tuning = _tuning(self.tuning)
         check(bool(_NAME.fullmatch(self.setting)), "setting", self.setting, "must be a word without spaces")
         check(self.kind in KINDS, "kind", self.kind, f"must be one of {', '.join(KINDS)}")
         self.arms = {name: overrides for name, overrides in self.arms.items() if overrides is not None}
@@ -174,6 +176,19 @@ def parse_plan(tree: DictConfig) -> Plan:
         raise UsageError(str(error).splitlines()[0]) from None
     assert isinstance(plan, Plan)
     return plan
+
+
+def _tuning(given: object) -> TuningPlan | None:
+    """OmegaConf cannot put a mapping in the place of a typed null, so the type is checked here."""
+    if given is None or isinstance(given, TuningPlan):
+        return given
+    keys = ("key", "values", "seeds")
+    check(isinstance(given, dict) and sorted(given) == sorted(keys), "tuning", given, f"must be null or {keys}")
+    assert isinstance(given, dict)
+    lists = isinstance(given["values"], list) and isinstance(given["seeds"], list)
+    whole = lists and all(type(seed) is int for seed in given["seeds"])
+    check(whole, "tuning", given, "values must be a list, seeds a list of whole numbers")
+    return TuningPlan(key=str(given["key"]), values=given["values"], seeds=given["seeds"])
 
 
 def _check_overrides(key: str, overrides: Sequence[str]) -> None:

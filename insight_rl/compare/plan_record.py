@@ -90,13 +90,13 @@ def record_plan(plan: Plan, folder: Path) -> list[str]:
         write_atomically(folder / VERSIONS_FILE, json.dumps(versions, indent=1))
         write_status(folder, {"plan_sha256": plan_hash(text), "changes": [], "failed": {}, "plan_intact": None})
         return []
-    before, now = (flatten(yaml.safe_load(one)) for one in (plan_text(read_plan(folder)), text))
+    before, now = (_flat(one) for one in (plan_text(read_plan(folder)), text))
     changes = []
-    for key in sorted(before.keys() | now.keys(), key=lambda key: (_is_open(key), key)):
+    for key in sorted(before.keys() | now.keys(), key=lambda key: (key in OPEN_KEYS, key)):
         if before.get(key) == now.get(key):
             continue
         grows = key != "seeds.number" or now[key] > before[key]
-        if not _is_open(key) or not grows:
+        if key not in OPEN_KEYS or not grows:
             raise UsageError(
                 f"{key}={now.get(key)!r}: the comparison in {folder} was planned with {before.get(key)!r}; keep "
                 "that to go on, or take another output_dir"
@@ -148,8 +148,11 @@ def write_status(folder: Path, status: Mapping[str, Any]) -> None:
     write_atomically(folder / STATUS_FILE, json.dumps(status, indent=1, ensure_ascii=False))
 
 
-def _is_open(key: str) -> bool:
-    return any(key == each or key.startswith(f"{each}.") for each in OPEN_KEYS)
+def _flat(text: str) -> dict[str, Any]:
+    """The settings by dotted key; the exclusions stay one."""
+    plan = yaml.safe_load(text)
+    exclusions = plan.pop("exclusions")
+    return {**flatten(plan), "exclusions": exclusions}
 
 
 def _write_plan(folder: Path, text: str) -> None:
