@@ -218,24 +218,30 @@ def extract_answer(response: str, *, style: str, allow_latex: bool) -> str | Non
     return response if response and not response.isspace() else None
 
 
-def judge_countdown(
-    response: str, numbers: Sequence[int], target: int, *, style: str = "bare", allow_latex: bool = False
-) -> str:
-    """Status of a response to the problem: correct | wrong | unparsable | no_answer."""
+def evaluate_answer(response: str, *, style: str, allow_latex: bool) -> tuple[int | Fraction | None, list[int]] | str:
+    """As :func:`evaluate_expression`, of a response's answer; or why there is no value: unparsable | no_answer."""
     answer = extract_answer(response, style=style, allow_latex=allow_latex)
     if answer is None:
         return "no_answer"
     if allow_latex and ("\\" in answer or "$" in answer) and len(answer) <= 2 * MAX_LENGTH:
         answer = plain_from_latex(answer)
     evaluated = evaluate_expression(answer)
-    if evaluated is None:
-        return "unparsable"
+    return "unparsable" if evaluated is None else evaluated
+
+
+def judge_countdown(
+    response: str, numbers: Sequence[int], target: int, *, style: str = "bare", allow_latex: bool = False
+) -> str:
+    """Status of a response to the problem: correct | wrong | unparsable | no_answer."""
+    evaluated = evaluate_answer(response, style=style, allow_latex=allow_latex)
+    if isinstance(evaluated, str):
+        return evaluated
     value, used = evaluated
     used.sort()
     return "correct" if value == target and used == sorted(numbers) else "wrong"
 
 
-def _read_problem(answer: Any) -> tuple[Sequence[int], int]:
+def read_problem(answer: Any) -> tuple[Sequence[int], int]:
     """Numbers and target of ``Prompt.answer``; ``UsageError`` for any other form."""
     if isinstance(answer, Mapping):
         numbers, target = answer.get("numbers"), answer.get("target")
@@ -279,14 +285,14 @@ class CountdownReward(BaseReward):
         }
 
     def __call__(self, prompt: Prompt, completion: Completion) -> Reward:
-        numbers, target = _read_problem(prompt.answer)
+        numbers, target = read_problem(prompt.answer)
         return self._reward_of[
             judge_countdown(completion.text, numbers, target, style=self.style, allow_latex=self.allow_latex)
         ]
 
     def explain_unusable(self, answer: Any) -> str | None:
         try:
-            _read_problem(answer)
+            read_problem(answer)
         except UsageError as error:
             return str(error)
         return None

@@ -28,6 +28,7 @@ CASES = {
         ("countdown", {"numbers": [2, 3], "target": 6}, "<answer>2*3</answer>", "<answer>2+3</answer>"),
     ],
 }
+CASES["countdown_graded"] = CASES["countdown"]
 CASES["by_task"] = [case for cases in CASES.values() for case in cases]
 CASES["reasoning_gym"] = [
     ("reasoning_gym", {"generator": "chain_sum", "answer": "17"}, "<answer>17</answer>", "<answer>18</answer>"),
