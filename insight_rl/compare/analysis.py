@@ -15,7 +15,8 @@ import numpy as np
 
 from insight_rl.compare import statistics as st
 from insight_rl.compare.results import AXES, Axis, Curve, Results
-from insight_rl.compare.speedup import SpeedUp, speed_ups
+from insight_rl.compare.speedup import Fits, SpeedUp, Target, speed_ups
+from insight_rl.errors import check
 
 Metric = Literal["area", "final"]
 Verdict = Literal["better", "worse", "level", "not settled"]
@@ -23,6 +24,8 @@ METRICS: tuple[Metric, ...] = ("area", "final")
 ALPHA = 1 - st.LEVEL
 FEW_SEEDS = 5
 """Below this number of seeds an interval says little, and the report warns."""
+INSIGHT = "insight"
+"""The arm with which all others are compared, too: the question of this project."""
 TOLERANCE = 0.02
 """A run counts as whole if its last evaluation lies at this share of the budget from its end, or nearer."""
 
@@ -101,7 +104,7 @@ class Analysis:
     budgets: Mapping[Axis, float]
     """The largest budget that every whole run has reached; all numbers on the axis are taken there."""
     limits: Mapping[Axis, str]
-    """The arm that ends first on the axis."""
+    """The arm that ends first on the axis; left out where all end alike."""
     curves: Mapping[str, Mapping[int, Curve]]
     """The whole runs, by selector and seed."""
     short: Sequence[tuple[str, int, float]]
@@ -112,6 +115,9 @@ class Analysis:
     """By selector, accuracy at the last evaluation: mean difference, its interval over seeds and problems, and whether
     the problems are the same at every seed."""
     speed_ups: Sequence[SpeedUp]
+    """Over the baseline, and over INSIGHT where it is another arm."""
+    against_insight: Sequence[Difference]
+    """By the primary metric, exploratory; empty where no arm is called insight, or it is the baseline."""
 
     @property
     def primary(self) -> Sequence[Difference]:
@@ -124,15 +130,16 @@ class Analysis:
         """Of the arm that has the fewest."""
         return min(len(runs) for runs in self.curves.values())
 
-    def speed_up(self, selector: str, axis: Axis, target: str = "final") -> SpeedUp | None:
-        wanted = (selector, axis, target)
-        return next((s for s in self.speed_ups if (s.selector, s.axis, s.target) == wanted), None)
+    def speed_up(
+        self, selector: str, axis: Axis, target: Target = "final", *, over: str | None = None
+    ) -> SpeedUp | None:
+        """The speed-up over the baseline, or over another arm; None where there is none."""
+        wanted = (selector, over or self.results.plan.baseline, axis, target)
+        return next((s for s in self.speed_ups if (s.selector, s.baseline, s.axis, s.target) == wanted), None)
 
 
 def analyse(results: Results) -> Analysis:
     """Compute everything. Raises ``UsageError`` if the baseline has no whole run."""
-    from insight_rl.errors import check
-
     plan = results.plan
     curves, short = _whole_runs(results)
     check(
@@ -142,17 +149,8 @@ def analyse(results: Results) -> Analysis:
         f"has no run in {results.folder} that went through its budget; finish the comparison first",
     )
     budgets, limits = _common_budgets(results, curves)
-    differences: dict[tuple[Metric, Axis], Sequence[Difference]] = {}
-    for metric in METRICS:
-        for axis in AXES:
-            scores = {name: scores_of(runs, metric, axis, budgets[axis]) for name, runs in curves.items()}
-            found = [
-                difference(name, scores[name], scores[plan.baseline], metric, axis, budgets[axis], plan.smallest_effect)
-                for name in curves
-                if name != plan.baseline and scores[name].keys() & scores[plan.baseline].keys()
-            ]
-            differences[metric, axis] = _corrected(found)
-    baseline = curves[plan.baseline]
+    references = [plan.baseline, *([INSIGHT] if INSIGHT in curves and plan.baseline != INSIGHT else [])]
+    known: dict[tuple[str, tuple[int, ...]], Fits] = {}
     return Analysis(
         results=results,
         budgets=budgets,
@@ -160,12 +158,48 @@ def analyse(results: Results) -> Analysis:
         curves=curves,
         short=short,
         arms=[_arm(name, scores_of(runs, plan.metric, plan.axis, budgets[plan.axis])) for name, runs in curves.items()],
-        differences=differences,
+        differences={
+            (metric, axis): _differences(curves, plan.baseline, metric, axis, budgets[axis], plan.smallest_effect)
+            for metric in METRICS
+            for axis in AXES
+        },
         problem_intervals=_problem_intervals(results, curves),
         speed_ups=[
-            each for name, runs in curves.items() if name != plan.baseline for each in speed_ups(runs, baseline)
+            each
+            for reference in references
+            for name, runs in curves.items()
+            if name != reference
+            for each in speed_ups(runs, curves[reference], known)
+        ],
+        against_insight=[
+            each
+            for reference in references[1:]
+            for each in _differences(
+                curves, reference, plan.metric, plan.axis, budgets[plan.axis], plan.smallest_effect
+            )
         ],
     )
+
+
+def _differences(
+    curves: Mapping[str, Mapping[int, Curve]],
+    reference: str,
+    metric: Metric,
+    axis: Axis,
+    budget: float,
+    smallest_effect: float,
+) -> Sequence[Difference]:
+    scores = {name: scores_of(runs, metric, axis, budget) for name, runs in curves.items()}
+    found = [
+        difference(name, scores[name], scores[reference], metric, axis, budget, smallest_effect)
+        for name in curves
+        if name != reference and scores[name].keys() & scores[reference].keys()
+    ]
+    different = st.holm({each.selector: each.p for each in found})
+    equivalent = st.holm({each.selector: each.p_equivalent for each in found})
+    return [
+        replace(each, p_holm=different[each.selector], p_equivalent_holm=equivalent[each.selector]) for each in found
+    ]
 
 
 def scores_of(runs: Mapping[int, Curve], metric: Metric, axis: Axis, budget: float) -> dict[int, float]:
@@ -206,14 +240,6 @@ def difference(
     )
 
 
-def _corrected(found: Sequence[Difference]) -> Sequence[Difference]:
-    different = st.holm({each.selector: each.p for each in found})
-    equivalent = st.holm({each.selector: each.p_equivalent for each in found})
-    return [
-        replace(each, p_holm=different[each.selector], p_equivalent_holm=equivalent[each.selector]) for each in found
-    ]
-
-
 def _whole_runs(results: Results) -> tuple[dict[str, dict[int, Curve]], list[tuple[str, int, float]]]:
     plan = results.plan
     curves: dict[str, dict[int, Curve]] = {}
@@ -237,8 +263,9 @@ def _common_budgets(
     budgets, limits = {}, {}
     for axis in AXES:
         ends = {name: min(run.end(axis) for run in runs.values()) for name, runs in curves.items()}
-        limits[axis] = min(ends, key=lambda name: ends[name])
-        budgets[axis] = ends[limits[axis]]
+        budgets[axis] = min(ends.values())
+        if max(ends.values()) > (1 + TOLERANCE) * budgets[axis]:
+            limits[axis] = min(ends, key=lambda name: ends[name])
     axis = results.plan.budget_axis
     budgets[axis] = min(budgets[axis], results.plan.budget_size)
     return budgets, limits

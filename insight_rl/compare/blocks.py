@@ -83,7 +83,7 @@ dl { font-size: .85rem; color: var(--muted); margin: .3rem 0 1rem; max-width: 60
 dt { font-weight: 600; float: left; clear: left; margin-right: .4rem; }
 dd { margin: 0 0 .15rem; }
 figure { margin: 1rem 0; overflow-x: auto; }
-figure svg { width: 100%; min-width: 40rem; height: auto; display: block; }
+figure svg { width: 100%; min-width: 34rem; height: auto; display: block; }
 figcaption { font-size: .85rem; color: var(--muted); max-width: 60rem; }
 pre { background: var(--box); padding: .7rem .9rem; border-radius: 6px; overflow-x: auto; font-size: .85rem; }
 """

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from scipy import stats
+from scipy import optimize, stats
 
+from insight_rl.compare import words
 from insight_rl.compare.analysis import Analysis, Difference
 from insight_rl.compare.results import AXES, Axis, Curve
 from insight_rl.compare.statistics import LEVEL, mean_interval
@@ -29,6 +30,8 @@ AXIS_LABELS: Mapping[Axis, str] = {
 }
 MAX_HIGHLIGHTS = 5
 """Arms with a colour in pictures that show all arms at once; the others are grey there and have panels of their own."""
+MAX_BEYOND = 1.5
+"""How far curves are drawn, in multiples of the budget that all arms have reached."""
 INK, PALE, BAND = "#1A1A1A", "#B5B5B5", "#8A8A8A"
 _NUM_GRID_POINTS = 100
 _VARIABLES = {
@@ -84,7 +87,7 @@ def draw_differences(analyses: Sequence[Analysis], looks: Mapping[str, Look], pn
             axes.margins(x=0.08)
             plan = analysis.results.plan
             title = f"setting {plan.setting}: " if len(analyses) > 1 else ""
-            axes.set_title(f"{title}{len(analysis.curves)} arms, {analysis.num_seeds} seeds")
+            axes.set_title(f"{title}{len(analysis.curves)} arms, {words.seed_range(analysis)}")
             axes.set_xlabel(f"points above {plan.baseline}, at equal {plan.axis}")
             axes.grid(axis="y", visible=False)
         panels[0].set_yticks(range(len(order)), order)
@@ -134,10 +137,10 @@ def draw_curves(analysis: Analysis, looks: Mapping[str, Look], png: Path) -> Dra
                     x, 100 * (mean - half), 100 * (mean + half), color=look.colour, alpha=0.13, linewidth=0
                 )
                 ends.append((100 * float(mean[-1]), float(x[-1]), name, look.colour))
-            _label_ends(axes, ends)
+            _label_ends(axes, ends, height_in=3.0)
             axes.set_xlabel(AXIS_LABELS[axis])
             axes.axvline(analysis.budgets[axis], color=GREY, linewidth=0.9, linestyle=(0, (2, 3)))
-            _count_axis(axes)
+            _count_axis(axes, analysis, axis)
         for axes in panels[::2]:
             axes.set_ylabel("accuracy, %")
 
@@ -162,7 +165,7 @@ def draw_arms(analysis: Analysis, looks: Mapping[str, Look], png: Path) -> Drawi
             axes.plot(x, 100 * mean, color=colour, linewidth=1.8)
             axes.fill_between(x, 100 * (mean - half), 100 * (mean + half), color=colour, alpha=0.15, linewidth=0)
             axes.set_title(f"{name}: {verdicts[name]}", fontsize=9.5)
-            _count_axis(axes)
+            _count_axis(axes, analysis, plan.axis)
         for axes in panels[len(names) :]:
             axes.set_axis_off()
         figure.supxlabel(AXIS_LABELS[plan.axis], fontsize=10)
@@ -173,13 +176,14 @@ def draw_arms(analysis: Analysis, looks: Mapping[str, Look], png: Path) -> Drawi
 
 def draw_speed_ups(analysis: Analysis, looks: Mapping[str, Look], png: Path) -> Drawing:
     """Budget of the baseline / budget of the arm, to the baseline's final accuracy, on a logarithmic scale."""
-    finals = [each for each in analysis.speed_ups if each.target == "final"]
+    baseline = analysis.results.plan.baseline
+    finals = [each for each in analysis.speed_ups if (each.target, each.baseline) == ("final", baseline)]
     primary = analysis.results.plan.axis
     ranked = sorted((s for s in finals if s.axis == primary), key=lambda s: (s.ratio or 0.0, s.selector))
     places = {each.selector: place for place, each in enumerate(ranked)}
     highs = [each.interval.high for each in finals if np.isfinite(each.interval.high)]
     right = max(2.0, 1.15 * max([*highs, *(each.ratio or 0.0 for each in finals)], default=2.0))
-    left = 1 / right
+    left = min(0.25, 1 / right)
 
     def draw(figure: Figure) -> None:
         from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
@@ -235,9 +239,11 @@ def draw_rollouts(analysis: Analysis, looks: Mapping[str, Look], png: Path) -> D
         if (totals := _totals(analysis, name, "wasted_fraction"))
     }
     order = sorted(wasted, key=lambda name: -float(wasted[name].mean()))
+    height = max(3.6, 1.0 + 0.32 * len(order))
 
     def draw(figure: Figure) -> None:
         informative, spent = figure.subplots(1, 2, width_ratios=(1.5, 1))
+        informative.set_ylim(0, 100)
         ends = []
         for name in sorted(analysis.curves, key=lambda name: name in looks):
             look = looks.get(name)
@@ -249,10 +255,9 @@ def draw_rollouts(analysis: Analysis, looks: Mapping[str, Look], png: Path) -> D
             else:
                 informative.plot(x, 100 * mean, color=look.colour, linestyle=look.line, linewidth=2.0)
                 ends.append((100 * float(mean[-1]), float(x[-1]), name, look.colour))
-        _label_ends(informative, ends)
+        _label_ends(informative, ends, height_in=height - 0.7)
         informative.set_title("informative groups, % of those rolled out")
         informative.set_xlabel("training step")
-        informative.set_ylim(0, 100)
         for place, name in enumerate(order):
             colour = looks[name].colour if name in looks else GREY
             interval = mean_interval(wasted[name])
@@ -263,7 +268,7 @@ def draw_rollouts(analysis: Analysis, looks: Mapping[str, Look], png: Path) -> D
         spent.set_xlim(0, 100)
         spent.grid(axis="y", visible=False)
 
-    return _drawing(draw, (11, max(3.6, 1.0 + 0.32 * len(order))), png)
+    return _drawing(draw, (11, height), png)
 
 
 def mean_curve(curves: Sequence[Curve], axis: Axis) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -301,19 +306,20 @@ def _totals(analysis: Analysis, name: str, column: str) -> dict[int, float]:
     return {seed: costs[name, seed][column] for seed in analysis.curves[name] if column in costs.get((name, seed), {})}
 
 
-def _label_ends(axes: Axes, ends: Sequence[tuple[float, float, str, str]]) -> None:
+def _label_ends(axes: Axes, ends: Sequence[tuple[float, float, str, str]], *, height_in: float) -> None:
     """The name of each line at its end, moved apart where two would overlap."""
     if not ends:
         return
     low, high = axes.get_ylim()
-    gap = 0.075 * (high - low)
-    height = -np.inf
-    right = max(x for _, x, _, _ in ends)
-    for value, _, name, colour in sorted(ends):
-        height = max(value, height + gap)
+    gap = 0.17 / height_in * (high - low)
+    ends = sorted(ends)
+    steps = gap * np.arange(len(ends))
+    # The heights nearest to the ends of the lines of which none is closer to another than the gap.
+    heights = optimize.isotonic_regression(np.array([value for value, _, _, _ in ends]) - steps).x + steps
+    for height, (_, x, name, colour) in zip(heights, ends, strict=True):
         axes.annotate(
             name,
-            (right, height),
+            (x, height),
             xytext=(6, 0),
             textcoords="offset points",
             va="center",
@@ -323,9 +329,13 @@ def _label_ends(axes: Axes, ends: Sequence[tuple[float, float, str, str]]) -> No
         )
 
 
-def _count_axis(axes: Axes) -> None:
+def _count_axis(axes: Axes, analysis: Analysis, axis: Axis) -> None:
     from matplotlib.ticker import EngFormatter, MaxNLocator
 
+    # An arm that spends many times as much would press all others to the left.
+    end = max(run.end(axis) for runs in analysis.curves.values() for run in runs.values())
+    end = min(end, MAX_BEYOND * analysis.budgets[axis])
+    axes.set_xlim(-0.03 * end, 1.04 * end)
     axes.xaxis.set_major_locator(MaxNLocator(nbins=4))
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))
 
@@ -343,14 +353,16 @@ def _drawing(draw: Callable[[Figure], None], size: tuple[float, float], png: Pat
         draw(figure)
         picture, text = io.BytesIO(), io.StringIO()
         figure.savefig(picture, format="png")
+        # The places that were found for the first hold for the second.
+        figure.set_layout_engine("none")
         figure.savefig(text, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     write_atomically(png, picture.getvalue())
-    return Drawing(png, _for_page(text.getvalue()))
+    return Drawing(png, _for_page(text.getvalue(), size[0]))
 
 
-def _for_page(svg: str) -> str:
-    """The drawing as part of a page: without its own head, in the page's colours and letters."""
-    svg = svg[svg.index("<svg") :]
+def _for_page(svg: str, width_in: float) -> str:
+    """The drawing as part of a page: without its own head, in the page's colours and letters, not blown up."""
+    svg = svg[svg.index("<svg") :].replace("<svg", f'<svg style="max-width: {100 * width_in:.0f}px"', 1)
     for colour, variable in _VARIABLES.items():
         svg = svg.replace(colour.lower(), f"var(--{variable})")
     return svg.replace("'DejaVu Sans', ", "").replace("px 'DejaVu Sans'", "px sans-serif")

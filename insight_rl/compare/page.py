@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from insight_rl.compare import words
-from insight_rl.compare.analysis import METRICS, Analysis, Difference
+from insight_rl.compare.analysis import INSIGHT, METRICS, Analysis, Difference, scores_of
 from insight_rl.compare.blocks import Block, Bullets, Code, Heading, Picture, Table, Text, Warning
 from insight_rl.compare.results import AXES
 from insight_rl.compare.statistics import interquartile_mean, mean_interval, stratified_bootstrap
@@ -33,36 +33,46 @@ def front(analyses: Sequence[Analysis], differences: Picture) -> list[Block]:
     mark = "" if all(plan.matches_hash for plan in plans) else "Exploratory: "
     title = f"{mark}Which arm learns more than {' or '.join(baselines)}? Setting{'s' if len(plans) > 1 else ''} {names}"
     blocks: list[Block] = [Heading(1, title)]
+    for description, settings in _descriptions(analyses).items():
+        blocks.append(Text(description if len(plans) == 1 else f"Setting {', '.join(settings)}: {description}"))
+    cautions: list[Block] = []
     for analysis in analyses:
-        plan = analysis.results.plan
-        what = "training runs" if plan.kind == "train" else "simulated runs"
-        before = f"Setting {plan.setting}: " if len(analyses) > 1 else ""
-        what = f"{what} of {words.budget_name(plan.budget_axis, plan.budget_size)}"
-        blocks.append(
-            Text(
-                f"{before}{len(analysis.curves)} arms, {analysis.num_seeds} seeds each, {what}. At each seed all "
-                "arms start from the same model and see the same pool and the same evaluation problems. The score "
-                f"is {words.metric_meaning(plan.metric, plan.axis, analysis.budgets[plan.axis])}, so arms are compared "
-                f"at equal {plan.axis}."
-            )
-        )
+        before = f"Setting {analysis.results.plan.setting}: " if len(analyses) > 1 else ""
         blocks.append(Text(before + words.answer(analysis), is_lead=True))
-        blocks += [Warning(before + text) for text in words.warnings(analysis)]
-    blocks += [differences, *_how_to_read(plans[0].smallest_effect)]
+        cautions += [Warning(before + text) for text in words.warnings(analysis)]
+    # Of one comparison they are few, and stand before the picture.
+    blocks += [*cautions, differences] if len(analyses) == 1 else [differences, *cautions]
+    blocks += _how_to_read(plans[0].smallest_effect)
     if len(analyses) > 1:
         blocks += _overview(analyses)
     return blocks
 
 
+def _descriptions(analyses: Sequence[Analysis]) -> dict[str, list[str]]:
+    """What was compared, and the settings of which it is true."""
+    found: dict[str, list[str]] = {}
+    for analysis in analyses:
+        plan = analysis.results.plan
+        what = "training runs" if plan.kind == "train" else "simulated runs"
+        meaning = words.metric_meaning(plan.metric, plan.axis, analysis.budgets[plan.axis])
+        text = (
+            f"{len(analysis.curves)} arms, {words.seed_range(analysis)} each, {what} of "
+            f"{words.budget_name(plan.budget_axis, plan.budget_size)}. At each seed all arms start from the same model "
+            f"and see the same pool and the same evaluation problems. The score is {meaning}, so arms are compared at "
+            f"equal {plan.axis}."
+        )
+        found.setdefault(text, []).append(plan.setting)
+    return found
+
+
 def _how_to_read(smallest_effect: float) -> list[Block]:
-    margin = f"{100 * smallest_effect:g} points"
     return [
         Bullets(
             [
                 "better, worse: the difference holds up against chance, with all arms counted (Holm's correction). It "
                 "is never said of an interval that holds 0.",
-                f"level: a difference beyond {margin}, the smallest that the plan calls of interest, is ruled out. "
-                "This is a result, not a lack of one.",
+                f"level: a difference beyond {words.margin_name(smallest_effect)}, the smallest that the plan calls of "
+                "interest, is ruled out. This is a result, not a lack of one.",
                 "not settled: neither of these. The table says how many seeds would settle it.",
             ]
         )
@@ -101,8 +111,6 @@ def _overview(analyses: Sequence[Analysis]) -> list[Block]:
 
 
 def _paired(analysis: Analysis, name: str) -> np.ndarray:
-    from insight_rl.compare.analysis import scores_of
-
     plan = analysis.results.plan
     own, base = (
         scores_of(analysis.curves[each], plan.metric, plan.axis, analysis.budgets[plan.axis])
@@ -114,61 +122,65 @@ def _paired(analysis: Analysis, name: str) -> np.ndarray:
 def setting_section(analysis: Analysis, pictures: Pictures, *, is_only: bool) -> list[Block]:
     """Everything about one setting."""
     plan = analysis.results.plan
-    before = "" if is_only else f"Setting {plan.setting}: "
+
+    def heading(text: str) -> Heading:
+        return Heading(2, text[0].upper() + text[1:] if is_only else f"Setting {plan.setting}: {text}")
+
     return [
-        Heading(2, f"{before}who is ahead, by {plan.metric} at equal {plan.axis}"),
+        heading(f"who is ahead, by {plan.metric} at equal {plan.axis}"),
         *_primary(analysis),
-        Heading(2, f"{before}accuracy along the run"),
+        heading("accuracy along the run"),
         pictures.curves,
         pictures.arms,
-        Heading(2, f"{before}budget to the baseline's accuracy"),
+        heading("budget to the baseline's accuracy"),
         *_speed_ups(analysis, pictures.speed_ups),
-        Heading(2, f"{before}the other measures (exploratory)"),
+        *_against_insight(analysis, heading),
+        heading("the other measures (exploratory)"),
         *_exploratory(analysis),
-        Heading(2, f"{before}where the rollouts went, and what choosing cost"),
+        heading("where the rollouts went, and what choosing cost"),
         pictures.rollouts,
         *_costs(analysis),
-        *_tuning(analysis, before),
-        Heading(2, f"{before}runs and plan"),
+        *_tuning(analysis, heading),
+        heading("runs and plan"),
         *_runs(analysis),
     ]
 
 
 def _primary(analysis: Analysis) -> list[Block]:
     plan = analysis.results.plan
-    margin = f"{100 * plan.smallest_effect:g} points"
+    margin = words.margin_name(plan.smallest_effect)
     by_name = {arm.selector: arm for arm in analysis.arms}
     rows = [_baseline_row(analysis)]
     for each in sorted(analysis.primary, key=lambda each: -each.mean):
         arm = by_name[each.selector]
+        interquartile = words.point_interval(arm.interquartile_interval, signed=False)
         rows.append(
             (
                 each.selector,
-                words.points(each.score, signed=False),
-                f"{words.points(arm.interquartile_mean, signed=False)} "
-                f"({words.point_interval(arm.interquartile_interval, signed=False)})",
+                words.verdict_in_words(each),
                 words.points(each.mean),
                 words.point_interval(each.interval),
                 words.point_interval(each.bootstrap),
                 words.p_value(each.p_holm),
                 words.p_value(each.p_equivalent_holm),
                 f"{each.improvement:.2f} ({each.improvement_interval.low:.2f} to {each.improvement_interval.high:.2f})",
+                words.points(each.score, signed=False),
+                f"{words.points(arm.interquartile_mean, signed=False)} ({interquartile})",
                 str(each.num_seeds),
-                words.verdict_in_words(each),
             )
         )
     columns = [
         ("arm", ""),
-        ("score", "mean over the seeds, in per cent"),
-        ("IQM", "interquartile mean: the mean of the middle half of the seeds, with its 95 % bootstrap interval"),
+        ("verdict", f"seeds needed: pairs to find a difference of {margin} with 80 % at the spread seen here"),
         ("difference", f"points above {plan.baseline}, mean of the paired seeds"),
         ("95 % (t)", "interval of that difference by Student's t over the seeds"),
         ("95 % (bootstrap)", "the same by drawing seeds with replacement, widened for few seeds (Hesterberg 2015)"),
         ("p", "chance of such a difference if there were none, with Holm's correction for the number of arms"),
         ("p level", f"chance to look this level if the true difference were {margin} (two one-sided tests, Holm)"),
         ("P(improve)", f"chance that a run of the arm beats a run of {plan.baseline}, with its 95 % interval"),
+        ("score", "mean over the seeds, in per cent"),
+        ("IQM", "interquartile mean: the mean of the middle half of the seeds, with its 95 % bootstrap interval"),
         ("seeds", "pairs of runs"),
-        ("verdict", f"seeds needed: pairs to find a difference of {margin} with 80 % at the spread seen here"),
     ]
     return [Table(columns, rows), *_problems(analysis)]
 
@@ -178,7 +190,7 @@ def _baseline_row(analysis: Analysis) -> tuple[str, ...]:
     iqm = words.points(arm.interquartile_mean, signed=False)
     interval = words.point_interval(arm.interquartile_interval, signed=False)
     score = words.points(float(arm.scores_S.mean()), signed=False)
-    return (arm.selector, score, f"{iqm} ({interval})", *["-"] * 6, str(len(arm.seeds)), "baseline")
+    return (arm.selector, "baseline", *["-"] * 6, score, f"{iqm} ({interval})", str(len(arm.seeds)))
 
 
 def _problems(analysis: Analysis) -> list[Block]:
@@ -211,7 +223,8 @@ def _problems(analysis: Analysis) -> list[Block]:
 
 def _speed_ups(analysis: Analysis, picture: Picture) -> list[Block]:
     plan = analysis.results.plan
-    finals = [each for each in analysis.speed_ups if each.target == "final" and each.axis == plan.axis]
+    wanted = ("final", plan.axis, plan.baseline)
+    finals = [each for each in analysis.speed_ups if (each.target, each.axis, each.baseline) == wanted]
     if not finals:
         return [Text("There is no curve with two evaluations: nothing to tell.")]
     rows = []
@@ -263,6 +276,45 @@ def _speed_ups(analysis: Analysis, picture: Picture) -> list[Block]:
     ]
 
 
+def _against_insight(analysis: Analysis, heading: Callable[[str], Heading]) -> list[Block]:
+    found = sorted(analysis.against_insight, key=lambda each: -each.mean)
+    if not found:
+        return []
+    axis = analysis.results.plan.axis
+    axes = list(dict.fromkeys(["steps", axis]))
+    rows = []
+    for each in found:
+        speeds = [analysis.speed_up(each.selector, one, over=INSIGHT) for one in AXES if one in axes]
+        rows.append(
+            (
+                each.selector,
+                words.points(each.mean),
+                words.point_interval(each.interval),
+                words.p_value(each.p_holm),
+                words.verdict_in_words(each),
+                *(words.speed_in_words(speed) if speed else "?" for speed in speeds),
+            )
+        )
+    return [
+        heading("every arm against INSIGHT (exploratory)"),
+        Table(
+            [
+                ("arm", ""),
+                ("difference", "points above insight by the primary metric, paired seeds"),
+                ("95 % (t)", ""),
+                ("p", "with Holm's correction for the arms of this table"),
+                ("verdict", ""),
+                *(
+                    (f"speed-up, {one}", "budget of insight over budget of the arm, to insight's last accuracy")
+                    for one in AXES
+                    if one in axes
+                ),
+            ],
+            rows,
+        ),
+    ]
+
+
 def _exploratory(analysis: Analysis) -> list[Block]:
     plan = analysis.results.plan
     wanted = [(metric, axis) for metric in METRICS for axis in AXES]
@@ -275,7 +327,7 @@ def _exploratory(analysis: Analysis) -> list[Block]:
     columns = [("arm", ""), *((f"{metric}, {axis}", "") for metric, axis in wanted)]
     where = "; ".join(
         f"{axis}: {words.budget_name(axis, analysis.budgets[axis])}"
-        + ("" if axis == plan.budget_axis else f" (where {analysis.limits[axis]} ends)")
+        + (f" (where {analysis.limits[axis]} ends)" if axis in analysis.limits else "")
         for axis in AXES
     )
     return [
@@ -283,7 +335,8 @@ def _exploratory(analysis: Analysis) -> list[Block]:
             f"Points above {plan.baseline} with the 95 % interval (t), not corrected for the number of arms or of "
             "measures. area: mean accuracy up to the budget; final: accuracy there. All arms are compared at the same "
             f"budget on each axis, the largest that every run has reached. {where}. An arm that rolls out several "
-            "times as much a step is far along by steps and not by rollouts or tokens: look at both."
+            "times as much a step is far along by steps and not by rollouts or tokens: look at both. *: the primary "
+            "measure, which decides above."
         ),
         Table(columns, rows),
     ]
@@ -344,7 +397,7 @@ def _cost_cell(column: str, values: np.ndarray) -> str:
     return f"{scale * mean:.{digits}f}{half}"
 
 
-def _tuning(analysis: Analysis, before: str) -> list[Block]:
+def _tuning(analysis: Analysis, heading: Callable[[str], Heading]) -> list[Block]:
     rows = analysis.results.tuning
     if not rows:
         return []
@@ -369,7 +422,7 @@ def _tuning(analysis: Analysis, before: str) -> list[Block]:
         for arm, trials in by_arm.items()
     ]
     return [
-        Heading(2, f"{before}tuning"),
+        heading("tuning"),
         Text(
             f"Each arm's {key} was chosen by the primary metric, with the same trials on seeds that are not used above."
         ),

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from insight_rl.compare import figures, words
-from insight_rl.compare.analysis import Analysis, analyse
+from insight_rl.compare.analysis import INSIGHT, Analysis, analyse
 from insight_rl.compare.blocks import Picture, to_html, to_markdown
 from insight_rl.compare.page import Pictures, closing, front, setting_section
 from insight_rl.compare.results import CURVE_COLUMNS, load_results
@@ -99,7 +99,7 @@ def headline(output_dir: Path | Sequence[Path]) -> str:
         budget = words.budget_name(plan.axis, analysis.budgets[plan.axis])
         lines.append(
             f"setting {plan.setting}: {plan.metric} of accuracy at {budget}, points above {plan.baseline} "
-            f"(95 % interval, {analysis.num_seeds} seeds)"
+            f"(95 % interval, {words.seed_range(analysis)})"
         )
         for each in sorted(analysis.primary, key=lambda each: -each.mean):
             speed = analysis.speed_up(each.selector, plan.axis)
@@ -151,7 +151,8 @@ def _draw_setting(
         curves=keep(
             figures.draw_curves(analysis, looks, target / f"curves{ending}.png"),
             "Accuracy against each budget: mean over the seeds with its 95 % interval, as far as every seed of the arm "
-            f"goes{grey}. Dotted: the budget at which all arms are compared on this axis.",
+            f"goes{grey}. Dotted: the budget at which all arms are compared on this axis. An arm that spends far more "
+            "leaves the picture on the right.",
         ),
         arms=keep(
             figures.draw_arms(analysis, looks, target / f"arms{ending}.png"),
@@ -176,27 +177,26 @@ def _differences_csv(analyses: Sequence[Analysis]) -> str:
     writer.writerow(DIFFERENCE_COLUMNS)
     for analysis in analyses:
         plan = analysis.results.plan
-        for (metric, axis), found in analysis.differences.items():
-            is_primary = (metric, axis) == (plan.metric, plan.axis)
-            for each in found:
-                numbers = (
-                    each.score,
-                    each.mean,
-                    each.deviation,
-                    each.interval.low,
-                    each.interval.high,
-                    each.bootstrap.low,
-                    each.bootstrap.high,
-                    each.p,
-                    each.p_holm,
-                    each.p_equivalent_holm,
-                    each.improvement,
-                )
-                # Only the primary metric decides.
-                verdict = each.verdict if is_primary else ""
-                names = (plan.setting, each.selector, plan.baseline, metric, axis, _number(each.budget))
-                cells = map(_number, numbers)
-                writer.writerow((*names, int(is_primary), each.num_seeds, *cells, verdict, each.seeds_needed or ""))
+        rows = [(plan.baseline, each) for found in analysis.differences.values() for each in found]
+        rows += [(INSIGHT, each) for each in analysis.against_insight]
+        for baseline, each in rows:
+            is_primary = (baseline, each.metric, each.axis) == (plan.baseline, plan.metric, plan.axis)
+            numbers = (
+                each.score,
+                each.mean,
+                each.deviation,
+                each.interval.low,
+                each.interval.high,
+                each.bootstrap.low,
+                each.bootstrap.high,
+                each.p,
+                each.p_holm,
+                each.p_equivalent_holm,
+                each.improvement,
+            )
+            names = (plan.setting, each.selector, baseline, each.metric, each.axis, _number(each.budget))
+            cells = map(_number, numbers)
+            writer.writerow((*names, int(is_primary), each.num_seeds, *cells, each.verdict, each.seeds_needed or ""))
     return text.getvalue()
 
 

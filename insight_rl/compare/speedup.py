@@ -23,7 +23,7 @@ from __future__ import annotations
 import csv
 import io
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -64,28 +64,33 @@ class SpeedUp:
     num_seeds: int
     num_reached: int
     """Seeds whose own curve reaches the level."""
+    is_never_reached: bool
+    """Whether all but a tail of the resamples, as small as that outside the interval, fail to reach the level."""
     seed_median: float | None
     """Median over seeds of the budget to the level (Kaplan-Meier); None: later than the end."""
 
     @property
     def verdict(self) -> str:
-        """``faster`` or ``slower`` only where the interval leaves out 1."""
-        if self.num_seeds < 2 or self.interval.holds(1.0):
+        """``faster`` or ``slower`` only where the interval leaves out 1; ``not reached``: in no resample, either."""
+        if self.num_seeds < 2:
+            return "not settled"
+        if self.is_never_reached:
+            return "not reached"
+        if self.interval.holds(1.0):
             return "not settled"
         return "faster" if self.interval.low > 1 else "slower"
 
 
 @dataclass(frozen=True)
-class _Arm:
-    """The S paired curves of one arm, thinned or stretched to the same number E of evaluations."""
+class Fits:
+    """The S paired curves of one arm, thinned or stretched to the same number E of evaluations, and their fits."""
 
     accuracy_SE: np.ndarray
     budgets_SE: Mapping[Axis, np.ndarray]
-
-    def fits(self, drawn_BS: np.ndarray) -> np.ndarray:
-        """The monotone fit of the mean curve of each draw of seeds, [B, E]."""
-        means = self.accuracy_SE[drawn_BS].mean(axis=1)
-        return np.stack([optimize.isotonic_regression(mean).x for mean in means])
+    rows_BS: np.ndarray
+    """Seeds of each draw; the first row is what was observed, the others are the bootstrap's."""
+    fits_BE: np.ndarray
+    """The monotone fit of the mean curve of each draw."""
 
     def budgets_at(self, places_B: np.ndarray, axis: Axis, drawn_BS: np.ndarray) -> np.ndarray:
         """Mean budgets at fractional numbers of the evaluation, [B]; infinite where the place is."""
@@ -98,25 +103,31 @@ class _Arm:
         return np.where(is_reached, low + (places - before) * (high - low), math.inf)
 
 
-def speed_ups(arm: Mapping[int, Curve], baseline: Mapping[int, Curve]) -> list[SpeedUp]:
+def speed_ups(
+    arm: Mapping[int, Curve],
+    baseline: Mapping[int, Curve],
+    known: MutableMapping[tuple[str, tuple[int, ...]], Fits] | None = None,
+) -> list[SpeedUp]:
     """The speed-ups of an arm over the baseline, for both targets and each axis, by the seeds that both have.
 
     ``arm`` and ``baseline`` map seeds to curves. Empty where no seed is common or a curve is a single evaluation.
+    ``known`` keeps the fits between calls, by selector and seeds: they take most of the time.
     """
-    seeds = sorted(arm.keys() & baseline.keys())
+    seeds = tuple(sorted(arm.keys() & baseline.keys()))
     own_curves, base_curves = [arm[seed] for seed in seeds], [baseline[seed] for seed in seeds]
     if not seeds or min(len(curve.accuracy) for curve in (*own_curves, *base_curves)) < 2:
         return []
-    own, base = _stretched(own_curves), _stretched(base_curves)
-    observed = np.arange(len(seeds))[None]
-    # The first row is what was observed, the others are the bootstrap's.
-    rows_BS = np.concatenate([observed, resample(len(seeds), NUM_RESAMPLES)])
-    own_fits, base_fits = own.fits(rows_BS), base.fits(rows_BS)
+    known = {} if known is None else known
+    for curves in (own_curves, base_curves):
+        if (curves[0].selector, seeds) not in known:
+            known[curves[0].selector, seeds] = _fitted(curves)
+    own, base = known[own_curves[0].selector, seeds], known[base_curves[0].selector, seeds]
+    rows_BS, own_fits, base_fits = own.rows_BS, own.fits_BE, base.fits_BE
     levels: dict[Target, np.ndarray] = {
         "final": base.accuracy_SE[rows_BS, -1].mean(axis=1),
         "best": base_fits[:, -1],
     }
-    single_fits = own.fits(np.arange(len(seeds))[:, None])
+    single_fits = _monotone(own.accuracy_SE)
     found = []
     for target, level_B in levels.items():
         own_places, base_places = _first_places(own_fits, level_B), _first_places(base_fits, level_B)
@@ -141,6 +152,7 @@ def speed_ups(arm: Mapping[int, Curve], baseline: Mapping[int, Curve]) -> list[S
                     end=float(ends_B[0]),
                     num_seeds=len(seeds),
                     num_reached=int(np.isfinite(single_S).sum()),
+                    is_never_reached=len(seeds) > 1 and _is_never_reached(own_B, len(seeds)),
                     seed_median=kaplan_meier_median(single_S, own.budgets_SE[axis][:, -1]),
                 )
             )
@@ -176,16 +188,24 @@ def speed_up_csv(rows: Sequence[tuple[str, SpeedUp]]) -> str:
     return text.getvalue()
 
 
-def _stretched(curves: Sequence[Curve]) -> _Arm:
+def _fitted(curves: Sequence[Curve]) -> Fits:
     num = min(max(len(curve.accuracy) for curve in curves), MAX_POINTS)
 
     def stretch(values: np.ndarray) -> np.ndarray:
         return np.interp(np.linspace(0, len(values) - 1, num), np.arange(len(values)), values)
 
-    return _Arm(
-        accuracy_SE=np.stack([stretch(curve.accuracy) for curve in curves]),
+    rows_BS = np.concatenate([np.arange(len(curves))[None], resample(len(curves), NUM_RESAMPLES)])
+    accuracy_SE = np.stack([stretch(curve.accuracy) for curve in curves])
+    return Fits(
+        accuracy_SE=accuracy_SE,
         budgets_SE={axis: np.stack([stretch(curve.budgets[axis]) for curve in curves]) for axis in AXES},
+        rows_BS=rows_BS,
+        fits_BE=_monotone(accuracy_SE[rows_BS].mean(axis=1)),
     )
+
+
+def _monotone(curves_BE: np.ndarray) -> np.ndarray:
+    return np.stack([optimize.isotonic_regression(curve).x for curve in curves_BE])
 
 
 def _first_places(fits_BE: np.ndarray, level_B: np.ndarray) -> np.ndarray:
@@ -207,6 +227,10 @@ def _interval(base_B: np.ndarray, own_B: np.ndarray, ends_B: np.ndarray, num_see
     tail = expanded_tail(num_seeds)
     at_most = np.where(np.isfinite(own_B), base_B / own_B, base_B / ends_B)
     return Interval(float(np.quantile(base_B / own_B, tail)), float(np.quantile(at_most, 1 - tail)))
+
+
+def _is_never_reached(own_B: np.ndarray, num_seeds: int) -> bool:
+    return bool(np.isinf(own_B[0]) and np.isfinite(own_B[1:]).mean() <= expanded_tail(num_seeds))
 
 
 def _finite(value: float) -> float | None:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+import numpy as np
+
 from insight_rl.compare.analysis import FEW_SEEDS, Analysis, Difference
 from insight_rl.compare.results import Axis
 from insight_rl.compare.speedup import SpeedUp
-from insight_rl.compare.statistics import Interval
+from insight_rl.compare.statistics import Interval, mean_interval
 
 UNITS = {"steps": "training steps", "rollouts": "rollouts", "tokens": "generated tokens", "seconds": "device seconds"}
 
@@ -42,6 +44,12 @@ def budget_name(axis: Axis, budget: float) -> str:
     return f"{count(budget)} {UNITS[axis]}"
 
 
+def margin_name(smallest_effect: float) -> str:
+    """``1 point``, ``0.5 points``."""
+    text = f"{100 * smallest_effect:g}"
+    return f"{text} point{'' if text == '1' else 's'}"
+
+
 def metric_meaning(metric: str, axis: Axis, budget: float) -> str:
     """What the score of a run is."""
     if metric == "area":
@@ -51,7 +59,7 @@ def metric_meaning(metric: str, axis: Axis, budget: float) -> str:
 
 def verdict_in_words(each: Difference) -> str:
     """One cell: ``better``, ``level within 1 point``, ``not settled: 34 seeds needed``."""
-    margin = f"{100 * each.smallest_effect:g} points"
+    margin = margin_name(each.smallest_effect)
     if each.verdict in ("better", "worse"):
         return f"{each.verdict}, by less than {margin}" if each.is_within_margin else each.verdict
     if each.verdict == "level":
@@ -69,31 +77,40 @@ def _seeds_in_words(each: Difference) -> str:
     return f"{needed} seeds needed" if needed > each.num_seeds else "near the smallest effect"
 
 
+def seed_range(analysis: Analysis) -> str:
+    """``10 seeds``, or ``9 to 10 seeds`` where some arms have fewer."""
+    numbers = sorted({len(runs) for runs in analysis.curves.values()})
+    number = str(numbers[0]) if len(numbers) == 1 else f"{numbers[0]} to {numbers[-1]}"
+    return f"{number} seed{'' if numbers == [1] else 's'}"
+
+
 def answer(analysis: Analysis) -> str:
-    """The result of the primary metric in one or two sentences."""
-    plan, found = analysis.results.plan, analysis.primary
+    """The result of the primary metric in a few short sentences."""
+    plan, found = analysis.results.plan, sorted(analysis.primary, key=lambda each: -each.mean)
     if not found:
         return f"No arm has a seed in common with {plan.baseline}: nothing can be said."
-    by_verdict = {
-        verdict: sorted((each for each in found if each.verdict == verdict), key=lambda each: -each.mean)
-        for verdict in ("better", "worse", "level", "not settled")
-    }
-    parts = []
-    if by_verdict["better"]:
-        parts.append(f"{_named(by_verdict['better'])} {_are(by_verdict['better'])} better than {plan.baseline}")
-    if by_verdict["worse"]:
-        parts.append(f"{_named(by_verdict['worse'])} {_are(by_verdict['worse'])} worse")
-    if not by_verdict["better"]:
-        parts.insert(0, f"no arm is shown to be better than {plan.baseline}")
-    first = "; ".join(parts)
-    rest = []
-    if level := by_verdict["level"]:
-        margin = 100 * plan.smallest_effect
-        rest.append(f"{_names(level)} {_are(level)} level with it: a difference beyond {margin:g} points is ruled out")
-    if open_ := by_verdict["not settled"]:
-        rest.append(f"{_names(open_)} {_are(open_)} not settled by {analysis.num_seeds} seeds")
-    second = "; ".join(rest)
-    return f"{_upper(first)}." + (f" {_upper(second)}." if second else "")
+    better, worse, level, open_ = (
+        [each for each in found if each.verdict == verdict] for verdict in ("better", "worse", "level", "not settled")
+    )
+    sentences = [_about_better(better, len(found), plan.baseline)]
+    if worse:
+        # The worst first.
+        sentences.append(f"Worse: {_listed([f'{each.selector} ({points(each.mean)})' for each in worse[::-1]])}.")
+    if level:
+        sentences.append(f"Level with {plan.baseline} within {margin_name(plan.smallest_effect)}: {_names(level)}.")
+    if open_:
+        sentences.append(f"Not settled by {seed_range(analysis)}: {_names(open_)}.")
+    return " ".join(sentences)
+
+
+def _about_better(better: Sequence[Difference], num_arms: int, baseline: str) -> str:
+    if not better:
+        return f"No arm is shown to be better than {baseline}."
+    best = f"{better[0].selector} ({points(better[0].mean)} points, 95 % interval {point_interval(better[0].interval)})"
+    others = [f"{each.selector} ({points(each.mean)})" for each in better[1:]]
+    if not others:
+        return f"Better than {baseline}: {best}, alone of {num_arms}."
+    return f"Better than {baseline}: {_listed([best, *others])}, {len(better)} of {num_arms}."
 
 
 def warnings(analysis: Analysis) -> list[str]:
@@ -105,7 +122,7 @@ def warnings(analysis: Analysis) -> list[str]:
             "Exploratory: plan.yaml does not have the hash that was recorded before the first run. The plan may have "
             "been changed after results were seen, so nothing on this page confirms anything."
         )
-    found += [f"Changed after the first run: {change}." for change in results.changes]
+    found += [f"Not as planned at first: {change}." for change in results.changes]
     if analysis.num_seeds < FEW_SEEDS:
         found.append(
             f"Only {analysis.num_seeds} seed{'s' if analysis.num_seeds > 1 else ''} for some arm. With fewer than "
@@ -124,10 +141,6 @@ def warnings(analysis: Analysis) -> list[str]:
 
 def baseline_rise(analysis: Analysis) -> Interval | None:
     """Interval of the baseline's last accuracy less its first; None for one seed."""
-    import numpy as np
-
-    from insight_rl.compare.statistics import mean_interval
-
     runs = analysis.curves[analysis.results.plan.baseline].values()
     rises = np.array([run.accuracy[-1] - run.accuracy[0] for run in runs])
     return mean_interval(rises) if len(rises) > 1 else None
@@ -161,26 +174,9 @@ def speed_in_words(each: SpeedUp) -> str:
     return f"{each.ratio:.2f}x ({each.interval.low:.2f} to {each.interval.high:.2f})"
 
 
-def _named(found: Sequence[Difference]) -> str:
-    """Names with their differences; of more than three, the first alone has its interval."""
-    first = found[0]
-    texts = [f"{first.selector} ({points(first.mean)} points, 95 % interval {point_interval(first.interval)})"]
-    texts += [f"{each.selector} ({points(each.mean)})" for each in found[1:]]
-    return _listed(texts)
-
-
 def _names(found: Sequence[Difference]) -> str:
     return _listed([each.selector for each in found])
 
 
 def _listed(texts: Sequence[str]) -> str:
     return texts[0] if len(texts) == 1 else f"{', '.join(texts[:-1])} and {texts[-1]}"
-
-
-def _are(found: Sequence[Difference]) -> str:
-    return "is" if len(found) == 1 else "are"
-
-
-def _upper(text: str) -> str:
-    """A sentence's first letter, unless it is an arm's name."""
-    return text[0].upper() + text[1:] if text.startswith("no arm") else text

@@ -55,7 +55,7 @@ def test_an_arm_that_never_reaches_the_level_has_a_bound_and_no_ratio():
     assert (each.ratio, each.budget, each.seed_median, each.num_reached) == (None, None, None, 0)
     assert each.bound == pytest.approx(1.0)
     assert (each.interval.low, each.interval.high) == pytest.approx((0.0, 1.0))
-    assert each.verdict == "not settled"
+    assert each.verdict == "not reached"
 
 
 def test_only_seeds_of_both_arms_count():
