@@ -23,6 +23,9 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 NOT_RUN = {
     "bash scripts/quickstart.sh": "installs with pip; what it runs is experiment=quickstart, which is run here",
     "bash scripts/test.sh": "runs this test",
+    "bash scripts/reproduce_*": "installs, and trains for minutes to hours; their plans are read by the contract tests",
+    "insight-rl compare *": "trains for minutes; a small comparison runs in tests/integration/test_compare.py",
+    "python scripts/measure_repeats.py": "trains for ten minutes",
     "pip install *": "installs",
     "insight-rl * rollout=vllm *engine_args*": "needs a GPU; vLLM itself runs in tests/integration/test_vllm_engine.py",
     "insight-rl evaluate evaluation=math_suite model=qwen3-0.6b rollout=vllm": "starts vLLM: see test_vllm_engine.py",
