@@ -1,6 +1,6 @@
 """What a repeated prompt teaches, and how far a visit moves other prompts: the bundled tiny model on Countdown.
 
-    python scripts/measure_repeats.py                                               about ten minutes of one core
+    python scripts/measure_repeats.py                                               eleven minutes of one core
     python scripts/measure_repeats.py --seeds 2 --sources 6 --output my_folder      a quick look
     python scripts/measure_repeats.py --tables                                      tables and picture from its numbers
 
@@ -372,25 +372,29 @@ def analyse(numbers: dict[str, Any]) -> dict[str, Any]:
     num_seeds = len(gains[1, "again", "gain"])
     draws = rng.integers(num_seeds, size=(RESAMPLES, num_seeds))
     found: dict[str, Any] = {"num_seeds": num_seeds}
+    means_of = {}
     for key in ("gain", "log_gain"):
-        again = np.array([gains[visit, "again", key] for visit in MEASURED])
-        fresh = np.array([gains[visit, "fresh", key] for visit in MEASURED])
-        drawn_again, drawn_fresh = again[:, draws].mean(-1), fresh[:, draws].mean(-1)
+        again, fresh = (np.array([gains[visit, arm, key] for visit in MEASURED]) for arm in ("again", "fresh"))
+        drawn = {"again": again[:, draws].mean(-1), "fresh": fresh[:, draws].mean(-1)}
         found[key] = {
-            "again": [[float(row.mean()), *interval(drawn)] for row, drawn in zip(again, drawn_again, strict=True)],
-            "fresh": [[float(row.mean()), *interval(drawn)] for row, drawn in zip(fresh, drawn_fresh, strict=True)],
-            "ratio": [
-                [float(a.mean() / f.mean()), *interval(da / df)]
-                for a, f, da, df in zip(again, fresh, drawn_again, drawn_fresh, strict=True)
-            ],
-            "later_ratio": [
-                float(again[1:].mean() / fresh[1:].mean()),
-                *interval(drawn_again[1:].mean(0) / drawn_fresh[1:].mean(0)),
-            ],
+            arm: [[float(m), *interval(d)] for m, d in zip(values.mean(-1), drawn[arm], strict=True)]
+            for arm, values in (("again", again), ("fresh", fresh))
         }
-        for name, law in LAWS.items():
-            fits = [fit(law, again[:, d].mean(-1), fresh[:, d].mean(-1)) for d in draws[:FITS]]
-            found[key][name] = [fit(law, again.mean(-1), fresh.mean(-1)), *interval(np.array(fits))]
+        means_of[key] = again.mean(-1), fresh.mean(-1), drawn["again"], drawn["fresh"]
+    again, fresh, drawn_again, drawn_fresh = means_of["gain"]
+    ratios, drawn_ratios = again / fresh, drawn_again / drawn_fresh
+    found["gain"]["ratio"] = [[float(r), *interval(d)] for r, d in zip(ratios, drawn_ratios, strict=True)]
+    later, drawn_later = again[1:].sum() / fresh[1:].sum(), drawn_again[1:].sum(0) / drawn_fresh[1:].sum(0)
+    found["gain"]["later_ratio"] = [float(later), *interval(drawn_later)]
+    for name, law in LAWS.items():
+        fits = [fit(law, drawn_again[:, draw], drawn_fresh[:, draw]) for draw in range(FITS)]
+        found["gain"][name] = [fit(law, again, fresh), *interval(np.array(fits))]
+    # At the first visit both arms are fresh: what differs there differs by luck, or between the two sets of prompts.
+    by_first = [
+        fit(LAWS["exponent"], a / (a[0] / f[0]), f)
+        for a, f in ((again, fresh), *zip(drawn_again.T[:FITS], drawn_fresh.T[:FITS], strict=True))
+    ]
+    found["gain"]["exponent_by_first"] = [by_first[0], *interval(np.array(by_first[1:]))]
     found["means"] = {
         arm: {
             key: [float(gains[visit, arm, key].mean()) for visit in MEASURED]
@@ -466,15 +470,19 @@ def analyse_transfer(transfer: dict[str, Any], rng: np.random.Generator) -> list
 
 def repeats_table(found: dict[str, Any]) -> str:
     lines = [
-        "| visit | gain, same prompts again | gain, fresh prompts instead | ratio | ratio by log-probability "
-        "| mixed groups, again and fresh | success before, again and fresh |",
+        "| visit | gain, same prompts again | gain, fresh prompts instead | ratio "
+        "| gain in log-probability, again and fresh | mixed groups, again and fresh "
+        "| success before, again and fresh |",
         "| ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
-    again, fresh = found["means"]["again"], found["means"]["fresh"]
+    means = found["means"]
     for row, visit in enumerate(MEASURED):
         cells = [ranged(found["gain"][arm][row], 100, "+.2f") for arm in ("again", "fresh")]
-        cells += [ranged(found[key]["ratio"][row], 1, ".2f") for key in ("gain", "log_gain")]
-        cells += [f"{again[key][row]:.2f}, {fresh[key][row]:.2f}" for key in ("mixed", "rate_before")]
+        cells.append(ranged(found["gain"]["ratio"][row], 1, ".2f"))
+        cells.append(", ".join(f"{found['log_gain'][arm][row][0]:+.3f}" for arm in ("again", "fresh")))
+        cells += [
+            ", ".join(f"{means[arm][key][row]:.2f}" for arm in ("again", "fresh")) for key in ("mixed", "rate_before")
+        ]
         lines.append(f"| {visit} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
@@ -511,10 +519,9 @@ def write_tables(found: dict[str, Any]) -> None:
 
 def draw(found: dict[str, Any], path: Path) -> None:
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4), layout="constrained")
-    for offset, (key, label) in zip((-0.06, 0.06), (("gain", "success"), ("log_gain", "log-probability")), strict=True):
-        ratio = np.array(found[key]["ratio"])
-        bars = np.abs(ratio[:, 1:].T - ratio[:, 0])
-        left.errorbar(np.array(MEASURED) + offset, ratio[:, 0], bars, fmt="o", capsize=3, label=f"held-out {label}")
+    ratio = np.array(found["gain"]["ratio"])
+    bars = np.abs(ratio[:, 1:].T - ratio[:, 0])
+    left.errorbar(MEASURED, ratio[:, 0], bars, fmt="o", capsize=3, label="held-out success, 95 % interval")
     visits = np.linspace(1, VISITS, 100)
     for name, text in (("rate", "1 / (1 + {:.2f} v)"), ("exponent", "(1 + v)^-{:.2f}")):
         value = found["gain"][name][0]
@@ -543,7 +550,7 @@ def write_rows(rows: Sequence[dict[str, Any]], path: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, default=6)
+    parser.add_argument("--seeds", type=int, default=8)
     parser.add_argument("--set-size", type=int, default=96, help="prompts of the set that is visited again and again")
     parser.add_argument("--sources", type=int, default=32, help="prompts whose transfer is measured")
     parser.add_argument("--targets", type=int, default=120, help="prompts that it is measured on")
@@ -554,8 +561,8 @@ def main() -> None:
     if not arguments.tables:
         arguments.output.mkdir(parents=True, exist_ok=True)
         numbers = measure(arguments, stored)
-        write_rows(numbers["repeats"], arguments.output / "repeats.csv")
     numbers = json.loads(stored.read_text(encoding="utf-8"))
+    write_rows(numbers["repeats"], arguments.output / "repeats.csv")
     found = analyse(numbers)
     draw(found, arguments.output / "repeats.png")
     if arguments.output == DOCS / "results":
