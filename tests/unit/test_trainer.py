@@ -1,5 +1,7 @@
 """The loop itself, over scripted stand-ins; the real parts have tests of their own."""
 
+import dataclasses
+
 import pytest
 
 from insight_rl.algorithm.algorithm import Algorithm
@@ -223,3 +225,47 @@ def test_a_requested_stop_ends_after_the_step_with_a_checkpoint():
     trainer.train()
     assert trainer.progress.step == 1
     assert recorder.checkpoints == [(1, None)]
+
+
+def budgeted(num_steps=20, **limits):
+    trainer, _, recorder = make_trainer(num_steps=num_steps)
+    trainer.settings = dataclasses.replace(trainer.settings, evaluate_every=50, checkpoint_every=50, **limits)
+    ticks = iter(range(1000))
+    trainer.device_time = lambda: float(next(ticks))
+    trainer.train()
+    return trainer, recorder
+
+
+@pytest.mark.parametrize(
+    ("limits", "steps"),
+    [
+        # A step is 8 prompts x 4 rollouts of 1 token.
+        ({"max_rollouts": 32}, 1),
+        ({"max_rollouts": 33}, 2),
+        ({"max_rollouts": 64, "max_tokens": 10_000}, 2),
+        ({"max_device_s": 3.0}, 3),
+        ({"max_rollouts": 10_000}, 20),
+        ({}, 20),
+    ],
+)
+def test_a_run_ends_after_the_step_that_uses_up_a_budget(limits, steps):
+    trainer, recorder = budgeted(**limits)
+    assert trainer.progress.step == steps
+    assert trainer.progress.num_rollouts == 32 * steps
+    # Its last step is evaluated and saved as the last one of any run is.
+    assert [step for step, accuracy in recorder.checkpoints] == [steps]
+    assert recorder.checkpoints[-1][1] is not None
+
+
+def test_tokens_are_a_budget_too():
+    whole, _ = budgeted(num_steps=4)
+    half, _ = budgeted(num_steps=4, max_tokens=whole.progress.num_tokens // 2)
+    assert 1 <= half.progress.step <= 2
+    assert half.progress.num_tokens >= whole.progress.num_tokens // 2
+
+
+def test_device_seconds_leave_out_evaluations_and_add_up():
+    trainer, recorder = budgeted(num_steps=3)
+    assert trainer.progress.device_s == 3.0
+    logged = [metrics.get("time/device_s") for _, metrics in recorder.records]
+    assert logged == [None, 1.0, 2.0, 3.0]
