@@ -14,7 +14,7 @@ from typing import Literal
 import numpy as np
 
 from insight_rl.compare import statistics as st
-from insight_rl.compare.results import AXES, Axis, Curve, Results
+from insight_rl.compare.results import Axis, Curve, Results
 from insight_rl.compare.speedup import Fits, SpeedUp, Target, speed_ups
 from insight_rl.errors import check
 
@@ -139,8 +139,10 @@ class Analysis:
 
 
 def analyse(results: Results) -> Analysis:
-    """Compute everything. Raises ``UsageError`` if the baseline has no whole run."""
+    """Compute everything. Raises ``UsageError`` if the baseline has no whole run or a planned axis was not measured."""
     plan = results.plan
+    for key, axis in {"primary.axis": plan.axis, "budget.axis": plan.budget_axis}.items():
+        check(axis in results.axes, key, axis, f"was not measured; there are {', '.join(results.axes)}")
     curves, short = _whole_runs(results)
     check(
         plan.baseline in curves,
@@ -161,7 +163,7 @@ def analyse(results: Results) -> Analysis:
         differences={
             (metric, axis): _differences(curves, plan.baseline, metric, axis, budgets[axis], plan.smallest_effect)
             for metric in METRICS
-            for axis in AXES
+            for axis in results.axes
         },
         problem_intervals=_problem_intervals(results, curves),
         speed_ups=[
@@ -169,7 +171,7 @@ def analyse(results: Results) -> Analysis:
             for reference in references
             for name, runs in curves.items()
             if name != reference
-            for each in speed_ups(runs, curves[reference], known)
+            for each in speed_ups(runs, curves[reference], results.axes, known)
         ],
         against_insight=[
             each
@@ -261,7 +263,7 @@ def _common_budgets(
     results: Results, curves: Mapping[str, Mapping[int, Curve]]
 ) -> tuple[dict[Axis, float], dict[Axis, str]]:
     budgets, limits = {}, {}
-    for axis in AXES:
+    for axis in results.axes:
         ends = {name: min(run.end(axis) for run in runs.values()) for name, runs in curves.items()}
         budgets[axis] = min(ends.values())
         if max(ends.values()) > (1 + TOLERANCE) * budgets[axis]:

@@ -13,7 +13,7 @@ from scipy import optimize, stats
 
 from insight_rl.compare import words
 from insight_rl.compare.analysis import Analysis, Difference
-from insight_rl.compare.results import AXES, Axis, Curve
+from insight_rl.compare.results import Axis, Curve
 from insight_rl.compare.statistics import LEVEL, mean_interval
 from insight_rl.files import write_atomically
 from insight_rl.report.looks import GREY, STYLE, Look, looks_of
@@ -121,10 +121,11 @@ def _draw_difference(axes: Axes, each: Difference, place: int, look: Look | None
 
 def draw_curves(analysis: Analysis, looks: Mapping[str, Look], png: Path) -> Drawing:
     """Accuracy against each budget: highlighted arms with their 95 % interval, the rest as grey lines."""
+    num_rows = -(-len(analysis.results.axes) // 2)
 
     def draw(figure: Figure) -> None:
-        panels = figure.subplots(2, 2, sharey=True).ravel()
-        for axes, axis in zip(panels, AXES, strict=True):
+        panels = figure.subplots(num_rows, 2, sharey=True).ravel()
+        for axes, axis in zip(panels, analysis.results.axes, strict=False):
             ends = []
             for name in sorted(analysis.curves, key=lambda name: name in looks):
                 look = looks.get(name)
@@ -143,8 +144,10 @@ def draw_curves(analysis: Analysis, looks: Mapping[str, Look], png: Path) -> Dra
             _count_axis(axes, analysis, axis)
         for axes in panels[::2]:
             axes.set_ylabel("accuracy, %")
+        for axes in panels[len(analysis.results.axes) :]:
+            axes.set_axis_off()
 
-    return _drawing(draw, (11, 7.2), png)
+    return _drawing(draw, (11, 3.6 * num_rows), png)
 
 
 def draw_arms(analysis: Analysis, looks: Mapping[str, Look], png: Path) -> Drawing:
@@ -188,8 +191,8 @@ def draw_speed_ups(analysis: Analysis, looks: Mapping[str, Look], png: Path) -> 
     def draw(figure: Figure) -> None:
         from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-        panels = figure.subplots(1, len(AXES), sharey=True)
-        for axes, axis in zip(panels, AXES, strict=True):
+        panels = figure.subplots(1, len(analysis.results.axes), sharey=True, squeeze=False)[0]
+        for axes, axis in zip(panels, analysis.results.axes, strict=True):
             axes.set_xscale("log")
             axes.set_xlim(left, right)
             axes.axvline(1, color=GREY, linewidth=1)

@@ -11,7 +11,6 @@ import numpy as np
 from insight_rl.compare import words
 from insight_rl.compare.analysis import INSIGHT, METRICS, Analysis, Difference, scores_of
 from insight_rl.compare.blocks import Block, Bullets, Code, Heading, Picture, Table, Text, Warning
-from insight_rl.compare.results import AXES
 from insight_rl.compare.statistics import interquartile_mean, mean_interval, stratified_bootstrap
 
 
@@ -53,13 +52,14 @@ def _descriptions(analyses: Sequence[Analysis]) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
     for analysis in analyses:
         plan = analysis.results.plan
-        what = "training runs" if plan.kind == "train" else "simulated runs"
+        what, same = "training runs", "start from the same model and see the same pool and the same evaluation problems"
+        if plan.kind == "simulate":
+            what, same = "simulated runs", "meet the same simulated pool; accuracy is its mean success rate"
         meaning = words.metric_meaning(plan.metric, plan.axis, analysis.budgets[plan.axis])
         text = (
             f"{len(analysis.curves)} arms, {words.seed_range(analysis)} each, {what} of "
-            f"{words.budget_name(plan.budget_axis, plan.budget_size)}. At each seed all arms start from the same model "
-            f"and see the same pool and the same evaluation problems. The score is {meaning}, so arms are compared at "
-            f"equal {plan.axis}."
+            f"{words.budget_name(plan.budget_axis, plan.budget_size)}. At each seed all arms {same}. "
+            f"The score is {meaning}, so arms are compared at equal {plan.axis}."
         )
         found.setdefault(text, []).append(plan.setting)
     return found
@@ -222,7 +222,7 @@ def _problems(analysis: Analysis) -> list[Block]:
 
 
 def _speed_ups(analysis: Analysis, picture: Picture) -> list[Block]:
-    plan = analysis.results.plan
+    plan, axes = analysis.results.plan, analysis.results.axes
     wanted = ("final", plan.axis, plan.baseline)
     finals = [each for each in analysis.speed_ups if (each.target, each.axis, each.baseline) == wanted]
     if not finals:
@@ -230,7 +230,7 @@ def _speed_ups(analysis: Analysis, picture: Picture) -> list[Block]:
     rows = []
     for each in sorted(finals, key=lambda each: -(each.ratio or 0.0)):
         cells = [
-            words.speed_in_words(found) if (found := analysis.speed_up(each.selector, axis)) else "?" for axis in AXES
+            words.speed_in_words(found) if (found := analysis.speed_up(each.selector, axis)) else "?" for axis in axes
         ]
         best = analysis.speed_up(each.selector, plan.axis, "best")
         median = f"later than {words.count(each.end)}" if each.seed_median is None else words.count(each.seed_median)
@@ -257,7 +257,7 @@ def _speed_ups(analysis: Analysis, picture: Picture) -> list[Block]:
         Table(
             [
                 ("arm", ""),
-                *((f"by {axis}", "") for axis in AXES),
+                *((f"by {axis}", "") for axis in axes),
                 (
                     "verdict",
                     f"by {plan.axis}: faster or slower only if the interval leaves out 1x. An interval from 0.00: in "
@@ -280,11 +280,10 @@ def _against_insight(analysis: Analysis, heading: Callable[[str], Heading]) -> l
     found = sorted(analysis.against_insight, key=lambda each: -each.mean)
     if not found:
         return []
-    axis = analysis.results.plan.axis
-    axes = list(dict.fromkeys(["steps", axis]))
+    axes = [axis for axis in analysis.results.axes if axis in ("steps", analysis.results.plan.axis)]
     rows = []
     for each in found:
-        speeds = [analysis.speed_up(each.selector, one, over=INSIGHT) for one in AXES if one in axes]
+        speeds = [analysis.speed_up(each.selector, one, over=INSIGHT) for one in axes]
         rows.append(
             (
                 each.selector,
@@ -306,8 +305,7 @@ def _against_insight(analysis: Analysis, heading: Callable[[str], Heading]) -> l
                 ("verdict", ""),
                 *(
                     (f"speed-up, {one}", "budget of insight over budget of the arm, to insight's last accuracy")
-                    for one in AXES
-                    if one in axes
+                    for one in axes
                 ),
             ],
             rows,
@@ -317,7 +315,7 @@ def _against_insight(analysis: Analysis, heading: Callable[[str], Heading]) -> l
 
 def _exploratory(analysis: Analysis) -> list[Block]:
     plan = analysis.results.plan
-    wanted = [(metric, axis) for metric in METRICS for axis in AXES]
+    wanted = [(metric, axis) for metric in METRICS for axis in analysis.results.axes]
     by_measure = {key: {each.selector: each for each in analysis.differences[key]} for key in wanted}
     names = [each.selector for each in sorted(analysis.primary, key=lambda each: -each.mean)]
     rows = [
@@ -328,7 +326,7 @@ def _exploratory(analysis: Analysis) -> list[Block]:
     where = "; ".join(
         f"{axis}: {words.budget_name(axis, analysis.budgets[axis])}"
         + (f" (where {analysis.limits[axis]} ends)" if axis in analysis.limits else "")
-        for axis in AXES
+        for axis in analysis.results.axes
     )
     return [
         Text(

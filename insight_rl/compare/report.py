@@ -10,11 +10,13 @@ import shlex
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
+
 from insight_rl.compare import figures, words
 from insight_rl.compare.analysis import INSIGHT, Analysis, analyse
 from insight_rl.compare.blocks import Picture, to_html, to_markdown
 from insight_rl.compare.page import Pictures, closing, front, setting_section
-from insight_rl.compare.results import CURVE_COLUMNS, load_results
+from insight_rl.compare.results import AXES, CURVE_COLUMNS, load_results
 from insight_rl.compare.speedup import speed_up_csv
 from insight_rl.errors import check
 from insight_rl.files import write_atomically
@@ -120,11 +122,9 @@ def pooled_curves(analyses: Sequence[Analysis]) -> str:
     for analysis in analyses:
         for name, runs in analysis.curves.items():
             for seed, run in runs.items():
-                for step, *budgets, accuracy, share in zip(
-                    *run.budgets.values(), run.accuracy, run.informative_fraction, strict=True
-                ):
-                    cells = [_number(value) for value in (step, *budgets, accuracy, share)]
-                    writer.writerow((analysis.results.plan.setting, name, seed, *cells))
+                known = [run.budgets.get(axis, np.full(len(run.accuracy), math.nan)) for axis in AXES]
+                for row in zip(*known, run.accuracy, run.informative_fraction, strict=True):
+                    writer.writerow((analysis.results.plan.setting, name, seed, *map(_number, row)))
     return text.getvalue()
 
 

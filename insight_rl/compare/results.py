@@ -47,7 +47,8 @@ class Curve:
     selector: str
     seed: int
     budgets: Mapping[Axis, np.ndarray]
-    """Used up so far: training steps, rollouts (gated ones too), generated tokens, device seconds."""
+    """Used up so far: training steps, rollouts (gated ones too), generated tokens, device seconds. What was not measured
+    (tokens of a simulation, say) is left out."""
     accuracy: np.ndarray
     """Share of right answers, 0 to 1."""
     informative_fraction: np.ndarray
@@ -101,6 +102,14 @@ class Results:
     versions: Mapping[str, str]
 
     @property
+    def axes(self) -> tuple[Axis, ...]:
+        """The budgets on which arms can be compared. In a simulation only choosing takes time, which is no budget."""
+        measured = set.intersection(*(set(curve.budgets) for curve in self.curves.values()))
+        if self.plan.kind == "simulate":
+            measured.discard("seconds")
+        return tuple(axis for axis in AXES if axis in measured)
+
+    @property
     def selectors(self) -> tuple[str, ...]:
         """The arms that have at least one run, in the plan's order, then any that the plan does not know."""
         found = dict.fromkeys(selector for selector, _ in self.curves)
@@ -145,7 +154,7 @@ def read_plan(folder: Path) -> Plan:
         )
     if not isinstance(raw, dict):
         raise UsageError(f"{path}: must hold keys and values; it has been changed since the comparison began")
-    arms = _mapping(raw, "arms", path)
+    arms = {name: given for name, given in _mapping(raw, "arms", path).items() if given is not None}
     seeds, primary, budget = (_mapping(raw, key, path) for key in ("seeds", "primary", "budget"))
     first = int(_number(seeds, "first", path))
     plan = Plan(
@@ -153,7 +162,7 @@ def read_plan(folder: Path) -> Plan:
         kind=str(raw.get("kind", "train")),
         baseline=str(raw.get("baseline", "")),
         arms=tuple(map(str, arms)),
-        overrides={str(name): tuple(map(str, given or ())) for name, given in arms.items()},
+        overrides={str(name): tuple(map(str, given)) for name, given in arms.items()},
         seeds=tuple(range(first, first + int(_number(seeds, "number", path)))),
         metric=cast('Literal["area", "final"]', _one_of(primary, "metric", METRICS, path)),
         axis=cast(Axis, _one_of(primary, "axis", AXES, path)),
@@ -179,18 +188,23 @@ def _curves(path: Path, setting: str) -> dict[tuple[str, int], Curve]:
     table: dict[tuple[str, int], list[dict[str, float]]] = {}
     for number, row in enumerate(_rows(path, required=CURVE_COLUMNS), start=2):
         values = {key: _float(row[key], path, number, key) for key in CURVE_COLUMNS[3:]}
-        missing = next((key for key in CURVE_COLUMNS[3:-1] if math.isnan(values[key])), None)
-        check(missing is None, f"{path}, line {number}: {missing}", "", "is empty; only informative_fraction may be")
+        missing = next((key for key in ("step", "accuracy") if math.isnan(values[key])), None)
+        check(missing is None, f"{path}, line {number}: {missing}", "", "is empty; run the comparison again")
         table.setdefault(_run_of(row, path, number), []).append(values)
     check(bool(table), str(path), "", f"has no rows: no run of setting {setting} has come to an end yet")
     curves = {}
     for (selector, seed), rows in table.items():
         rows.sort(key=lambda row: row["step"])
         column = {key: np.array([row[key] for row in rows], dtype=np.float64) for key in CURVE_COLUMNS[3:]}
-        budgets: dict[Axis, np.ndarray] = {axis: column["step" if axis == "steps" else axis] for axis in AXES}
-        for axis, used in budgets.items():
+        budgets: dict[Axis, np.ndarray] = {}
+        for axis in AXES:
+            used = column["step" if axis == "steps" else axis]
+            if np.isnan(used).all():
+                continue
             is_rising = bool((np.diff(used) >= 0).all())
-            check(is_rising, f"{path}: {axis} of {selector}, seed {seed}", used.tolist(), "must not fall along a run")
+            key = f"{path}: {axis} of {selector}, seed {seed}"
+            check(is_rising, key, used.tolist(), "must be known at every evaluation, and not fall along a run")
+            budgets[axis] = used
         curves[selector, seed] = Curve(
             selector=selector,
             seed=seed,

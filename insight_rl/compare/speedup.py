@@ -106,9 +106,10 @@ class Fits:
 def speed_ups(
     arm: Mapping[int, Curve],
     baseline: Mapping[int, Curve],
+    axes: Sequence[Axis] = AXES,
     known: MutableMapping[tuple[str, tuple[int, ...]], Fits] | None = None,
 ) -> list[SpeedUp]:
-    """The speed-ups of an arm over the baseline, for both targets and each axis, by the seeds that both have.
+    """The speed-ups of an arm over the baseline, for both targets and each of ``axes``, by the seeds that both have.
 
     ``arm`` and ``baseline`` map seeds to curves. Empty where no seed is common or a curve is a single evaluation.
     ``known`` keeps the fits between calls, by selector and seeds: they take most of the time.
@@ -132,7 +133,7 @@ def speed_ups(
     for target, level_B in levels.items():
         own_places, base_places = _first_places(own_fits, level_B), _first_places(base_fits, level_B)
         single_places = _first_places(single_fits, np.full(len(seeds), level_B[0]))
-        for axis in AXES:
+        for axis in axes:
             own_B = own.budgets_at(own_places, axis, rows_BS)
             base_B = base.budgets_at(base_places, axis, rows_BS)
             ends_B = own.budgets_SE[axis][rows_BS, -1].mean(axis=1)
@@ -198,7 +199,7 @@ def _fitted(curves: Sequence[Curve]) -> Fits:
     accuracy_SE = np.stack([stretch(curve.accuracy) for curve in curves])
     return Fits(
         accuracy_SE=accuracy_SE,
-        budgets_SE={axis: np.stack([stretch(curve.budgets[axis]) for curve in curves]) for axis in AXES},
+        budgets_SE={axis: np.stack([stretch(curve.budgets[axis]) for curve in curves]) for axis in curves[0].budgets},
         rows_BS=rows_BS,
         fits_BE=_monotone(accuracy_SE[rows_BS].mean(axis=1)),
     )

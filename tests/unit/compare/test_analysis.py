@@ -15,6 +15,7 @@ from scipy import stats
 
 from insight_rl.compare import words
 from insight_rl.compare.analysis import analyse, difference
+from insight_rl.compare.report import pooled_curves
 from insight_rl.compare.results import load_results
 from insight_rl.errors import UsageError
 
@@ -63,6 +64,29 @@ def test_budgets_are_equal_on_every_axis(comparison):
     assert final["tokens"]["quick"].mean == pytest.approx(0.04 * (2.5 * 0.125 - 0.5), abs=0.004)
     assert final["steps"]["quick"].mean == pytest.approx(0.04 * 1.5, abs=0.004)
     assert final["tokens"]["quick"].verdict == "better" or final["tokens"]["quick"].mean < 0
+
+
+def test_a_simulation_has_neither_tokens_nor_seconds(comparison):
+    folder = comparison(kind="simulate", primary={"metric": "final", "axis": "rollouts"})
+    with (folder / "curves.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    with (folder / "curves.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows({**row, "tokens": ""} for row in rows)
+    analysis = analyse(load_results(folder))
+    assert set(analysis.budgets) == {"steps", "rollouts"}
+    assert {each.axis for each in analysis.speed_ups} == {"steps", "rollouts"}
+    assert primary(analysis)["quick"].verdict == "better"
+    text = pooled_curves([analysis])
+    assert text.splitlines()[1].startswith("b,random,0,0,0,,0,0.3")
+
+
+def test_a_planned_axis_that_was_not_measured_is_refused(comparison):
+    with pytest.raises(
+        UsageError, match=r"primary\.axis='seconds': was not measured; there are steps, rollouts, tokens"
+    ):
+        analyse(load_results(comparison(kind="simulate", primary={"metric": "area", "axis": "seconds"})))
 
 
 def test_failed_excluded_short_and_missing_runs_are_in_no_number_and_all_named(comparison):
@@ -173,9 +197,10 @@ def test_what_is_wrong_in_a_folder_is_named(comparison, tmp_path):
     for old, new, message in (
         ("accuracy", "accurate", "lacks the columns accuracy"),
         ("b,random,0,0,0,0.0,", "b,random,0,0,0,many,", r"line 2: tokens='many': must be a finite number"),
-        ("b,random,0,0,0,0.0,", "b,random,0,0,0,,", r"line 2: tokens=''.*is empty"),
+        ("b,random,0,0,0,0.0,", "b,random,0,0,0,,", "tokens of random, seed 0=.*must be known at every evaluation"),
+        ("b,random,0,0,", "b,random,0,,", r"line 2: step=''.*is empty"),
         ("b,random,0,0,", "b,random,0.5,0,", r"line 2: seed='0.5'"),
-        ("b,random,0,0,0,0.0,", "b,random,0,0,0,99.0e9,", "tokens of random, seed 0=.*must not fall"),
+        ("b,random,0,0,0,0.0,", "b,random,0,0,0,99.0e9,", "tokens of random, seed 0=.*not fall along a run"),
     ):
         (folder / "curves.csv").write_text(good.replace(old, new, 1))
         with pytest.raises(UsageError, match=message):
