@@ -222,6 +222,10 @@ def logit(rates: np.ndarray) -> np.ndarray:
     return np.log(clipped / (1 - clipped))
 
 
+def mean_or_none(values: np.ndarray) -> float | None:
+    return float(values.mean()) if values.size else None
+
+
 def in_reach(rates: np.ndarray) -> np.ndarray:
     return (rates >= LEARNABLE[0]) & (rates <= LEARNABLE[1])
 
@@ -266,7 +270,7 @@ def measure_repeats(lab: Lab, bank: Bank, held_out: Bank, *, seed: int, set_size
             row |= signal_of(groups)
             row |= {"rate_before": float(np.mean(now[chosen])), "rate_after": float(np.mean(rates[chosen]))}
             moves = logit(rates) - logit(now)
-            row |= {"visited_move": float(moves[chosen].mean()), "unvisited_move": float(moves[unvisited].mean())}
+            row |= {"visited_move": float(moves[chosen].mean()), "unvisited_move": mean_or_none(moves[unvisited])}
             rows.append(row)
             if arm == "fresh":
                 lab.back_to("branch")
@@ -398,7 +402,7 @@ def analyse(numbers: dict[str, Any]) -> dict[str, Any]:
     found["means"] = {
         arm: {
             key: [float(gains[visit, arm, key].mean()) for visit in MEASURED]
-            for key in ("mixed", "signal", "rate_before", "rate_after", "visited_move", "unvisited_move")
+            for key in ("mixed", "signal", "rate_before", "rate_after", "visited_move")
         }
         for arm in ("again", "fresh")
     }
@@ -437,9 +441,7 @@ def analyse_transfer(transfer: dict[str, Any], rng: np.random.Generator) -> list
         "same target": same_target == 1,
         "same operations": same_operations == 1,
         "other operations": same_operations == 0,
-        "same operations and count, two or more numbers shared": (same_operations == 1)
-        & (same_count == 1)
-        & (shared >= 2),
+        "operations, count and two numbers shared": (same_operations == 1) & (same_count == 1) & (shared >= 2),
     }
     draws = rng.integers(len(own), size=(RESAMPLES, len(own)))
     rows = []
@@ -536,7 +538,7 @@ def draw(found: dict[str, Any], path: Path) -> None:
     right.barh(range(len(rows)), shares[:, 0], xerr=np.abs(shares[:, 1:].T - shares[:, 0]), capsize=2)
     right.set_yticks(range(len(rows)), [row["relation"] for row in rows], fontsize=8)
     right.invert_yaxis()
-    right.set(xlabel="move of an unvisited prompt / move of the visited one (logits)")
+    right.set(xlabel="move / visited prompt's own (logits)")
     figure.savefig(path, dpi=110)
     plt.close(figure)
 
