@@ -47,8 +47,8 @@ class Curve:
     selector: str
     seed: int
     budgets: Mapping[Axis, np.ndarray]
-    """Used up so far: training steps, rollouts (gated ones too), generated tokens, device seconds. What was not measured
-    (tokens of a simulation, say) is left out."""
+    """Used up so far: training steps, rollouts (gated ones too), generated tokens, device seconds. What was not
+    measured (tokens of a simulation, say) is left out."""
     accuracy: np.ndarray
     """Share of right answers, 0 to 1."""
     informative_fraction: np.ndarray
