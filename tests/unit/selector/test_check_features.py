@@ -22,12 +22,14 @@ def test_a_topic_that_decides_is_found_and_the_rest_is_not_made_up(tmp_path, cap
     texts = [f"{'add' if topic else 'prove'} {number}" for number, topic in enumerate(topics)]
     rows = {"question": [*texts, texts[0]], "answer": ["1"] * 301, "pass_rate": [*np.where(topics, 0.5, 0.0), 0.25]}
     pq.write_table(pa.table(rows), tmp_path / "rates.parquet")
-    check_features.main([str(tmp_path / "rates.parquet"), "--train", "40"])
+    check_features.main([str(tmp_path / "rates.parquet"), "--train", "40", "--online"])
     printed = capsys.readouterr().out
     assert printed.startswith("300 problems")  # the repeat is dropped, the first counts
     found = {line.split()[0]: [float(n) for n in line.split()[1:]] for line in printed.splitlines()[2:6]}
     assert found["text"][1] > 0.9 and found["answer"][1] < 0.01
     assert found["text"][3] == pytest.approx(1 - 2 * 0.5**8, abs=0.01)  # the best are the learnable ones
+    online = {line[:25].strip(): float(line.split()[-1]) for line in printed.splitlines()[-4:]}
+    assert online["features"] > online["features, texts shuffled"]
     assert float(re.search(r"learnt from 40: R2 (\S+)", printed)[1]) > 0.5
 
 
