@@ -151,7 +151,7 @@ def _markdown(block: Block) -> str:
         case Table():
             return _markdown_table(block)
         case Picture():
-            return f"![{_plain(block.description)}]({block.png.name})\n\n{_plain(block.description)}"
+            return f"![{_plain(block.description.partition('. ')[0])}]({block.png.name})\n\n{_plain(block.description)}"
         case Code(text):
             return "\n".join(f"    {line}" for line in text.splitlines())
 

@@ -1,7 +1,7 @@
 """How much less an arm needs to reach the baseline's accuracy, with arms that never reach it.
 
 A single evaluation is noisy, and a noisy curve crosses any level too early: with raw curves, seed by seed, an arm that
-is the baseline itself seems 3.4 times as quick where the noise is two thirds of what is learnt. So here
+is the baseline itself seems over 2.5 times as quick where the noise is two thirds of what is learnt. So here
 
     mean      the curves of all paired seeds are averaged, evaluation by evaluation, budgets as well as accuracies
     monotone  each mean curve is fitted by the non-decreasing curve nearest to it (isotonic regression, least squares)

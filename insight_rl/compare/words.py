@@ -125,7 +125,7 @@ def warnings(analysis: Analysis) -> list[str]:
     found += [f"Not as planned at first: {change}." for change in results.changes]
     if analysis.num_seeds < FEW_SEEDS:
         found.append(
-            f"Only {analysis.num_seeds} seed{'s' if analysis.num_seeds > 1 else ''} for some arm. With fewer than "
+            f"Only {seed_range(analysis)}. With fewer than "
             f"{FEW_SEEDS} seeds intervals are wide and chance finds are common: read this as a first look."
         )
     lost = missing_runs(analysis)
