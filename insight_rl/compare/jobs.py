@@ -130,12 +130,14 @@ def compose_run(job: Job) -> DictConfig:
 
 def check_job(job: Job) -> CheckedRun:
     """Everything about a run that can be checked before a model loads. Raises ``UsageError``."""
-    from insight_rl.run import build_parts
+    from insight_rl.run import build_parts, open_selector
 
     job.own_code.allow()
-    tree = compose_run(job)
     try:
-        parts = build_parts(parse_config(tree))
+        tree = compose_run(job)
+        config = parse_config(tree)
+        parts = build_parts(config)
+        open_selector(config, parts)
     except UsageError as error:
         raise UsageError(f"arm {job.arm}: {error}") from None
     plain: Any = OmegaConf.to_container(tree, resolve=True)
