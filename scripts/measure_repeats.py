@@ -43,7 +43,6 @@ from scipy.optimize import linear_sum_assignment, minimize_scalar
 from transformers import AutoModelForCausalLM
 
 from insight_rl.checkpoint import CheckpointStore
-from insight_rl.compare.statistics import expanded_tail
 from insight_rl.config import compose_config, parse_config
 from insight_rl.rollout.groups import collect_groups, roll_out
 from insight_rl.run import assemble, build_parts, open_selector
@@ -352,10 +351,8 @@ def measure(arguments: argparse.Namespace, stored: Path) -> dict[str, Any]:
     return numbers
 
 
-def interval(values: np.ndarray, num_units: int) -> list[float]:
-    """95 % of the replicates of a bootstrap over ``num_units``, widened where these are few."""
-    tail = expanded_tail(num_units) if num_units > 1 else 0.0
-    return [float(bound) for bound in np.quantile(values, [tail, 1 - tail])]
+def interval(values: np.ndarray) -> list[float]:
+    return [float(bound) for bound in np.percentile(values, [2.5, 97.5])]
 
 
 def analyse(numbers: dict[str, Any]) -> dict[str, Any]:
@@ -384,24 +381,24 @@ def analyse(numbers: dict[str, Any]) -> dict[str, Any]:
         again, fresh = (np.array([gains[visit, arm, key] for visit in MEASURED]) for arm in ("again", "fresh"))
         drawn = {"again": again[:, draws].mean(-1), "fresh": fresh[:, draws].mean(-1)}
         found[key] = {
-            arm: [[float(m), *interval(d, num_seeds)] for m, d in zip(values.mean(-1), drawn[arm], strict=True)]
+            arm: [[float(m), *interval(d)] for m, d in zip(values.mean(-1), drawn[arm], strict=True)]
             for arm, values in (("again", again), ("fresh", fresh))
         }
         means_of[key] = again.mean(-1), fresh.mean(-1), drawn["again"], drawn["fresh"]
     again, fresh, drawn_again, drawn_fresh = means_of["gain"]
     ratios, drawn_ratios = again / fresh, drawn_again / drawn_fresh
-    found["gain"]["ratio"] = [[float(r), *interval(d, num_seeds)] for r, d in zip(ratios, drawn_ratios, strict=True)]
+    found["gain"]["ratio"] = [[float(r), *interval(d)] for r, d in zip(ratios, drawn_ratios, strict=True)]
     later, drawn_later = again[1:].sum() / fresh[1:].sum(), drawn_again[1:].sum(0) / drawn_fresh[1:].sum(0)
-    found["gain"]["later_ratio"] = [float(later), *interval(drawn_later, num_seeds)]
+    found["gain"]["later_ratio"] = [float(later), *interval(drawn_later)]
     for name, law in LAWS.items():
         fits = [fit(law, drawn_again[:, draw], drawn_fresh[:, draw]) for draw in range(FITS)]
-        found["gain"][name] = [fit(law, again, fresh), *interval(np.array(fits), num_seeds)]
+        found["gain"][name] = [fit(law, again, fresh), *interval(np.array(fits))]
     # At the first visit both arms are fresh: what differs there differs by luck, or between the two sets of prompts.
     by_first = [
         fit(LAWS["exponent"], a / (a[0] / f[0]), f)
         for a, f in ((again, fresh), *zip(drawn_again.T[:FITS], drawn_fresh.T[:FITS], strict=True))
     ]
-    found["gain"]["exponent_by_first"] = [by_first[0], *interval(np.array(by_first[1:]), num_seeds)]
+    found["gain"]["exponent_by_first"] = [by_first[0], *interval(np.array(by_first[1:]))]
     found["means"] = {
         arm: {
             key: [float(gains[visit, arm, key].mean()) for visit in MEASURED]
@@ -456,8 +453,8 @@ def analyse_transfer(transfer: dict[str, Any], rng: np.random.Generator) -> list
         if chosen.any():
             mean = float(move[chosen].mean())
             row |= {
-                "move": [mean, *interval(drawn, len(own))],
-                "share_of_own": [mean / float(own.mean()), *interval(drawn / own[draws].mean(1), len(own))],
+                "move": [mean, *interval(drawn)],
+                "share_of_own": [mean / float(own.mean()), *interval(drawn / own[draws].mean(1))],
                 "rises": float(np.mean(move[chosen] > 0)),
             }
         rows.append(row)
@@ -465,7 +462,7 @@ def analyse_transfer(transfer: dict[str, Any], rng: np.random.Generator) -> list
         {
             "relation": "the visited prompt itself",
             "pairs": len(own),
-            "move": [float(own.mean()), *interval(own[draws].mean(1), len(own))],
+            "move": [float(own.mean()), *interval(own[draws].mean(1))],
             "share_of_own": [1.0, 1.0, 1.0],
             "rises": float(np.mean(own > 0)),
         }
