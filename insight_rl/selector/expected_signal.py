@@ -103,7 +103,7 @@ def _tables(num_rollouts: int, mu: float, eta: float) -> tuple[Floats, Floats]:
 class ExpectedSignalSelector(BeliefSelector):
     """The top M by the expected signal with optimism, less the discount for repeats; the rule on top of this file."""
 
-    def __init__(self, *, novelty: float = 0.2, **settings: Any) -> None:
+    def __init__(self, *, novelty: float = 0.35, **settings: Any) -> None:
         check(
             is_number(novelty) and novelty >= 0,
             "selector.novelty",
