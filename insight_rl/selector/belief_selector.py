@@ -159,9 +159,10 @@ class BeliefSelector:
     def visits_unseen_first(self) -> bool:
         """Whether a prompt never observed scores higher than one observed once, whatever its outcome.
 
-        Such a selector goes through the whole pool before it selects any prompt twice. False for scores that are drawn.
+        Such a selector goes through the whole pool before it selects any prompt twice. False for scores that are drawn,
+        and under priors that are learnt or looked up, where it depends on what the run finds.
         """
-        if self._score.is_uniform or self._score.is_drawn:
+        if self._score.is_uniform or self._score.is_drawn or not self._prior.is_flat:
             return False
         unseen, seen_once = self._scores_unseen_and_seen_once()
         return bool(unseen > max(seen_once))

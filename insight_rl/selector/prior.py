@@ -53,6 +53,11 @@ class Prior:
                 "must be a rate in [0, 1), or the metadata field that holds the number of choices",
             )
 
+    @property
+    def is_flat(self) -> bool:
+        """Whether the configured numbers hold for the whole run: they are neither learnt nor looked up."""
+        return isinstance(self._source, FlatPrior)
+
     def of(self, prompts: Sequence[Prompt] | IndexedPool, num_rollouts: int) -> PoolPrior:
         """The prior of each prompt of the pool, before anything is observed. Reads the prompts only where their priors
         differ."""

@@ -90,7 +90,7 @@ def prompts(size):
     return [Prompt(id=str(i), task="toy", text="", token_ids=(i,), answer=None) for i in range(size)]
 
 
-def opened(size=4, **settings):
+def opened(size=5, **settings):
     selector = ExpectedSignalSelector(**settings)
     selector.open(prompts(size), num_rollouts=8, seed=0)
     return selector
@@ -119,14 +119,23 @@ def test_the_score_discounts_repeats_by_their_number():
 
 def test_hopeless_and_solved_prompts_rank_behind_an_unseen_one_and_a_mixed_one_before_it():
     selector = opened(prior=LearntPrior(), forgetting=0.85)
-    observe(selector, {0: 0, 1: 8, 2: 3})
-    hopeless, solved, mixed, unseen = scores(selector, range(4))
+    observe(selector, {0: 0, 1: 0, 2: 8, 3: 3})
+    hopeless, _, solved, mixed, unseen = scores(selector, range(5))
     assert mixed > unseen > max(hopeless, solved)
 
 
-def test_only_where_repeats_count_for_next_to_nothing_the_whole_pool_comes_first():
-    assert not opened().visits_unseen_first()
-    assert opened(novelty=5.0).visits_unseen_first()
+def test_under_a_learnt_prior_the_pool_decides_whether_unseen_prompts_come_first():
+    def best_is_unseen(outcomes):
+        selector = opened(40, prior=LearntPrior(), forgetting=0.85)
+        assert not selector.visits_unseen_first()
+        observe(selector, outcomes)
+        seen, unseen = scores(selector, range(len(outcomes))), scores(selector, [39])
+        return unseen[0] > seen.max()
+
+    assert not best_is_unseen({i: 3 if i == 0 else 0 for i in range(20)})  # mostly hopeless
+    assert best_is_unseen(dict.fromkeys(range(20), 3))  # all alike: what is new teaches more
+    assert opened().visits_unseen_first()
+    assert not opened(novelty=0.0).visits_unseen_first()
 
 
 def test_the_whole_pool_is_scored_where_no_ratio_is_given():
