@@ -62,14 +62,6 @@ def test_a_comparison_from_command_to_report(tmp_path, capsys):
     assert refusal.count("\n") == 1
 
 
-def test_an_arm_that_cannot_run_is_refused_before_the_first_run(tmp_path, capsys):
-    arm = '+arms.broken=["selector=insight","selector.mu=2"]'
-    assert main(["compare", "compare=smoke", f"output_dir={tmp_path / 'x'}", arm]) == 2
-    assert "arm broken: " in capsys.readouterr().err
-    assert not (tmp_path / "x" / "plan.yaml").exists()
-    assert not (tmp_path / "x" / "runs").exists()
-
-
 def _records(path):
     records = [json.loads(line) for line in path.read_text().splitlines()]
     return [{key: value for key, value in record.items() if not is_of_the_machine(key)} for record in records]

@@ -167,6 +167,8 @@ def run_reference(model_path: Path, loss: LossSettings, groups: list[Group], num
     ran = [i for i, sequence in enumerate(sequences) if sequence[3] != 0 or loss.uses_reference]
     # The policy before the step is known for the first update's tokens only where nothing else is scored by it.
     scored = [i for i in ran if loss.old_logprobs == "learner" or sequences[i][0] == 0]
+    # Those of later updates are scored before the first one.
+    later = sum(sequences[i][0] > 0 for i in ran) if loss.old_logprobs == "learner" else 0
     gaps = torch.cat([(old[i] - torch.tensor(sequences[i][2].logprobs)).abs() for i in scored])
     corrections = [
         plain_importance(loss, old[i], sequences[i][2].logprobs, t) for i in ran for t in range(old[i].numel())
@@ -174,6 +176,7 @@ def run_reference(model_path: Path, loss: LossSettings, groups: list[Group], num
     return Outcome(
         change={name: parameter.detach() - start[name] for name, parameter in model.named_parameters()},
         metrics={
+            "learner/num_extra_forwards": later + (len(ran) if loss.uses_reference else 0),
             "learner/loss": total_loss / (num_epochs * len(groups) // PROMPTS_PER_UPDATE),
             "rollout/logprob_gap_max": gaps.max().item(),
             "rollout/logprob_gap_mean": gaps.mean().item(),

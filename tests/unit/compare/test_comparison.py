@@ -110,6 +110,17 @@ def test_from_plan_to_tables_seed_by_seed(stage, tmp_path):
     assert "[4/4] insight_seed1: accuracy 0.4520, 2 s; 0 s left" in stage.said
 
 
+def test_nothing_is_written_of_a_plan_that_cannot_run(stage, tmp_path, monkeypatch):
+    def refuse(jobs, processes):
+        raise UsageError("arm insight: selector.mu=2: must lie in [0, 1]")
+
+    monkeypatch.setattr(comparison, "check_jobs", refuse)
+    with pytest.raises(UsageError, match=r"selector\.mu=2"):
+        compare(stage, tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == [".lock"]
+    assert stage.ran == []
+
+
 def test_more_seeds_later_and_nothing_twice(stage, tmp_path):
     compare(stage, tmp_path)
     stage.ran.clear()

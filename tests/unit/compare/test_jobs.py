@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from insight_rl.compare.jobs import Job, OwnCode, compose_run, read_outcome
+from insight_rl.compare.jobs import Job, OwnCode, check_job, compose_run, read_outcome
 from insight_rl.compare.plan import BudgetPlan
 from insight_rl.errors import UsageError
 
@@ -46,6 +46,17 @@ def test_a_run_is_its_arm_and_seed():
     }
     with pytest.raises(UsageError, match=r"selector\.nu=1"):
         compose_run(replace(JOB, overrides=("selector.nu=1",)))
+
+
+def test_a_run_is_checked_as_far_as_no_model_loads(tmp_path):
+    job = replace(JOB, run_dir=tmp_path / "run", overrides=(*JOB.overrides, "evaluation.max_problems=4"))
+    checked = check_job(job)
+    assert (checked.config["selector.mu"], checked.config["seed"]) == (0.4, 3)
+    assert checked.identity != check_job(replace(job, seed=4)).identity  # by the seed of its evaluations alone
+    assert checked.identity.problems == check_job(replace(job, seed=4)).identity.problems
+    with pytest.raises(UsageError, match=r"arm insight: selector\.mu=2"):
+        check_job(replace(job, overrides=(*job.overrides, "selector.mu=2")))
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("content", [None, "", "[]", "{"])
