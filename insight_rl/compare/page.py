@@ -33,7 +33,8 @@ def front(analyses: Sequence[Analysis], differences: Picture) -> list[Block]:
     title = f"{mark}Which arm learns more than {' or '.join(baselines)}? Setting{'s' if len(plans) > 1 else ''} {names}"
     blocks: list[Block] = [Heading(1, title)]
     for description, settings in _descriptions(analyses).items():
-        blocks.append(Text(description if len(plans) == 1 else f"Setting {', '.join(settings)}: {description}"))
+        which = f"Setting{'s' if len(settings) > 1 else ''} {', '.join(settings)}: " if len(plans) > 1 else ""
+        blocks.append(Text(which + description))
     cautions: list[Block] = []
     for analysis in analyses:
         before = f"Setting {analysis.results.plan.setting}: " if len(analyses) > 1 else ""
@@ -83,7 +84,7 @@ def _overview(analyses: Sequence[Analysis]) -> list[Block]:
     """Settings side by side."""
     found = [{each.selector: each for each in analysis.primary} for analysis in analyses]
     names = list(dict.fromkeys(name for each in found for name in each))
-    rows = []
+    rows: list[tuple[float, Sequence[str]]] = []
     for name in names:
         cells = [
             f"{words.points(each[name].mean)}, {each[name].verdict}" if name in each else "not in it" for each in found
@@ -91,7 +92,7 @@ def _overview(analyses: Sequence[Analysis]) -> list[Block]:
         strata = [_paired(analysis, name) for analysis in analyses if name in analysis.curves]
         pooled = float(interquartile_mean(np.concatenate(strata)))
         interval = stratified_bootstrap(strata, interquartile_mean)
-        rows.append((name, *cells, f"{words.points(pooled)} ({words.point_interval(interval)})"))
+        rows.append((pooled, (name, *cells, f"{words.points(pooled)} ({words.point_interval(interval)})")))
     columns = [
         ("arm", ""),
         *(
@@ -107,7 +108,7 @@ def _overview(analyses: Sequence[Analysis]) -> list[Block]:
             "each setting); exploratory, since settings differ in how much can be learnt",
         ),
     ]
-    return [Heading(2, "All settings"), Table(columns, rows)]
+    return [Heading(2, "All settings"), Table(columns, [row for _, row in sorted(rows, reverse=True)])]
 
 
 def _paired(analysis: Analysis, name: str) -> np.ndarray:
@@ -257,7 +258,10 @@ def _speed_ups(analysis: Analysis, picture: Picture) -> list[Block]:
         Table(
             [
                 ("arm", ""),
-                *((f"by {axis}", "") for axis in axes),
+                *(
+                    (f"by {axis}", f"{axis} of {plan.baseline} over {axis} of the arm, with its 95 % interval")
+                    for axis in axes
+                ),
                 (
                     "verdict",
                     f"by {plan.axis}: faster or slower only if the interval leaves out 1x. An interval from 0.00: in "
@@ -300,9 +304,9 @@ def _against_insight(analysis: Analysis, heading: Callable[[str], Heading]) -> l
             [
                 ("arm", ""),
                 ("difference", "points above insight by the primary metric, paired seeds"),
-                ("95 % (t)", ""),
+                ("95 % (t)", "interval of that difference by Student's t over the seeds"),
                 ("p", "with Holm's correction for the arms of this table"),
-                ("verdict", ""),
+                ("verdict", "by the same rules as above"),
                 *(
                     (f"speed-up, {one}", "budget of insight over budget of the arm, to insight's last accuracy")
                     for one in axes
@@ -311,6 +315,9 @@ def _against_insight(analysis: Analysis, heading: Callable[[str], Heading]) -> l
             rows,
         ),
     ]
+
+
+_MEANINGS = {"area": "mean accuracy up to the common number of", "final": "accuracy at the common number of"}
 
 
 def _exploratory(analysis: Analysis) -> list[Block]:
@@ -322,7 +329,13 @@ def _exploratory(analysis: Analysis) -> list[Block]:
         (name, *(_cell(by_measure[key].get(name), is_primary=key == (plan.metric, plan.axis)) for key in wanted))
         for name in names
     ]
-    columns = [("arm", ""), *((f"{metric}, {axis}", "") for metric, axis in wanted)]
+    columns = [
+        ("arm", ""),
+        *(
+            (f"{metric}, {axis}", f"points above {plan.baseline} in {_MEANINGS[metric]} {axis}")
+            for metric, axis in wanted
+        ),
+    ]
     where = "; ".join(
         f"{axis}: {words.budget_name(axis, analysis.budgets[axis])}"
         + (f" (where {analysis.limits[axis]} ends)" if axis in analysis.limits else "")
@@ -427,7 +440,7 @@ def _tuning(analysis: Analysis, heading: Callable[[str], Heading]) -> list[Block
         Table(
             [
                 ("arm", ""),
-                *((value, "") for value in values),
+                *((value, f"score of the trials with {key}={value}, mean in per cent") for value in values),
                 ("chosen", "the value of the runs above"),
                 ("trials", "runs that finished"),
             ],
@@ -447,7 +460,7 @@ def _runs(analysis: Analysis) -> list[Block]:
         )
     ]
     if lost:
-        blocks.append(Table([("run", ""), ("why it is in no number", "")], list(lost.items())))
+        blocks.append(Table([("run", ""), ("reason", "why it is in no number")], list(lost.items())))
     blocks.append(
         Table(
             [("arm", ""), ("overrides", "what makes it differ from the other arms")],

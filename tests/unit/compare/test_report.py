@@ -105,6 +105,16 @@ def test_the_page_is_whole_and_needs_nothing_else(written):
         assert phrase in reader.text, phrase
 
 
+def test_every_column_is_explained(written):
+    _, files = written
+    text = files[0].read_text()
+    tables = re.findall(r"<table>.*?</div>(?:<dl>.*?</dl>)?", text, re.DOTALL)
+    assert len(tables) > 10
+    for table in tables:
+        columns = re.findall(r'<th scope="col">(.*?)</th>', table)
+        assert re.findall(r"<dt>(.*?)</dt>", table) == columns[1:]
+
+
 def test_markdown_says_the_same_and_makes_no_link_of_a_reason(written):
     _, files = written
     text = files[1].read_text()
