@@ -5,6 +5,7 @@ The loop and its curves; configuration, tables and pictures are in the modules b
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
@@ -90,9 +91,18 @@ class Size:
 
 
 def run(
-    selector: SimulatedSelector, gate: SimulatedGate, learner: SimulatedLearner, *, size: Size, seed: int
+    selector: SimulatedSelector,
+    gate: SimulatedGate,
+    learner: SimulatedLearner,
+    *,
+    size: Size,
+    seed: int,
+    with_regret: bool = True,
 ) -> np.ndarray:
-    """One simulated run: float64 of shape ``(len(CURVES), num_steps)``. ``learner`` is open and stands at step 0."""
+    """One simulated run: float64 of shape ``(len(CURVES), num_steps)``. ``learner`` is open and stands at step 0.
+
+    Regret takes a pass over the whole pool at every step, more than all the rest of a large one; without it, it is NaN.
+    """
     pool = learner.prompts
     positions = {prompt.id: position for position, prompt in enumerate(pool)}
     selector.open(pool, num_rollouts=size.rollouts_per_prompt, seed=derive_seed(seed, "selector"))
@@ -103,19 +113,20 @@ def run(
         available[learner.late] = False
     visited = np.zeros(len(pool), bool)
     curves = np.empty((len(CURVES), size.num_steps))
-    chances = mixed_chance(learner.success_rates(), size.rollouts_per_prompt)
+    lost = math.nan
     for step in range(size.num_steps):
         if late_ids and step + 1 == learner.late_step:
             withholding(selector).release(late_ids)
             available[:] = True
+        chances = mixed_chance(learner.success_rates(), size.rollouts_per_prompt) if with_regret else None
         groups, kept = _roll_out(selector, gate, learner, positions, size)
         selector.observe(groups)
         learner.train(_positions(kept, positions), _successes(kept), size.rollouts_per_prompt)
 
         chosen, successes = _positions(groups, positions), _successes(groups)
         visited[chosen] = True
-        lost = regret(np.where(available, chances, 0.0), chosen)
-        chances = mixed_chance(learner.success_rates(), size.rollouts_per_prompt)
+        if chances is not None:
+            lost = regret(np.where(available, chances, 0.0), chosen)
         curves[:, step] = (
             learner.mean_success(),
             np.mean((successes > 0) & (successes < size.rollouts_per_prompt)),

@@ -49,13 +49,13 @@ class PassRateLearner:
         self,
         *,
         pool: PassRateFile,
-        own: float = 0.1,
-        transfer: float = 0.3,
-        common: float = 0.0,
-        diminishing: float = 0.0,
+        own: float = 0.004,
+        transfer: float = 0.08,
+        common: float = 0.016,
+        diminishing: float = 0.5,
         own_diminishing: float = 0.0,
         forgetting: float = 0.0,
-        drift: float = 0.0,
+        drift: float = 0.014,
         hard_gain: bool = False,
         hardness: float = 0.0,
         held_out: float = 0.0,
@@ -106,7 +106,10 @@ class PassRateLearner:
         self._shuffled_texts = shuffled_texts
 
     def open(self, *, num_prompts: int | None, seed: int) -> None:
-        """Draw the prompts (None: all of the file), their starting rates, and which are held out or late."""
+        """Draw the prompts (None: all of the file), their starting rates, and which are held out or late.
+
+        Seeds differ in the prompts drawn, their clusters and starting rates; of a whole file in the rates only.
+        """
         data = self._file.read()
         num_prompts = len(data.prompts) if num_prompts is None else num_prompts
         check(
@@ -115,7 +118,9 @@ class PassRateLearner:
             num_prompts,
             f"is more than the {len(data.prompts)} different problems of the file; lower it, or null for all",
         )
-        drawn, self._cluster = _draw_once(data, num_prompts, self._hardness, seed)
+        # All problems of a file are the same pool for every seed, held-out ones included: seeds are compared on them.
+        of_all = num_prompts == len(data.prompts)
+        drawn, self._cluster = _draw_once(data, num_prompts, self._hardness, 0 if of_all else seed)
         size = np.bincount(self._cluster)
         self._cluster_gain = self._transfer * self._own_gain * _CLUSTER_SIZE / np.maximum(size, _CLUSTER_SIZE // 2)
         self._rng = np.random.default_rng(derive_seed(seed, "learner"))

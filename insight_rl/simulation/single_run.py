@@ -40,7 +40,7 @@ def simulated_run(overrides: Sequence[str], seed: int) -> list[Row]:
     learner.open(num_prompts=config.num_prompts, seed=derive_seed(seed, "pool"))
     before = learner.mean_success()
     selector = _Timed(chosen)
-    curves = run(selector, gate, learner, size=config.size, seed=seed)
+    curves = run(selector, gate, learner, size=config.size, seed=seed, with_regret=False)
     return _rows(config, before, dict(zip(CURVES, curves, strict=True)), np.cumsum(selector.seconds))
 
 

@@ -34,7 +34,8 @@ def path(tmp_path_factory):
 @pytest.fixture
 def make(path):
     def make(*, seed=0, num_prompts=None, **settings):
-        learner = PassRateLearner(pool=PassRateFile(path=path), **settings)
+        still = {"own": 0.1, "transfer": 0.3, "common": 0.0, "diminishing": 0.0, "drift": 0.0}
+        learner = PassRateLearner(pool=PassRateFile(path=path), **(still | settings))
         learner.open(num_prompts=num_prompts, seed=seed)
         return learner
 
