@@ -4,9 +4,10 @@
                    right. (With 0 of 128 right, p is 0.002 on average, not 0.)
     logit          own_i + ability of its cluster + ability common to all
     g              usefulness of a group, below; 0 where all verdicts agree
-    own_i       += own g / (1 + own_diminishing v)            the prompt rolled out, trained on v times before
-    cluster     += transfer own g / (1 + diminishing v) * 50 / max(size of the cluster, 25)
-    common      += common own g / (1 + diminishing v)         every prompt, relative or not
+    r              what a repeat teaches others, after v earlier visits: (1 + v)^-repeat_exponent / (1 + diminishing v)
+    own_i       += own g / (1 + own_diminishing v)            the prompt rolled out
+    cluster     += transfer own g r * 50 / max(size of the cluster, 25)
+    common      += common own g r                             every prompt, relative or not
     each step      cluster *= 1 - forgetting;  own_i += drift N(0, 1) for every prompt
 
 Clusters are neighbours by their text (:mod:`insight_rl.simulation.relatives`), 50 prompts on average. Held-out prompts
@@ -51,11 +52,12 @@ class PassRateLearner:
         pool: PassRateFile,
         own: float = 0.004,
         transfer: float = 0.08,
-        common: float = 0.016,
-        diminishing: float = 0.5,
-        own_diminishing: float = 0.0,
+        common: float = 0.02,
+        repeat_exponent: float = 0.35,
+        diminishing: float = 0.0,
+        own_diminishing: float = 0.2,
         forgetting: float = 0.0,
-        drift: float = 0.014,
+        drift: float = 0.005,
         hard_gain: bool = False,
         hardness: float = 0.0,
         held_out: float = 0.0,
@@ -73,6 +75,7 @@ class PassRateLearner:
             "own": own,
             "transfer": transfer,
             "common": common,
+            "repeat_exponent": repeat_exponent,
             "diminishing": diminishing,
             "own_diminishing": own_diminishing,
             "drift": drift,
@@ -99,7 +102,8 @@ class PassRateLearner:
             check(isinstance(flag, bool), f"synthetic_learner.{name}", flag, "must be true or false")
         self._file, self._hardness = pool, float(hardness)
         self._own_gain, self._transfer, self._common_gain = float(own), float(transfer), float(common)
-        self._diminishing, self._own_diminishing = float(diminishing), float(own_diminishing)
+        self._repeat_exponent, self._diminishing = float(repeat_exponent), float(diminishing)
+        self._own_diminishing = float(own_diminishing)
         self._forgetting, self._drift, self._hard_gain = float(forgetting), float(drift), hard_gain
         self._held_out, self._late_share, self.late_step = float(held_out), float(late_share), late_step
         self._flips = float(false_negative), float(false_positive)
@@ -179,7 +183,7 @@ class PassRateLearner:
         gain = self._usefulness(indices, successes / num_rollouts, num_rollouts)
         visits = self._visits[indices]
         self._own[indices] += self._own_gain * gain / (1.0 + self._own_diminishing * visits)
-        passed_on = gain / (1.0 + self._diminishing * visits)
+        passed_on = gain * (1.0 + visits) ** -self._repeat_exponent / (1.0 + self._diminishing * visits)
         cluster = self._cluster[indices]
         self._ability *= 1.0 - self._forgetting
         self._ability += self._cluster_gain * np.bincount(cluster, weights=passed_on, minlength=len(self._ability))

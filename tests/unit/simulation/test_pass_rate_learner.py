@@ -34,7 +34,8 @@ def path(tmp_path_factory):
 @pytest.fixture
 def make(path):
     def make(*, seed=0, num_prompts=None, **settings):
-        still = {"own": 0.1, "transfer": 0.3, "common": 0.0, "diminishing": 0.0, "drift": 0.0}
+        repeats = {"repeat_exponent": 0.0, "diminishing": 0.0, "own_diminishing": 0.0}
+        still = {"own": 0.1, "transfer": 0.3, "common": 0.0, "drift": 0.0, **repeats}
         learner = PassRateLearner(pool=PassRateFile(path=path), **(still | settings))
         learner.open(num_prompts=num_prompts, seed=seed)
         return learner
@@ -95,6 +96,14 @@ def test_repeats_teach_others_and_the_prompt_less(make):
     assert third[relative] == pytest.approx(first[relative] / 3)
     own = [moved[5] - moved[relative] for moved in (first, second, third)]
     assert own[1:] == pytest.approx([own[0] / 1.5, own[0] / 2.0])
+
+
+def test_repeats_may_wear_off_by_a_power(make):
+    learner = make(repeat_exponent=0.5)
+    relative = np.flatnonzero(learner._cluster == learner._cluster[5])
+    relative = relative[relative != 5][0]
+    moved = [trained(learner, [5], [4])[relative] for _ in range(4)]
+    assert moved == pytest.approx([moved[0] / math.sqrt(visit) for visit in (1, 2, 3, 4)])
 
 
 def test_what_a_step_does_to_all(make):
