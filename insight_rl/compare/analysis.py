@@ -7,14 +7,14 @@ is exploratory: reported with plain intervals.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
 
 from insight_rl.compare import statistics as st
-from insight_rl.compare.results import Axis, Curve, Results
+from insight_rl.compare.results import Axis, Curve, Plan, Results
 from insight_rl.compare.speedup import Fits, SpeedUp, Target, speed_ups
 from insight_rl.errors import check
 
@@ -26,6 +26,8 @@ FEW_SEEDS = 5
 """Below this number of seeds an interval says little, and the report warns."""
 INSIGHT = "insight"
 """The arm with which all others are compared, too: the question of this project."""
+EARLY = 0.7
+"""An arm that ends before this share of the baseline's end on an axis does not shorten the others."""
 TOLERANCE = 0.02
 """A run counts as whole if its last evaluation lies at this share of the budget from its end, or nearer."""
 
@@ -102,9 +104,12 @@ class Analysis:
 
     results: Results
     budgets: Mapping[Axis, float]
-    """The largest budget that every whole run has reached; all numbers on the axis are taken there."""
+    """The largest budget that every whole run has reached, but for those of the arms in ``early``."""
     limits: Mapping[Axis, str]
-    """The arm that ends first on the axis; left out where all end alike."""
+    """The arm that sets it; left out where all end alike."""
+    early: Mapping[Axis, Mapping[str, float]]
+    """Arms that end long before the baseline on an axis, because their steps cost more on another, and where: they are
+    compared there. To compare all arms there would leave nearly nothing of the others."""
     curves: Mapping[str, Mapping[int, Curve]]
     """The whole runs, by selector and seed."""
     short: Sequence[tuple[str, int, float]]
@@ -150,18 +155,24 @@ def analyse(results: Results) -> Analysis:
         plan.baseline,
         f"has no run in {results.folder} that went through its budget; finish the comparison first",
     )
-    budgets, limits = _common_budgets(results, curves)
+    budgets, limits, early = _common_budgets(results, curves)
     references = [plan.baseline, *([INSIGHT] if INSIGHT in curves and plan.baseline != INSIGHT else [])]
     known: dict[tuple[str, tuple[int, ...]], Fits] = {}
     return Analysis(
         results=results,
         budgets=budgets,
         limits=limits,
+        early=early,
         curves=curves,
         short=short,
-        arms=[_arm(name, scores_of(runs, plan.metric, plan.axis, budgets[plan.axis])) for name, runs in curves.items()],
+        arms=[
+            _arm(name, scores_of(runs, plan.metric, plan.axis, early[plan.axis].get(name, budgets[plan.axis])))
+            for name, runs in curves.items()
+        ],
         differences={
-            (metric, axis): _differences(curves, plan.baseline, metric, axis, budgets[axis], plan.smallest_effect)
+            (metric, axis): _differences(
+                curves, plan.baseline, metric, axis, ends=_ends(curves, budgets[axis], early[axis]), plan=plan
+            )
             for metric in METRICS
             for axis in results.axes
         },
@@ -177,7 +188,12 @@ def analyse(results: Results) -> Analysis:
             each
             for reference in references[1:]
             for each in _differences(
-                curves, reference, plan.metric, plan.axis, budgets[plan.axis], plan.smallest_effect
+                curves,
+                reference,
+                plan.metric,
+                plan.axis,
+                ends=_ends(curves, budgets[plan.axis], early[plan.axis]),
+                plan=plan,
             )
         ],
     )
@@ -188,20 +204,25 @@ def _differences(
     reference: str,
     metric: Metric,
     axis: Axis,
-    budget: float,
-    smallest_effect: float,
+    *,
+    ends: Mapping[str, float],
+    plan: Plan,
 ) -> Sequence[Difference]:
-    scores = {name: scores_of(runs, metric, axis, budget) for name, runs in curves.items()}
-    found = [
-        difference(name, scores[name], scores[reference], metric, axis, budget, smallest_effect)
-        for name in curves
-        if name != reference and scores[name].keys() & scores[reference].keys()
-    ]
+    found = []
+    for name, runs in curves.items():
+        if name != reference and runs.keys() & curves[reference].keys():
+            budget = min(ends[name], ends[reference])
+            own, base = (scores_of(each, metric, axis, budget) for each in (runs, curves[reference]))
+            found.append(difference(name, own, base, metric, axis, budget, plan.smallest_effect))
     different = st.holm({each.selector: each.p for each in found})
     equivalent = st.holm({each.selector: each.p_equivalent for each in found})
     return [
         replace(each, p_holm=different[each.selector], p_equivalent_holm=equivalent[each.selector]) for each in found
     ]
+
+
+def _ends(curves: Iterable[str], budget: float, early: Mapping[str, float]) -> dict[str, float]:
+    return {name: early.get(name, budget) for name in curves}
 
 
 def scores_of(runs: Mapping[int, Curve], metric: Metric, axis: Axis, budget: float) -> dict[int, float]:
@@ -261,16 +282,21 @@ def _whole_runs(results: Results) -> tuple[dict[str, dict[int, Curve]], list[tup
 
 def _common_budgets(
     results: Results, curves: Mapping[str, Mapping[int, Curve]]
-) -> tuple[dict[Axis, float], dict[Axis, str]]:
-    budgets, limits = {}, {}
+) -> tuple[dict[Axis, float], dict[Axis, str], dict[Axis, dict[str, float]]]:
+    budgets: dict[Axis, float] = {}
+    limits: dict[Axis, str] = {}
+    early: dict[Axis, dict[str, float]] = {}
     for axis in results.axes:
         ends = {name: min(run.end(axis) for run in runs.values()) for name, runs in curves.items()}
-        budgets[axis] = min(ends.values())
-        if max(ends.values()) > (1 + TOLERANCE) * budgets[axis]:
-            limits[axis] = min(ends, key=lambda name: ends[name])
+        least = EARLY * ends[results.plan.baseline]
+        early[axis] = {name: end for name, end in ends.items() if end < least}
+        near = {name: end for name, end in ends.items() if name not in early[axis]}
+        budgets[axis] = min(near.values())
+        if max(near.values()) > (1 + TOLERANCE) * budgets[axis]:
+            limits[axis] = min(near, key=lambda name: near[name])
     axis = results.plan.budget_axis
     budgets[axis] = min(budgets[axis], results.plan.budget_size)
-    return budgets, limits
+    return budgets, limits, early
 
 
 def _arm(name: str, scores: Mapping[int, float]) -> Arm:

@@ -89,7 +89,7 @@ def _overview(analyses: Sequence[Analysis]) -> list[Block]:
         cells = [
             f"{words.points(each[name].mean)}, {each[name].verdict}" if name in each else "not in it" for each in found
         ]
-        strata = [_paired(analysis, name) for analysis in analyses if name in analysis.curves]
+        strata = [_paired(analysis, each[name]) for analysis, each in zip(analyses, found, strict=True) if name in each]
         pooled = float(interquartile_mean(np.concatenate(strata)))
         interval = stratified_bootstrap(strata, interquartile_mean)
         rows.append((pooled, (name, *cells, f"{words.points(pooled)} ({words.point_interval(interval)})")))
@@ -111,11 +111,10 @@ def _overview(analyses: Sequence[Analysis]) -> list[Block]:
     return [Heading(2, "All settings"), Table(columns, [row for _, row in sorted(rows, reverse=True)])]
 
 
-def _paired(analysis: Analysis, name: str) -> np.ndarray:
-    plan = analysis.results.plan
+def _paired(analysis: Analysis, each: Difference) -> np.ndarray:
     own, base = (
-        scores_of(analysis.curves[each], plan.metric, plan.axis, analysis.budgets[plan.axis])
-        for each in (name, plan.baseline)
+        scores_of(analysis.curves[name], each.metric, each.axis, each.budget)
+        for name in (each.selector, analysis.results.plan.baseline)
     )
     return np.array([own[seed] - base[seed] for seed in sorted(own.keys() & base.keys())])
 
@@ -326,7 +325,10 @@ def _exploratory(analysis: Analysis) -> list[Block]:
     by_measure = {key: {each.selector: each for each in analysis.differences[key]} for key in wanted}
     names = [each.selector for each in sorted(analysis.primary, key=lambda each: -each.mean)]
     rows = [
-        (name, *(_cell(by_measure[key].get(name), is_primary=key == (plan.metric, plan.axis)) for key in wanted))
+        (
+            name,
+            *(_cell(by_measure[key].get(name), analysis, is_primary=key == (plan.metric, plan.axis)) for key in wanted),
+        )
         for name in names
     ]
     columns = [
@@ -339,24 +341,26 @@ def _exploratory(analysis: Analysis) -> list[Block]:
     where = "; ".join(
         f"{axis}: {words.budget_name(axis, analysis.budgets[axis])}"
         + (f" (where {analysis.limits[axis]} ends)" if axis in analysis.limits else "")
+        + "".join(f", but {name} at {words.count(end)}" for name, end in analysis.early[axis].items())
         for axis in analysis.results.axes
     )
     return [
         Text(
             f"Points above {plan.baseline} with the 95 % interval (t), not corrected for the number of arms or of "
             "measures. area: mean accuracy up to the budget; final: accuracy there. All arms are compared at the same "
-            f"budget on each axis, the largest that every run has reached. {where}. An arm that rolls out several "
-            "times as much a step is far along by steps and not by rollouts or tokens: look at both. *: the primary "
-            "measure, which decides above."
+            "budget on each axis, the largest that every run has reached; an arm that ends long before is compared "
+            f"with {plan.baseline} where it ends. {where}. An arm that rolls out several times as much a step is far "
+            "along by steps and not by rollouts or tokens: look at both. *: the primary measure, which decides above."
         ),
         Table(columns, rows),
     ]
 
 
-def _cell(each: Difference | None, *, is_primary: bool) -> str:
+def _cell(each: Difference | None, analysis: Analysis, *, is_primary: bool) -> str:
     if each is None:
         return "?"
-    return f"{words.points(each.mean)} ({words.point_interval(each.interval)})" + (" *" if is_primary else "")
+    where = f" at {words.count(each.budget)}" if each.selector in analysis.early[each.axis] else ""
+    return f"{words.points(each.mean)} ({words.point_interval(each.interval)}){where}" + (" *" if is_primary else "")
 
 
 _COST_COLUMNS = {

@@ -131,6 +131,11 @@ def warnings(analysis: Analysis) -> list[str]:
     lost = missing_runs(analysis)
     if lost:
         found.append(f"{len(lost)} of {len(plan.arms) * len(plan.seeds)} planned runs are in no number: see Runs.")
+    found += [
+        f"{name} ends at {budget_name(plan.axis, end)}, long before the others, and is compared with {plan.baseline} "
+        "there; its score stands beside those of longer runs."
+        for name, end in analysis.early[plan.axis].items()
+    ]
     if (rise := baseline_rise(analysis)) is not None and rise.low <= 0:
         found.append(
             f"{plan.baseline} did not clearly rise above its start (from {point_interval(rise)} points): how much "

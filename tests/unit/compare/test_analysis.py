@@ -55,15 +55,25 @@ def test_numbers_are_those_of_scipy(comparison):
 
 
 def test_budgets_are_equal_on_every_axis(comparison):
-    folder = comparison(tokens_per_step={"quick": 4000.0, "slow": 500.0})
+    folder = comparison(tokens_per_step={"quick": 4000.0, "slow": 800.0})
     analysis = analyse(load_results(folder))
-    assert analysis.budgets == {"steps": 100.0, "rollouts": 800.0, "tokens": 50_000.0, "seconds": 50.0}
+    assert analysis.budgets == {"steps": 100.0, "rollouts": 800.0, "tokens": 80_000.0, "seconds": 50.0}
     assert analysis.limits == {"tokens": "slow"}
     final = {axis: {d.selector: d for d in analysis.differences["final", axis]} for axis in analysis.budgets}
-    # At 50k tokens quick is at step 12.5 and the baseline at step 50.
-    assert final["tokens"]["quick"].mean == pytest.approx(0.04 * (2.5 * 0.125 - 0.5), abs=0.004)
+    # At 80k tokens quick is at step 20 and the baseline at step 80.
+    assert final["tokens"]["quick"].mean == pytest.approx(0.04 * (2.5 * 0.2 - 0.8), abs=0.004)
     assert final["steps"]["quick"].mean == pytest.approx(0.04 * 1.5, abs=0.004)
-    assert final["tokens"]["quick"].verdict == "better" or final["tokens"]["quick"].mean < 0
+    assert final["tokens"]["quick"].verdict == "worse" and final["steps"]["quick"].verdict == "better"
+
+
+def test_an_arm_that_ends_long_before_the_others_does_not_shorten_them(comparison):
+    analysis = analyse(load_results(comparison(tokens_per_step={"slow": 250.0})))
+    assert analysis.budgets["tokens"] == 100_000 and analysis.early["tokens"] == {"slow": 25_000.0}
+    found = primary(analysis)
+    assert (found["slow"].budget, found["quick"].budget) == (25_000, 100_000)
+    # slow has done 100 steps there, the baseline 25: areas of straight lines from the same start.
+    assert found["slow"].mean == pytest.approx(0.04 * (0.4 - 0.25) / 2, abs=0.002)
+    assert any("slow ends at 25k generated tokens" in text for text in words.warnings(analysis))
 
 
 def test_a_simulation_has_neither_tokens_nor_seconds(comparison):
