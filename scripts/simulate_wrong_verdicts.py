@@ -19,7 +19,8 @@ from pathlib import Path
 
 import numpy as np
 
-from insight_rl.simulation.single_run import simulated_run
+from insight_rl.simulation.settings import compose_simulation
+from insight_rl.simulation.single_run import run_composed
 from insight_rl.simulation.study import estimate
 
 OUTPUT = Path(__file__).parent.parent / "docs" / "results" / "wrong_verdicts.csv"
@@ -56,11 +57,13 @@ def setting(share: float) -> str:
 def run(path: Path, num_seeds: int, output: Path) -> None:
     done = {(row["setting"], row["selector"], int(row["seed"])) for row in read(output)}
     output.parent.mkdir(parents=True, exist_ok=True)
+    shared = ["pool=pass_rates", f"path={path}", *POOL, *LEARNER]
+    configs = {(name, arm): compose_simulation([*shared, *overrides]) for name, arm, overrides in arms()}
     for seed in range(num_seeds):
-        for name, arm, overrides in arms():
+        for (name, arm), config in configs.items():
             if (name, arm, seed) in done:
                 continue
-            rows = simulated_run(["pool=pass_rates", f"path={path}", *POOL, *LEARNER, *overrides], seed)
+            rows = run_composed(config, seed)
             is_new = not output.exists()
             with output.open("a", newline="", encoding="utf-8") as file:
                 writer = csv.DictWriter(file, COLUMNS)

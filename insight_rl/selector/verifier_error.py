@@ -30,8 +30,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from scipy.special import betaln
-from scipy.stats import binom
+from scipy.special import betaln, comb
 
 from insight_rl.errors import check, is_number
 from insight_rl.selector.belief import Floats, predictive_mass
@@ -42,16 +41,16 @@ MAX_RATE = 0.45
 
 def verdict_chances(num_rollouts: int, false_positive: float, false_negative: float) -> Floats:
     """P(S = s | T = t) for K rollouts of which t truly succeed: float64 ``[K + 1, K + 1]``, one row for each t."""
-    counts = np.arange(num_rollouts + 1)
-    return np.stack(
-        [
-            np.convolve(
-                binom.pmf(counts[: t + 1], t, 1.0 - false_negative),
-                binom.pmf(counts[: num_rollouts - t + 1], num_rollouts - t, false_positive),
-            )
-            for t in counts
-        ]
-    )
+    right, wrong = _binomials(num_rollouts, 1.0 - false_negative), _binomials(num_rollouts, false_positive)
+    rest = num_rollouts - np.arange(num_rollouts + 1)
+    return np.stack([np.convolve(right[t, : t + 1], wrong[left, : left + 1]) for t, left in enumerate(rest.tolist())])
+
+
+def _binomials(num_rollouts: int, chance: float) -> Floats:
+    """Mass of Bin(n, chance) at k for n, k = 0..K: float64 ``[K + 1, K + 1]``."""
+    n, k = np.ogrid[: num_rollouts + 1, : num_rollouts + 1]
+    mass: Floats = comb(n, k) * chance**k * (1.0 - chance) ** np.maximum(n - k, 0)
+    return mass
 
 
 def matched_posterior(

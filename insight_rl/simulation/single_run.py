@@ -31,7 +31,11 @@ def simulated_run(overrides: Sequence[str], seed: int) -> list[Row]:
 
         simulated_run(["synthetic_learner=hopeless80", "selector=insight", "selector.forgetting=0.5"], seed=3)
     """
-    config = compose_simulation(overrides)
+    return run_composed(compose_simulation(overrides), seed)
+
+
+def run_composed(config: SimulationConfig, seed: int) -> list[Row]:
+    """As :func:`simulated_run`, of a configuration composed before: for many seeds of the same arm."""
     learner: SimulatedLearner = build_part("synthetic_learner", config.synthetic_learner)
     chosen: SimulatedSelector = OracleSelector(learner) if config.oracle else build_part("selector", config.selector)
     check_rollouts_even(chosen, "a simulation")
