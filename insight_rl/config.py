@@ -188,6 +188,8 @@ NAMED_GROUPS = (
 FREE_ON_RESUME = (
     "run_dir",
     "resume",
+    "run_group",
+    "arm",
     "trainer.num_steps",
     "trainer.max_rollouts",
     "trainer.max_tokens",
@@ -239,6 +241,8 @@ class RunConfig:
     seed: int = MISSING
     run_dir: str | None = MISSING
     resume: str = MISSING
+    run_group: str | None = None
+    arm: str | None = None
     model: ModelConfig = MISSING
     trainer: TrainerConfig = MISSING
     checkpoint: CheckpointConfig = MISSING

@@ -22,6 +22,7 @@ COMMANDS = {
     "evaluate": ("insight_rl.cli.evaluate", "accuracy on held-out problems: avg@k and pass@k"),
     "data": ("insight_rl.cli.data", "look into a task's prompts before a run, or prepare data sets as local files"),
     "plot": ("insight_rl.cli.plot", "draw the curves of one or several runs in one picture"),
+    "dashboard": ("insight_rl.cli.dashboard", "a W&B workspace and report of all runs, or its definition as a file"),
     "serve-selector": ("insight_rl.cli.serve_selector", "host selectors over HTTP for trainers of any framework"),
     "judge": ("insight_rl.cli.judge", "judge answers from standard input with a reward function"),
     "simulate": ("insight_rl.cli.simulate", "try selectors on synthetic learners, or on a run's decision log"),

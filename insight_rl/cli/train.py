@@ -58,6 +58,8 @@ def run_combinations(overrides: Sequence[str], config_dir: Path | None, *, own_c
     except after a stop signal.
     """
     base, combinations = expand_combinations(overrides)
+    named = name_for_trackers([combination for combination, _ in combinations], base)
+    combinations = list(zip(named, [label for _, label in combinations], strict=True))
     for combination, _ in combinations:
         parse_config(compose_config(combination, config_dir=config_dir))
     codes = []
@@ -71,6 +73,23 @@ def run_combinations(overrides: Sequence[str], config_dir: Path | None, *, own_c
     _print_accuracies([base / (label or "run") for _, label in combinations])
     print(f"compare them: insight-rl plot {base}/*")
     return next((code for code in codes if code), 0)
+
+
+def name_for_trackers(combinations: Sequence[Sequence[str]], base: Path) -> list[list[str]]:
+    """Each combination with the sweep's name and its arm, that in which it differs but for the seed; the user's win.
+
+    Example: ``["selector=random", "seed=1"]`` of ``-m selector=random,insight seed=1,2 run_dir=runs/x`` gets
+    ``run_group=x arm=random``.
+    """
+    common = set.intersection(*map(set, combinations))
+    named = []
+    for combination in combinations:
+        given = {item.split("=")[0] for item in combination}
+        varied = [item.removeprefix("selector=") for item in combination if item not in common]
+        arm = _label([item for item in varied if not item.startswith("seed=")])
+        words = {"run_group": _label([base.name]), "arm": arm}
+        named.append([*combination, *(f"{key}={word}" for key, word in words.items() if word and key not in given)])
+    return named
 
 
 def _print_accuracies(run_dirs: Sequence[Path]) -> None:
@@ -104,5 +123,9 @@ def expand_combinations(overrides: Sequence[str]) -> tuple[Path, list[tuple[list
     base = Path(str(folder) if folder else f"runs/sweep-{datetime.now():%Y%m%d-%H%M%S}").expanduser().resolve()
     kept = [override for override in parsed if override.key_or_group != "run_dir"]
     (jobs,) = BasicSweeper.split_arguments(kept, max_batch_size=None)
-    labels = ["_".join(item for item in job if item.split("=")[0] in swept) for job in jobs]
-    return base, [(list(job), re.sub(r"[^\w.+-]", "-", label)) for job, label in zip(jobs, labels, strict=True)]
+    labels = [_label([item for item in job if item.split("=")[0] in swept]) for job in jobs]
+    return base, [(list(job), label) for job, label in zip(jobs, labels, strict=True)]
+
+
+def _label(items: Sequence[str]) -> str:
+    return re.sub(r"[^\w.+-]", "-", "_".join(items))

@@ -110,6 +110,8 @@ def compose_run(job: Job) -> DictConfig:
     """The configuration of a run. Raises ``UsageError`` naming key, value and remedy."""
     tree = compose_config(["monitor=jsonl", *job.overrides, f"seed={job.seed}"], config_dir=job.own_code.config_dir)
     tree.run_dir = str(job.run_dir)
+    # For trackers: the comparison's name, by its folder, and the arm.
+    tree.run_group, tree.arm = job.run_dir.parent.parent.name, job.arm
     config, size = parse_config(tree).trainer, job.budget.size
     per_step = config.prompts_per_step * config.rollouts_per_prompt
     match job.budget.axis:

@@ -18,6 +18,7 @@ import numpy as np
 
 from insight_rl.errors import UsageError, check
 from insight_rl.files import write_atomically
+from insight_rl.monitor.dashboard import ARM, OTHER_AXES, arm_of, over_other_axes, tags_of
 from insight_rl.monitor.records import finite_or_none
 from insight_rl.monitor.summary import Summary
 from insight_rl.types import Histogram, Metrics, Table
@@ -27,15 +28,15 @@ if TYPE_CHECKING:
 
 MODES = ("auto", "online", "offline", "disabled")
 STEP_AXIS = "step"
-OTHER_AXES = {"rollouts": "rollout/num_rollouts", "tokens": "rollout/num_tokens"}
-"""``eval_by_tokens/accuracy`` is ``eval/accuracy`` once more, over tokens: a W&B metric has one axis only."""
 
 
 class WandbMonitor:
     """One W&B run per ``run_dir``, resumed under the same id; its files are below ``run_dir/wandb``.
 
     ``mode="auto"`` is online where wandb finds credentials (``WANDB_API_KEY``, ``wandb login``), otherwise offline;
-    ``WANDB_MODE`` overrides it, as everywhere in wandb.
+    ``WANDB_MODE`` overrides it, as everywhere in wandb. Where no ``group`` is given it is ``run_group``; where no
+    ``tags`` are given they name selector, task, model and seed. So a sweep falls into the dashboard that
+    `insight-rl dashboard` makes.
     """
 
     def __init__(
@@ -45,7 +46,7 @@ class WandbMonitor:
         entity: str | None = None,
         name: str | None = None,
         group: str | None = None,
-        tags: Sequence[str] = (),
+        tags: Sequence[str] | None = None,
         mode: str = "auto",
     ) -> None:
         check(mode in MODES, "monitor.wandb.mode", mode, f"must be one of {', '.join(MODES)}")
@@ -54,7 +55,9 @@ class WandbMonitor:
         # A folder named wandb in the working directory is found as well, as a package without a file.
         if spec is None or spec.origin is None:
             raise UsageError("monitor=wandb: the package wandb is not installed; install it with `pip install wandb`")
-        self._settings = {"project": project, "entity": entity, "group": group, "tags": list(tags) or None}
+        self._settings = {"project": project, "entity": entity}
+        self._group = group
+        self._tags = tags
         self._name = name
         self._mode = mode
         self._run: wandb.Run | None = None
@@ -72,8 +75,10 @@ class WandbMonitor:
                 self._own_variables.append(variable)
         arguments: dict[str, Any] = {
             **self._settings,
+            "group": self._group or config.get("run_group"),
+            "tags": list(tags_of(config) if self._tags is None else self._tags) or None,
             "dir": run_dir.resolve(),
-            "config": dict(config),
+            "config": {**config, ARM: arm_of(config)},
             "name": self._name or run_dir.resolve().name,
             "id": _run_id(folder / "run_id", is_resumed=first_step > 0),
             # The terminal belongs to the console monitor; wandb's wrapping of it would garble the live display.
@@ -102,9 +107,8 @@ class WandbMonitor:
         if step < self._run.starting_step:
             return
         values = {key: _to_wandb(value) for key, value in metrics.items()}
-        for word in OTHER_AXES:
-            for key in [key for key in metrics if key.startswith("eval/")]:
-                values[f"eval_by_{word}/{key.removeprefix('eval/')}"] = values[key]
+        for renamed in over_other_axes(values).values():
+            values |= renamed
         if "eval/accuracy" in metrics:
             for axis in OTHER_AXES.values():
                 values.setdefault(axis, 0)

@@ -149,6 +149,18 @@ def test_a_real_offline_run_resumed_under_its_id(tmp_path, home, capfd):
     assert "API key" not in capfd.readouterr().err
 
 
+def test_group_and_tags_come_from_the_configuration_where_none_are_given(tmp_path, home):
+    config = {"seed": 3, "selector_name": "insight", "task_name": "countdown", "model_name": "tiny", "run_group": "night"}
+    monitor = WandbMonitor()
+    monitor.open(tmp_path / "demo", config=config, num_steps=1, first_step=0)
+    monitor.close()
+    (records,) = read_back(tmp_path / "demo")
+    run = records["run"][0]
+    assert run.run_group == "night"
+    assert sorted(run.tags) == ["model=tiny", "seed=3", "selector=insight", "task=countdown"]
+    assert {item.key: json.loads(item.value_json) for item in run.config.update}["arm"] == "insight"
+
+
 def test_starting_anew_in_a_folder_is_another_run(tmp_path, home):
     run_dir = tmp_path / "demo"
     run_steps(run_dir, first_step=0, last_step=0)
