@@ -120,7 +120,7 @@ def find_entity(given: str | None) -> str:
     import wandb
 
     remedy = "log in with `wandb login`, or write the definition with --output FILE"
-    if not wandb.login(prompt=False, verify=False):  # type: ignore[call-arg]
+    if not wandb.login(prompt=False, verify=False):
         raise UsageError(f"no W&B account is logged in on this machine; {remedy}")
     entity = given or wandb.Api().default_entity
     if not entity:

@@ -150,7 +150,8 @@ def test_a_real_offline_run_resumed_under_its_id(tmp_path, home, capfd):
 
 
 def test_group_and_tags_come_from_the_configuration_where_none_are_given(tmp_path, home):
-    config = {"seed": 3, "selector_name": "insight", "task_name": "countdown", "model_name": "tiny", "run_group": "night"}
+    names = {"selector_name": "insight", "task_name": "countdown", "model_name": "tiny"}
+    config = {**names, "seed": 3, "run_group": "night"}
     monitor = WandbMonitor()
     monitor.open(tmp_path / "demo", config=config, num_steps=1, first_step=0)
     monitor.close()
