@@ -146,11 +146,16 @@ def check_job(job: Job) -> CheckedRun:
     return CheckedRun(identity=parts.identity, config=flatten(plain))
 
 
+def end_with_parent() -> None:
+    """Called first in a worker process, so that none is left behind by a runner that was killed."""
+    prepare(os.getppid())
+
+
 def run_job(job: Job, gpu: str | None) -> None:
     """The whole of a child process: train, and say in ``outcome.json`` how it ended."""
     # A group of its own: Ctrl-C reaches the runner alone, which passes it on once.
     os.setsid()
-    prepare(os.getppid())
+    end_with_parent()
     if gpu is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = gpu
     job.run_dir.mkdir(parents=True, exist_ok=True)

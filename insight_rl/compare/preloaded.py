@@ -27,13 +27,16 @@ import insight_rl.selector.information_kernel
 import insight_rl.selector.signal_kernel
 import insight_rl.trainer  # noqa: F401
 from insight_rl.build import build_part, find_model, keep_loaded_data, load_data, quiet_libraries
+from insight_rl.child_main import prepare
 from insight_rl.compare.jobs import START_VARIABLE, OwnCode
 from insight_rl.config import compose_config, parse_config
 from insight_rl.tokenizer import ModelTokenizer
 
 
 def load_first_run() -> None:
-    """Load the data of the first run, so that all of them find it in memory."""
+    """End with the runner, and load the data of the first run, so that all of them find it in memory."""
+    # The runs hold the pipe by which the server would notice that the runner has been killed.
+    prepare(os.getppid())
     start = json.loads(os.environ[START_VARIABLE])
     config_dir = Path(start["config_dir"]) if start["config_dir"] else None
     OwnCode(config_dir=config_dir, packages=frozenset(start["packages"])).allow()

@@ -20,6 +20,7 @@ from insight_rl.compare.jobs import (
     Ended,
     Job,
     check_job,
+    end_with_parent,
     fork_server,
     read_outcome,
     run_job,
@@ -58,7 +59,9 @@ def find_slots(processes: int | None, *, use_gpus: bool) -> Slots:
 
 def check_jobs(jobs: Sequence[Job], processes: int) -> list[CheckedRun]:
     """Raises ``UsageError`` of the first job, in their order, that could not run."""
-    with ProcessPoolExecutor(min(processes, len(jobs)), mp_context=fork_server(jobs[0])) as executor:
+    with ProcessPoolExecutor(
+        min(processes, len(jobs)), mp_context=fork_server(jobs[0]), initializer=end_with_parent
+    ) as executor:
         return list(executor.map(check_job, jobs))
 
 

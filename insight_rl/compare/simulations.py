@@ -15,7 +15,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from pathlib import Path
 from typing import Any
 
-from insight_rl.compare.jobs import FAILED, FINISHED, OUTCOME_FILE, Ended, Job, OwnCode, read_outcome
+from insight_rl.compare.jobs import FAILED, FINISHED, OUTCOME_FILE, Ended, Job, OwnCode, end_with_parent, read_outcome
 from insight_rl.errors import Interrupted, UsageError
 from insight_rl.files import write_atomically
 from insight_rl.stop_signals import stop_on_signals
@@ -119,4 +119,5 @@ def _ended(job: Job) -> Ended:
 def _prepare(own_code: OwnCode) -> None:
     # Ctrl-C reaches every process of the terminal; the runner decides.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    end_with_parent()
     own_code.allow()
