@@ -144,7 +144,7 @@ class Analysis:
 
 
 def analyse(results: Results) -> Analysis:
-    """Compute everything. Raises ``UsageError`` if the baseline has no whole run or a planned axis was not measured."""
+    """Compute everything. Raises ``UsageError`` if there is no whole pair of runs, or no figure for a planned axis."""
     plan = results.plan
     for key, axis in {"primary.axis": plan.axis, "budget.axis": plan.budget_axis}.items():
         check(axis in results.axes, key, axis, f"was not measured; there are {', '.join(results.axes)}")
@@ -154,6 +154,15 @@ def analyse(results: Results) -> Analysis:
         "baseline",
         plan.baseline,
         f"has no run in {results.folder} that went through its budget; finish the comparison first",
+    )
+    pairs = [
+        name for name, runs in curves.items() if name != plan.baseline and runs.keys() & curves[plan.baseline].keys()
+    ]
+    check(
+        bool(pairs),
+        "report",
+        str(results.folder),
+        f"no other arm has a whole run at a seed of {plan.baseline} yet; finish the comparison first",
     )
     budgets, limits, early = _common_budgets(results, curves)
     references = [plan.baseline, *([INSIGHT] if INSIGHT in curves and plan.baseline != INSIGHT else [])]

@@ -6,7 +6,7 @@ import io
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy import optimize, stats
@@ -14,7 +14,7 @@ from scipy import optimize, stats
 from insight_rl.compare import words
 from insight_rl.compare.analysis import Analysis, Difference
 from insight_rl.compare.results import Axis, Curve
-from insight_rl.compare.statistics import LEVEL, mean_interval
+from insight_rl.compare.statistics import LEVEL, Interval, mean_interval
 from insight_rl.files import write_atomically
 from insight_rl.report.looks import GREY, STYLE, Look, looks_of
 
@@ -137,7 +137,8 @@ def draw_curves(analysis: Analysis, looks: Mapping[str, Look], png: Path) -> Dra
                 axes.fill_between(
                     x, 100 * (mean - half), 100 * (mean + half), color=look.colour, alpha=0.13, linewidth=0
                 )
-                ends.append((100 * float(mean[-1]), float(x[-1]), name, look.colour))
+                at = min(float(x[-1]), _last_drawn(analysis, axis))
+                ends.append((100 * float(np.interp(at, x, mean)), at, name, look.colour))
             _label_ends(axes, ends, height_in=3.0)
             axes.set_xlabel(AXIS_LABELS[axis])
             axes.axvline(analysis.budgets[axis], color=GREY, linewidth=0.9, linestyle=(0, (2, 3)))
@@ -200,7 +201,7 @@ def draw_speed_ups(analysis: Analysis, looks: Mapping[str, Look], png: Path) -> 
                 if each.axis == axis:
                     look = looks.get(each.selector)
                     colour = look.colour if look else GREY
-                    _draw_speed_up(axes, each.ratio, each.bound, each.interval, places[each.selector], colour, left)
+                    _draw_speed_up(axes, each.ratio, each.interval, places[each.selector], colour, left)
             ticks = [2.0**power for power in range(-6, 7) if left <= 2.0**power <= right]
             axes.xaxis.set_major_locator(FixedLocator(ticks))
             axes.xaxis.set_minor_locator(NullLocator())
@@ -213,9 +214,7 @@ def draw_speed_ups(analysis: Analysis, looks: Mapping[str, Look], png: Path) -> 
     return _drawing(draw, (11, 1.2 + 0.34 * len(places)), png)
 
 
-def _draw_speed_up(
-    axes: Axes, ratio: float | None, bound: float, interval: Any, place: int, colour: str, left: float
-) -> None:
+def _draw_speed_up(axes: Axes, ratio: float | None, interval: Interval, place: int, colour: str, left: float) -> None:
     if np.isfinite(interval.low):
         low, high = max(interval.low, left), max(interval.high, left)
         axes.plot([low, high], [place, place], color=colour, linewidth=2.0)
@@ -224,10 +223,10 @@ def _draw_speed_up(
     if ratio is None:
         axes.annotate(
             "not reached",
-            (min(bound, 1.0), place),
-            xytext=(-4, 5),
+            (0.07, place),
+            xycoords=("axes fraction", "data"),
+            xytext=(0, 3),
             textcoords="offset points",
-            ha="right",
             fontsize=7.5,
         )
     else:
@@ -335,12 +334,16 @@ def _label_ends(axes: Axes, ends: Sequence[tuple[float, float, str, str]], *, he
 def _count_axis(axes: Axes, analysis: Analysis, axis: Axis) -> None:
     from matplotlib.ticker import EngFormatter, MaxNLocator
 
-    # An arm that spends many times as much would press all others to the left.
-    end = max(run.end(axis) for runs in analysis.curves.values() for run in runs.values())
-    end = min(end, MAX_BEYOND * analysis.budgets[axis])
+    end = _last_drawn(analysis, axis)
     axes.set_xlim(-0.03 * end, 1.04 * end)
     axes.xaxis.set_major_locator(MaxNLocator(nbins=4))
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+
+
+def _last_drawn(analysis: Analysis, axis: Axis) -> float:
+    """The right edge: an arm that spends many times as much would press all others to the left."""
+    end = max(run.end(axis) for runs in analysis.curves.values() for run in runs.values())
+    return min(end, MAX_BEYOND * analysis.budgets[axis])
 
 
 def _drawing(draw: Callable[[Figure], None], size: tuple[float, float], png: Path) -> Drawing:

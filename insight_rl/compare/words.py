@@ -87,8 +87,6 @@ def seed_range(analysis: Analysis) -> str:
 def answer(analysis: Analysis) -> str:
     """The result of the primary metric in a few short sentences."""
     plan, found = analysis.results.plan, sorted(analysis.primary, key=lambda each: -each.mean)
-    if not found:
-        return f"No arm has a seed in common with {plan.baseline}: nothing can be said."
     better, worse, level, open_ = (
         [each for each in found if each.verdict == verdict] for verdict in ("better", "worse", "level", "not settled")
     )

@@ -226,6 +226,9 @@ def test_a_comparison_without_its_baseline_is_refused(comparison):
     (folder / "curves.csv").write_text("".join(line for line in lines if ",random," not in line))
     with pytest.raises(UsageError, match="baseline='random': has no run"):
         analyse(load_results(folder))
+    (folder / "curves.csv").write_text("".join(line for line in lines if line is lines[0] or ",random," in line))
+    with pytest.raises(UsageError, match="no other arm has a whole run at a seed of random yet"):
+        analyse(load_results(folder))
 
 
 def test_numbers_in_words():
