@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-SCRIPT = Path(__file__).parents[3] / "scripts" / "check_features.py"
+SCRIPT = Path(__file__).parents[2] / "scripts" / "check_features.py"
 SPEC = importlib.util.spec_from_file_location("check_features", SCRIPT)
 check_features = importlib.util.module_from_spec(SPEC)
 SPEC.loader.exec_module(check_features)
