@@ -95,8 +95,9 @@ def _tables(num_rollouts: int, mu: float, eta: float) -> tuple[Floats, Floats]:
     ways = [comb(num_rollouts, s) for s in range(num_rollouts + 1)]
     d = np.zeros(2 * num_rollouts + 1)
     for m in range(2 * num_rollouts + 1):
+        all_ways = comb(2 * num_rollouts, m)
         for s in range(max(0, m - num_rollouts), min(m, num_rollouts) + 1):
-            d[m] += ways[s] * ways[m - s] / comb(2 * num_rollouts, m) * u[s] * u[m - s]
+            d[m] += ways[s] * ways[m - s] / all_ways * u[s] * u[m - s]
     return u, d
 
 

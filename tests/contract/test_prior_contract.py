@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -37,9 +38,14 @@ def make_pool(size=150):
 POOL = make_pool()
 
 
-def make(selector, prior, seed=3):
+@cache
+def composed(selector, prior):
     tree = compose_config([f"selector={selector}", f"selector/prior={prior}"]).selector
-    made = build_part("selector", OmegaConf.to_container(tree, resolve=True))
+    return OmegaConf.to_container(tree, resolve=True)
+
+
+def make(selector, prior, seed=3):
+    made = build_part("selector", composed(selector, prior))
     made.open(POOL, num_rollouts=K, seed=seed)
     return made
 
