@@ -38,7 +38,7 @@ NOT_RUN = {
     "insight-rl train task=dataset 'task.train_hub=*": "streams from the hub",
     "python -m insight_rl.monitor.dictionary > docs/metrics.md": "compared by tests/unit/monitor/test_dictionary.py",
     "python scripts/benchmark_*": "measures time on a quiet machine",
-    "python scripts/check_features.py *": "needs a file of pass rates; see tests/unit/selector/test_check_features.py",
+    "python scripts/check_features.py *": "needs a file of pass rates; see tests/integration/test_check_features.py",
     "python scripts/check_gpu.py*": "needs a GPU; its small form runs in tests/integration/test_check_gpu.py",
     "python scripts/check_information.py --points 100000": "see tests/unit/selector/test_information.py",
     "python scripts/check_service_crash.py *": "run by tests/integration/test_service_crash.py",
