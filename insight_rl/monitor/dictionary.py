@@ -272,8 +272,8 @@ object per row with `step` and `table`; messages to the user are in `notices.jso
 "Good" says which direction is better, or what a healthy value looks like; it is empty where neither direction is.
 "From" names where a quantity is defined; it is empty where this project defines it.
 
-On Weights & Biases the keys are the same. The axis is `step`, and `eval/*` is logged again as `eval_by_rollouts/*`
-and `eval_by_tokens/*` over `rollout/num_rollouts` and `rollout/num_tokens`.
+On Weights & Biases, TensorBoard and Trackio the keys are the same. The axis is `step`, and `eval/*` is logged again as
+`eval_by_rollouts/*` and `eval_by_tokens/*` over `rollout/num_rollouts` and `rollout/num_tokens`.
 """
 
 
