@@ -30,7 +30,7 @@ from insight_rl.build import build_part
 from insight_rl.config import compose_config
 from insight_rl.errors import UsageError, check
 from insight_rl.seeding import derive_seed
-from insight_rl.selector.base import Selector, check_rollouts_even
+from insight_rl.selector.base import Selector, check_needs_counts_only
 from insight_rl.state_codec import load_state, save_state
 from insight_rl.types import Counts, Prompt
 
@@ -65,7 +65,7 @@ class SelectionMixin:
         equal ones the first is kept. Raises ``UsageError`` for settings or data that no selection could work with.
         """
         chosen = make_selector(selector, selector_settings or {}) if isinstance(selector, str) else selector
-        check_rollouts_even(chosen, "TRL")
+        check_needs_counts_only(chosen, "TRL")
         super().__init__(*args, **kwargs)
         trainer: Any = self
         self._pool, self._rows = make_pool(trainer.train_dataset)

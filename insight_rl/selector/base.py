@@ -91,7 +91,17 @@ class FollowsItsRun(Protocol):
         ...
 
 
-def check_rollouts_even(selector: object, caller: str) -> None:
-    """Raise ``UsageError`` for a selector that varies the rollouts per prompt, which ``caller`` cannot follow."""
+@runtime_checkable
+class ReadsGrades(Protocol):
+    """A selector that can count rewards instead of verdicts, so that it has to be given whole groups."""
+
+    @property
+    def reads_grades(self) -> bool: ...
+
+
+def check_needs_counts_only(selector: object, caller: str) -> None:
+    """Raise ``UsageError`` for a selector that asks more of ``caller`` than K rollouts a prompt and their counts."""
     varies = isinstance(selector, ChoosesRollouts) and selector.varies_rollouts
     check(not varies, "selector.rollout_budget", "knapsack", f"{caller} rolls out every prompt K times; take even")
+    reads_grades = isinstance(selector, ReadsGrades) and selector.reads_grades
+    check(not reads_grades, "selector.evidence", "value", f"{caller} has counts of right and wrong only; take success")

@@ -179,6 +179,10 @@ class BeliefSelector:
         return self._last_scores.tolist()
 
     @property
+    def reads_grades(self) -> bool:
+        return self._evidence.kind == "value"
+
+    @property
     def varies_rollouts(self) -> bool:
         return self._rollout_budget.rule != "even"
 

@@ -24,7 +24,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from insight_rl.errors import UsageError
-from insight_rl.selector.base import Selector, check_rollouts_even
+from insight_rl.selector.base import Selector, check_needs_counts_only
 from insight_rl.selector.decision_log import RecordsDecisions
 from insight_rl.selector_service import schema
 from insight_rl.selector_service.history import MAX_PICKS, RunHistory, latest_picks
@@ -371,7 +371,7 @@ class Host:
     def make_selector(self, choice: schema.SelectorChoice) -> Selector:
         try:
             selector = self._make_selector_unchecked(choice)
-            check_rollouts_even(selector, "the selector service")
+            check_needs_counts_only(selector, "the selector service")
             return selector
         except UsageError as error:
             raise Refused(422, str(error).splitlines()[0]) from error

@@ -15,7 +15,7 @@ from omegaconf import MISSING, OmegaConf
 from insight_rl.build import build_part
 from insight_rl.config import compose_config
 from insight_rl.errors import UsageError, check
-from insight_rl.selector.base import check_rollouts_even
+from insight_rl.selector.base import check_needs_counts_only
 from insight_rl.simulation.experiment import Size
 
 
@@ -98,7 +98,7 @@ def load(overrides: Sequence[str], *, config_dir: Path | None = None) -> tuple[S
         composed = compose_simulation(own, config_dir)
         for key in ("selector", "gate"):
             part = build_part(key, getattr(composed, key))  # finds mistakes here rather than in a worker process
-            check_rollouts_even(part, "a simulation")
+            check_needs_counts_only(part, "a simulation")
         variants.append(Variant(label=label, selector=composed.selector, gate=composed.gate))
     return config, variants
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from insight_rl.build import build_part
 from insight_rl.seeding import derive_seed
-from insight_rl.selector.base import check_rollouts_even
+from insight_rl.selector.base import check_needs_counts_only
 from insight_rl.simulation.experiment import CURVES, SimulatedLearner, SimulatedSelector, run, withholding
 from insight_rl.simulation.oracle import OracleSelector
 from insight_rl.simulation.settings import SimulationConfig, compose_simulation
@@ -38,7 +38,7 @@ def run_composed(config: SimulationConfig, seed: int) -> list[Row]:
     """As :func:`simulated_run`, of a configuration composed before: for many seeds of the same arm."""
     learner: SimulatedLearner = build_part("synthetic_learner", config.synthetic_learner)
     chosen: SimulatedSelector = OracleSelector(learner) if config.oracle else build_part("selector", config.selector)
-    check_rollouts_even(chosen, "a simulation")
+    check_needs_counts_only(chosen, "a simulation")
     gate = build_part("gate", config.gate)
     seed = derive_seed(seed, "simulation")
     learner.open(num_prompts=config.num_prompts, seed=derive_seed(seed, "pool"))

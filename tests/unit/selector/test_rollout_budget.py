@@ -9,7 +9,7 @@ from scipy import integrate, stats
 from insight_rl.config import compose_config
 from insight_rl.errors import UsageError
 from insight_rl.selector.acquisition import mixed_outcome_chance
-from insight_rl.selector.base import ChoosesRollouts, check_rollouts_even
+from insight_rl.selector.base import ChoosesRollouts, check_needs_counts_only
 from insight_rl.selector.belief_selector import BeliefSelector
 from insight_rl.selector.rollout_budget import RolloutBudget, expected_value, knapsack
 from insight_rl.simulation.settings import load
@@ -87,12 +87,14 @@ def test_a_selector_says_how_often_each_prompt_is_rolled_out():
 
 
 def test_who_cannot_follow_refuses_by_name():
-    check_rollouts_even(opened("even"), "a simulation")
-    check_rollouts_even(object(), "a simulation")
+    check_needs_counts_only(opened("even"), "a simulation")
+    check_needs_counts_only(object(), "a simulation")
     with pytest.raises(UsageError, match=r"selector\.rollout_budget='knapsack': TRL"):
-        check_rollouts_even(opened("knapsack"), "TRL")
+        check_needs_counts_only(opened("knapsack"), "TRL")
     with pytest.raises(UsageError, match=r"rollout_budget='knapsack': a simulation"):
         load(["selectors=insight:rollout_budget=knapsack"])
+    with pytest.raises(UsageError, match=r"selector\.evidence='value': a simulation"):
+        load(["selectors=insight:evidence=value"])
 
 
 def test_settings():

@@ -233,6 +233,8 @@ def test_concurrent_clients_of_one_run_are_all_counted_once(client):
         ({"selector": {"settings": {"prior_beta": 10**400}}}, 422, "from 0.001 to 1e+06"),
         ({"selector": {"settings": {"task_priors": {"a": [1e308, 1e308]}}}}, 422, "from 0.001 to 1e+06"),
         ({"selector": {"settings": {"task_priors": {"a": "11"}}}}, 422, "task_priors.a"),
+        ({"selector": {"settings": {"rollout_budget": "knapsack"}}}, 422, "take even"),
+        ({"selector": {"settings": {"evidence": "value"}}}, 422, "take success"),
         ({"selector": {"name": "remote"}}, 422, "cannot be hosted"),
         ({"selector": {"name": "../../x"}}, 422, "name"),
         ({"selector": {"name": "0"}}, 422, "take one of"),
