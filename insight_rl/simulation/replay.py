@@ -22,7 +22,7 @@ from insight_rl.build import build_part
 from insight_rl.errors import UsageError, check
 from insight_rl.report.runs import load_runs
 from insight_rl.seeding import derive_seed
-from insight_rl.selector.decision_log import StepDecisions, logged_steps, read_decisions
+from insight_rl.selector.decision_log import StepDecisions, logged_steps, read_decisions, read_pool
 from insight_rl.simulation.settings import Variant
 from insight_rl.types import Counts, Outcome, Prompt
 
@@ -76,11 +76,15 @@ def load_recording(run_dir: Path) -> Recording:
             steps.append(rolled_out)
     check(bool(steps), "replay", str(run_dir), "no step of its decision log has two prompts that were rolled out")
     ids = dict.fromkeys(prompt_id for step in steps for prompt_id in step.prompt_id.tolist())
+    texts = read_pool(run_dir)  # their beginnings: what a prior learnt from features has to go by
     return Recording(
         run_dir=run_dir,
         selector=load_runs([run_dir])[0].option("selector") or "unknown",
         steps=tuple(steps),
-        pool=tuple(Prompt(id=each, task=each.partition("/")[0], text="", token_ids=(0,), answer=None) for each in ids),
+        pool=tuple(
+            Prompt(id=each, task=each.partition("/")[0], text=texts.get(each, ""), token_ids=(0,), answer=None)
+            for each in ids
+        ),
         num_rollouts=max(int(step.judged.max()) for step in steps),
     )
 

@@ -113,6 +113,18 @@ def compose_simulation(overrides: Sequence[str], config_dir: Path | None = None)
         # OmegaConf appends lines about its own node types.
         raise UsageError(str(error).splitlines()[0]) from None
     assert isinstance(config, SimulationConfig)
+    check(
+        config.path is None or config.pool is not None,
+        "path",
+        config.path,
+        "is read by pool=pass_rates only; add it, or leave path out",
+    )
+    check(
+        config.pool is None or "pool" in config.synthetic_learner,
+        "pool",
+        "pass_rates",
+        "needs the learner that starts at pass rates; leave out synthetic_learner=..., or take pool=synthetic",
+    )
     return config
 
 

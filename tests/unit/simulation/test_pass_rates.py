@@ -7,9 +7,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from insight_rl.build import build_part
 from insight_rl.cli.main import main
+from insight_rl.compare.plan import load_plan
 from insight_rl.errors import UsageError
+from insight_rl.paths import conf_dir
 from insight_rl.simulation.pass_rates import PassRateFile
+from insight_rl.simulation.settings import compose_simulation, load
 
 ROWS = [
     {"question": " What is 2 + 3? ", "answer": "5", "pass_rate": 1.0, "attempts": 128},
@@ -123,3 +127,31 @@ def test_the_command_line_takes_a_file(tmp_path, capsys):
     assert "num_prompts=61: is more than the 60 different problems" in capsys.readouterr().err
     assert main(["simulate", "pool=pass_rates", *small]) == 2
     assert "path=None" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["path=some.parquet"], "path='some.parquet': is read by pool=pass_rates only"),
+        (["pool=pass_rates", "path=x", "synthetic_learner=realistic"], "pool='pass_rates': needs the learner"),
+    ],
+)
+def test_a_file_that_nothing_would_read_is_refused(overrides, message):
+    with pytest.raises(UsageError, match=message):
+        load(overrides)
+
+
+PLANS = sorted(path.stem for path in (conf_dir() / "compare").glob("pass_rates*.yaml"))
+
+
+@pytest.mark.parametrize("plan", PLANS)
+def test_every_arm_of_the_plans_composes_and_is_what_can_be_built(tmp_path, monkeypatch, plan):
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path / "pass_rates.parquet", ROWS)
+    composed = load_plan([f"compare={plan}"])
+    assert composed.kind == "simulate"
+    assert composed.seeds.number >= 20
+    for overrides in composed.arms.values():
+        config = compose_simulation([*composed.base, *overrides])
+        for part in ("synthetic_learner", "selector", "gate"):
+            build_part(part, getattr(config, part))

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import numpy as np
@@ -32,10 +33,10 @@ INSIGHT = {
 }
 
 
-def record(run_dir, node, *, num_steps=40):
+def record(run_dir, node, *, num_steps=40, text=""):
     """A run over 120 prompts of which every third is half right and the others are never right."""
     selector = build_part("selector", node)
-    pool = make_pool(120)
+    pool = [dataclasses.replace(prompt, text=text.format(prompt.id)) for prompt in make_pool(120)]
     selector.open(pool, num_rollouts=8, seed=2)
     run_dir.mkdir()
     (run_dir / "config.yaml").write_text(yaml.safe_dump({"selector_name": "random", "selector": node}))
@@ -83,6 +84,25 @@ def test_selectors_that_use_the_evidence_find_the_informative_prompts(uniform_ru
     best = recording.best_fractions(0.25)
     assert np.all(difficulty <= best + 1e-12)
     assert np.all(best >= recording.informative_fractions())
+
+
+@pytest.mark.parametrize("option", ["expected_signal", "expected_signal:forgetting=1.0:novelty=0.35"])
+def test_the_rules_that_learn_a_prior_can_be_replayed(uniform_run, option):
+    recording = load_recording(uniform_run)
+    found = replay(recording, variant(option), share=0.25, seeds=[0])
+    assert found[:, 15:].mean() > recording.informative_fractions()[15:].mean() + 0.3
+
+
+def test_a_prior_from_features_sees_the_recorded_texts(tmp_path):
+    run_dir = record(tmp_path / "texts", RANDOM, num_steps=2, text="Problem {}")
+    assert {prompt.text for prompt in load_recording(run_dir).pool} <= {f"Problem {index}" for index in range(120)}
+    found = replay(
+        load_recording(run_dir),
+        load(["selectors=expected_signal", "selector/prior=features"])[1][0],
+        share=0.25,
+        seeds=[0],
+    )
+    assert found.shape == (1, 2)
 
 
 def test_a_seed_fixes_the_replay(uniform_run):
