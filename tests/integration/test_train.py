@@ -13,7 +13,9 @@ import pytest
 from insight_rl.cli.main import main
 from insight_rl.cli.train import expand_combinations
 from insight_rl.config import compose_config
+from insight_rl.monitor.dashboard import SECTIONS
 from insight_rl.monitor.dictionary import is_of_the_machine
+from insight_rl.recorded_config import read_recorded_config
 from insight_rl.run import train
 
 SMALL = [
@@ -92,6 +94,12 @@ def test_a_run_leaves_what_it_promises_and_the_model_loads(tmp_path):
     ]
     assert all(moved)
     assert AutoTokenizer.from_pretrained(tmp_path / "run" / "model")("3,7=10:")["input_ids"]
+
+    logged = {key for line in read_lines(tmp_path / "run" / "metrics.jsonl") for key in line}
+    for chart in [chart for section in SECTIONS for chart in section.charts]:
+        # Bars are for bins, of which the empty ones are left out.
+        needed = 1 if chart.kind == "bars" else len(chart.keys)
+        assert len(logged & set(chart.keys)) >= needed, f"the dashboard shows {chart.keys}, which no run logs"
 
 
 def test_one_seed_one_run(tmp_path):
@@ -215,6 +223,8 @@ def test_a_sweep_runs_every_combination_in_its_own_process(tmp_path, capfd):
     assert main(["train", "-m", *SMALL, *swept, "trainer.num_steps=1", "evaluation.every=1"]) == 0, capfd.readouterr()
     names = ["selector-random", "selector-insight"]
     assert {path.name for path in (tmp_path / "sweep").iterdir()} == set(names)
+    recorded = [read_recorded_config(tmp_path / "sweep" / name) for name in names]
+    assert [(config["run_group"], config["arm"]) for config in recorded] == [("sweep", "random"), ("sweep", "insight")]
     before = [
         next(line for line in read_lines(tmp_path / "sweep" / name / "metrics.jsonl") if line["step"] == 0)
         for name in names
