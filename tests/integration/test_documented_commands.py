@@ -28,6 +28,7 @@ NOT_RUN = {
     "python scripts/look_into_comparison.py *": "needs a comparison before it",
     "python scripts/measure_repeats.py": "trains for ten minutes",
     "python scripts/simulate_wrong_verdicts.py *": "needs a file of pass rates; tests/unit/simulation has its table",
+    "insight-rl simulate pool=pass_rates *": "needs a file of pass rates; tests/unit/simulation makes one and runs it",
     "pip install *": "installs",
     "insight-rl * rollout=vllm *engine_args*": "needs a GPU; vLLM itself runs in tests/integration/test_vllm_engine.py",
     "insight-rl evaluate evaluation=math_suite model=qwen3-0.6b rollout=vllm": "starts vLLM: see test_vllm_engine.py",
