@@ -66,7 +66,7 @@ def run(path: Path, num_seeds: int, output: Path) -> None:
             rows = run_composed(config, seed)
             is_new = not output.exists()
             with output.open("a", newline="", encoding="utf-8") as file:
-                writer = csv.DictWriter(file, COLUMNS)
+                writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
                 if is_new:
                     writer.writeheader()
                 writer.writerows({"setting": name, "selector": arm, "seed": seed} | rounded(row) for row in rows)
