@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import fcntl
+import itertools
 import os
 from pathlib import Path
 from typing import TextIO
 
 from insight_rl.errors import UsageError
 
+_numbers = itertools.count()
+
 
 def write_atomically(path: Path, content: str | bytes) -> None:
     """Replace a file: after a crash or a power cut it holds the old content or the new one, never half of either.
 
-    Text is written as UTF-8. On disk when this returns. Raises ``OSError``, and then leaves the old file as it was.
+    Text is written as UTF-8. On disk when this returns. Several processes may write the same file at a time: the last
+    one stays. Raises ``OSError``, and then leaves the old file as it was.
     """
-    temporary = path.with_name(f".{path.name}.writing")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}-{next(_numbers)}.writing")
     try:
         with temporary.open("wb") as file:
             file.write(content.encode() if isinstance(content, str) else content)

@@ -4,7 +4,8 @@
                    right. (With 0 of 128 right, p is 0.002 on average, not 0.)
     logit          own_i + ability of its cluster + ability common to all
     g              usefulness of a group, below; 0 where all verdicts agree
-    r              what a repeat teaches others, after v earlier visits: (1 + v)^-repeat_exponent / (1 + diminishing v)
+    r              what a repeat teaches others, after v earlier groups of the prompt that were of use:
+                   (1 + v)^-repeat_exponent / (1 + diminishing v). A group whose verdicts all agree wears nothing off.
     own_i       += own g / (1 + own_diminishing v)            the prompt rolled out
     cluster     += transfer own g r * 50 / max(size of the cluster, 25)
     common      += common own g r                             every prompt, relative or not
@@ -188,7 +189,7 @@ class PassRateLearner:
         self._ability *= 1.0 - self._forgetting
         self._ability += self._cluster_gain * np.bincount(cluster, weights=passed_on, minlength=len(self._ability))
         self._common += self._common_gain * self._own_gain * float(passed_on.sum())
-        self._visits[indices] += 1
+        self._visits[indices] += gain != 0.0
         if self._drift:
             self._own += self._drift * self._rng.standard_normal(len(self._own))
 

@@ -35,3 +35,16 @@ def test_the_content_is_on_disk_before_it_takes_the_name(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "replace", lambda *names: events.append("replace") or replace(*names))
     write_atomically(tmp_path / "a", "text")
     assert events == ["fsync", "replace", "fsync"]
+
+
+def test_two_processes_may_write_the_same_file_at_a_time(tmp_path, monkeypatch):
+    path, fsync = tmp_path / "shared.json", os.fsync
+
+    def meanwhile(descriptor):
+        monkeypatch.setattr(os, "fsync", fsync)
+        write_atomically(path, "the other's")
+
+    monkeypatch.setattr(os, "fsync", meanwhile)
+    write_atomically(path, "the first's")
+    assert path.read_text() == "the first's"
+    assert os.listdir(tmp_path) == ["shared.json"]

@@ -131,8 +131,10 @@ def test_hard_prompts_may_teach_more(make):
     assert moved[[5, 6]] == pytest.approx([gain * 1.6 * 0.75, gain * 1.6 * 0.25])
 
 
-def test_uniform_groups_teach_nothing(make):
-    assert trained(make(), [1, 2], [0, 8]) == pytest.approx(0.0, abs=1e-12)
+def test_uniform_groups_teach_nothing_and_wear_nothing_off(make):
+    learner, fresh = make(), make()
+    assert trained(learner, [1, 2], [0, 8]) == pytest.approx(0.0, abs=1e-12)
+    assert trained(learner, [1], [4]) == pytest.approx(trained(fresh, [1], [4]))
 
 
 def test_wrong_verdicts_come_at_the_stated_rates_and_teach_less(make):
