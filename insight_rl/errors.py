@@ -21,6 +21,14 @@ class Interrupted(KeyboardInterrupt):
         self.number = number
 
 
+def interruption_behind(error: BaseException) -> KeyboardInterrupt | None:
+    """The stop signal that has caused ``error``, if one has: in the middle of an import it comes out as its failure."""
+    found: BaseException | None = error
+    while found is not None and not isinstance(found, KeyboardInterrupt):
+        found = found.__cause__ or found.__context__
+    return found
+
+
 def check(condition: bool, key: str, value: object, remedy: str) -> None:
     """Raise a :class:`UsageError` that names ``key``, ``value`` and the ``remedy`` unless ``condition`` holds."""
     if not condition:

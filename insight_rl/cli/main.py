@@ -14,7 +14,7 @@ import sys
 from collections.abc import Sequence
 
 from insight_rl import __version__
-from insight_rl.errors import Interrupted, RunStopped, UsageError
+from insight_rl.errors import Interrupted, RunStopped, UsageError, interruption_behind
 
 COMMANDS = {
     "train": ("insight_rl.cli.train", "train a model: insight-rl train selector=insight seed=1"),
@@ -69,8 +69,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except RunStopped as error:
         print(f"insight-rl {name}: stopped: {error}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt as error:
-        number = error.number if isinstance(error, Interrupted) else signal.SIGINT
+    except (KeyboardInterrupt, Exception) as error:
+        stopped = interruption_behind(error)
+        if stopped is None:
+            raise
+        number = stopped.number if isinstance(stopped, Interrupted) else signal.SIGINT
         print(f"insight-rl {name}: interrupted by {signal.Signals(number).name}", file=sys.stderr)
         return 128 + number
 

@@ -24,7 +24,7 @@ from insight_rl.allowed_code import allowed
 from insight_rl.child_main import prepare
 from insight_rl.compare.plan import BudgetPlan
 from insight_rl.config import compose_config, parse_config
-from insight_rl.errors import Interrupted, RunStopped, UsageError
+from insight_rl.errors import Interrupted, RunStopped, UsageError, interruption_behind
 from insight_rl.files import write_atomically
 from insight_rl.nested import flatten
 from insight_rl.run_identity import RunIdentity
@@ -171,6 +171,9 @@ def run_job(job: Job, gpu: str | None) -> None:
     except (UsageError, RunStopped) as error:
         state, reason, code = FAILED, str(error).splitlines()[0], 1
     except Exception as error:
+        stopped = interruption_behind(error)
+        if isinstance(stopped, Interrupted):
+            sys.exit(128 + stopped.number)
         traceback.print_exc()
         state, reason, code = FAILED, f"{type(error).__name__}: {error}; see {OUTPUT_FILE}", 1
     outcome = {"state": state, "reason": reason, "wall_s": round(time.perf_counter() - started, 3)}

@@ -16,6 +16,7 @@ from transformers import (  # noqa: F401
     AutoModelForCausalLM,
     AutoTokenizer,
     PreTrainedTokenizerFast,
+    set_seed,
 )
 
 import insight_rl.learner.accelerate_engine

@@ -32,9 +32,17 @@ def test_threads_of_every_process_of_a_command_wait_instead_of_spinning(before, 
     assert result.stdout.split() == [after], result.stderr
 
 
+def during_an_import():
+    error = ModuleNotFoundError("Could not import module")
+    error.__cause__ = RuntimeError("Error calling __set_name__")
+    error.__cause__.__context__ = Interrupted(signal.SIGTERM)
+    return error
+
+
 @pytest.mark.parametrize(
     ("error", "code", "line"),
     [
+        (during_an_import(), 143, "interrupted by SIGTERM"),
         (Interrupted(signal.SIGTERM), 143, "interrupted by SIGTERM"),
         (Interrupted(signal.SIGHUP), 129, "interrupted by SIGHUP"),
         (KeyboardInterrupt(), 130, "interrupted by SIGINT"),

@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from insight_rl.compare import jobs
 from insight_rl.compare.jobs import Job, OwnCode, check_job, compose_run, read_outcome
 from insight_rl.compare.plan import BudgetPlan
-from insight_rl.errors import UsageError
+from insight_rl.errors import Interrupted, UsageError
 
 JOB = Job(
     name="insight_seed3",
@@ -64,3 +65,20 @@ def test_a_run_without_a_whole_outcome_has_not_ended(content, tmp_path):
     if content is not None:
         (tmp_path / "outcome.json").write_text(content)
     assert read_outcome(tmp_path) == {}
+
+
+def test_a_run_that_is_stopped_while_it_imports_has_not_failed(tmp_path, monkeypatch):
+    def train(job):
+        try:
+            raise Interrupted(15)
+        except Interrupted as signal:
+            raise RuntimeError("Error calling __set_name__") from signal
+
+    monkeypatch.setattr(jobs, "_train", train)
+    for name in ("setsid", "dup2"):
+        monkeypatch.setattr(jobs.os, name, lambda *_: None)
+    monkeypatch.setattr(jobs, "prepare", lambda parent: None)
+    job = replace(JOB, run_dir=tmp_path / "run")
+    with pytest.raises(SystemExit) as ended:
+        jobs.run_job(job, gpu=None)
+    assert (ended.value.code, read_outcome(job.run_dir)) == (143, {})
