@@ -148,7 +148,7 @@ class LearnerSettings:
 
     def adamw(self) -> dict[str, Any]:
         """Keyword arguments of ``torch.optim.AdamW``."""
-        betas = tuple(self.betas)
+        betas = tuple(map(float, self.betas))  # torch refuses one int among floats
         return {"lr": self.lr, "betas": betas, "eps": self.eps, "weight_decay": self.weight_decay}
 
 

@@ -5,6 +5,7 @@ import pickle
 import sys
 
 import pytest
+import torch
 
 from insight_rl.algorithm.loss import GRPO, LossSettings
 from insight_rl.config import compose_config, parse_config
@@ -122,3 +123,9 @@ def test_constructing_a_learner_imports_nothing_heavy() -> None:
         "assert not {'torch', 'transformers', 'deepspeed', 'accelerate'} & sys.modules.keys()"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_betas_may_be_whole_numbers():
+    weight = torch.nn.Parameter(torch.ones(1))
+    optimizer = torch.optim.AdamW([weight], **AccelerateLearner(betas=(0, 0.999)).adamw())
+    assert optimizer.defaults["betas"] == (0.0, 0.999)
