@@ -47,6 +47,7 @@ METRICS = {
     "learner/num_sequences",
     "learner/num_skipped_groups",
     "learner/num_updates",
+    "learner/num_extra_forwards",
     "learner/mfu",
     "rollout/logprob_gap_max",
     "rollout/logprob_gap_mean",
@@ -277,8 +278,10 @@ def test_a_step_without_groups_changes_nothing_and_reports_counts_only(name, his
         "learner/num_sequences",
         "learner/num_skipped_groups",
         "learner/num_updates",
+        "learner/num_extra_forwards",
     }
     assert history.empty["learner/num_updates"] == 0
+    assert history.empty["learner/num_extra_forwards"] == 0
     stop_if_logprobs_diverge(history.empty, max_mean_gap=1e-9)
 
 
