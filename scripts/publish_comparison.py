@@ -30,15 +30,15 @@ def main() -> None:
     parser.add_argument("page", type=Path, help="Markdown file with the markers")
     arguments = parser.parse_args()
     folder, name = arguments.folder, arguments.name
+    text = arguments.page.read_text(encoding="utf-8")
+    block = re.compile(rf"(<!-- comparison {re.escape(name)} -->\n).*?(<!-- end -->)", re.DOTALL)
+    if not block.search(text):
+        parser.error(f"{arguments.page} has no <!-- comparison {name} --> with an <!-- end --> after it")
     shutil.copyfile(folder / "curves.csv", RESULTS / f"{name}.csv")
     for picture in ("differences", "curves"):
         small = Image.open(folder / f"{picture}.png").convert("RGB").quantize(colors=128)
         small.save(RESULTS / f"{name}_{picture}.png", optimize=True)
     merge_speedups(folder / "speedup.csv")
-    text = arguments.page.read_text(encoding="utf-8")
-    block = re.compile(rf"(<!-- comparison {re.escape(name)} -->\n).*?(<!-- end -->)", re.DOTALL)
-    if not block.search(text):
-        parser.error(f"{arguments.page} has no <!-- comparison {name} --> with an <!-- end --> after it")
     table = "\n".join(table_of(folder)) + "\n"
     arguments.page.write_text(block.sub(rf"\g<1>{table}\g<2>", text, count=1), encoding="utf-8")
 
