@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from insight_rl.compare.simulations import CURVE_FILE, read_curve
+from insight_rl.compare.statistics import area
 from insight_rl.evaluation_log import EVALUATIONS_FILE
 from insight_rl.files import write_atomically
 from insight_rl.monitor.records import METRICS_FILE, Record, read_records
@@ -170,7 +171,7 @@ def primary_value(rows: Sequence[Row], *, metric: str, axis: str) -> float:
     if metric == "final" or len(rows) < 2:
         return float(accuracy[-1])
     x = np.array([row["step" if axis == "steps" else axis] for row in rows], dtype=np.float64)
-    return float(np.trapezoid(accuracy, x) / (x[-1] - x[0])) if x[-1] > x[0] else float(accuracy[-1])
+    return area(x, accuracy, x[-1]) if x[-1] > x[0] else float(accuracy[-1])
 
 
 def _cell(value: Any) -> Any:
