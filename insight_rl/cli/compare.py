@@ -52,11 +52,11 @@ def main(argv: Sequence[str]) -> int:
 def _report(folders: Sequence[Path]) -> int:
     """The tables and the report of finished runs again; several comparisons go on one page."""
     from insight_rl.compare.comparison import finish
-    from insight_rl.compare.report import write_report
+    from insight_rl.compare.report import analyse_folders, write_report
 
     files = [file for folder in folders for file in finish(folder, _say)]
     if len(folders) > 1:
-        files += write_report(folders)
+        files += write_report(analyse_folders(folders))
     _print_files(list(dict.fromkeys(files)))
     return _code(folders)
 

@@ -12,7 +12,7 @@ from insight_rl.compare.jobs import FINISHED, Ended, Job, OwnCode, read_outcome
 from insight_rl.compare.pairing import check_identities, check_pairs, check_simulated_pairs, read_arms, write_arms
 from insight_rl.compare.plan import Plan, run_name
 from insight_rl.compare.plan_record import check_hash, read_plan, read_status, record_plan, write_status
-from insight_rl.compare.report import headline, write_report
+from insight_rl.compare.report import analyse_folders, headline, write_report
 from insight_rl.compare.runner import Slots, check_jobs, find_slots, run_jobs
 from insight_rl.compare.simulations import check_simulation, read_curve, simulate_jobs
 from insight_rl.compare.tables import FinishedRun, Row, curve_rows, primary_value, write_csv, write_tables
@@ -195,8 +195,9 @@ def finish(folder: Path, say: Callable[[str], None]) -> list[Path]:
         check_pairs(runs, read_arms(folder))
     write_status(folder, {**status, "plan_intact": True})
     files = write_tables(runs, setting=plan.setting, folder=folder)
-    files += write_report(folder)
-    say(headline(folder))
+    analyses = analyse_folders([folder])
+    files += write_report(analyses)
+    say(headline(analyses))
     return files
 
 

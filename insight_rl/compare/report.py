@@ -47,15 +47,26 @@ DIFFERENCE_COLUMNS = (
 )
 
 
-def write_report(output_dir: Path | Sequence[Path], *, into: Path | None = None) -> list[Path]:
+def analyse_folders(folders: Sequence[Path]) -> list[Analysis]:
+    """Analyse one comparison, or several that go on one page.
+
+    Raises ``UsageError`` for a folder that is not that of a comparison, or two of one setting.
+    """
+    analyses = [analyse(load_results(folder)) for folder in folders]
+    settings = [analysis.results.plan.setting for analysis in analyses]
+    twice = sorted({setting for setting in settings if settings.count(setting) > 1})
+    check(not twice, "report", ",".join(map(str, folders)), f"setting {', '.join(twice)} is there twice; name it apart")
+    return analyses
+
+
+def write_report(analyses: Sequence[Analysis], *, into: Path | None = None) -> list[Path]:
     """Write the report of one comparison, or of several on one page: a section a setting, and a table of all.
 
-    Writes report.html, report.md, differences.csv, speedup.csv and pictures into the folder ``into`` (default: the
-    first that is given); of several also comparison_curves.csv, their curves one below the other. Returns what was
-    written, the page first. Raises ``UsageError`` for a folder that is not that of a comparison, or two of one setting.
+    Writes report.html, report.md, differences.csv, speedup.csv and pictures into the folder ``into`` (default: that of
+    the first comparison); of several also comparison_curves.csv, their curves one below the other. Returns what was
+    written, the page first.
     """
-    folders = [output_dir] if isinstance(output_dir, Path) else list(output_dir)
-    analyses = _analyses(folders)
+    folders = [analysis.results.folder for analysis in analyses]
     target = into or folders[0]
     target.mkdir(parents=True, exist_ok=True)
     looks = figures.highlights(analyses)
@@ -91,11 +102,10 @@ def write_report(output_dir: Path | Sequence[Path], *, into: Path | None = None)
     return [*(target / name for name in texts), *(picture.png for picture in pictures)]
 
 
-def headline(output_dir: Path | Sequence[Path]) -> str:
-    """The answer as a short table for the console. Raises ``UsageError`` as :func:`write_report`."""
-    folders = [output_dir] if isinstance(output_dir, Path) else list(output_dir)
+def headline(analyses: Sequence[Analysis]) -> str:
+    """The answer as a short table for the console."""
     lines = []
-    for analysis in _analyses(folders):
+    for analysis in analyses:
         plan = analysis.results.plan
         width = max(map(len, analysis.curves))
         budget = words.budget_name(plan.axis, analysis.budgets[plan.axis])
@@ -126,14 +136,6 @@ def pooled_curves(analyses: Sequence[Analysis]) -> str:
                 for row in zip(*known, run.accuracy, run.informative_fraction, strict=True):
                     writer.writerow((analysis.results.plan.setting, name, seed, *map(_number, row)))
     return text.getvalue()
-
-
-def _analyses(folders: Sequence[Path]) -> list[Analysis]:
-    analyses = [analyse(load_results(folder)) for folder in folders]
-    settings = [analysis.results.plan.setting for analysis in analyses]
-    twice = sorted({setting for setting in settings if settings.count(setting) > 1})
-    check(not twice, "report", ",".join(map(str, folders)), f"setting {', '.join(twice)} is there twice; name it apart")
-    return analyses
 
 
 def _draw_setting(

@@ -50,7 +50,7 @@ def test_a_comparison_from_command_to_report(tmp_path, capsys, monkeypatch):
     # A run that was cut short is done again and comes out the same; the others are left alone.
     before = _records(run / "metrics.jsonl")
     (run / "outcome.json").unlink()
-    monkeypatch.setattr(comparison, "write_report", lambda folder: [])  # once is enough
+    monkeypatch.setattr(comparison, "write_report", lambda analyses: [])  # once is enough
     other = (folder / "runs" / "random_seed1" / "metrics.jsonl").stat().st_mtime_ns
     assert main(command) == 0
     assert "4 runs, 3 of them finished before" in capsys.readouterr().out

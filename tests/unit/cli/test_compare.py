@@ -16,6 +16,7 @@ def finished(monkeypatch, tmp_path):
         (tmp_path / name).mkdir()
         (tmp_path / name / "status.json").write_text(json.dumps({"failed": failed}))
     monkeypatch.setattr(comparison, "finish", lambda folder, say: [folder / "curves.csv", folder / "report.html"])
+    monkeypatch.setattr(report, "analyse_folders", lambda folders: folders)
     monkeypatch.setattr(report, "write_report", lambda folders: [folders[0] / "report.html"])
     return tmp_path
 

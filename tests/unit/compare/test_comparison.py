@@ -85,7 +85,7 @@ def stage(monkeypatch):
     monkeypatch.setattr(comparison, "check_jobs", stage.check_jobs)
     monkeypatch.setattr(comparison, "run_jobs", stage.run_jobs)
     # The report has tests of its own, and takes seconds.
-    monkeypatch.setattr(comparison, "write_report", lambda folder: [folder / "report.html"])
+    monkeypatch.setattr(comparison, "write_report", lambda analyses: [analyses[0].results.folder / "report.html"])
     return stage
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from insight_rl.compare import figures, speedup
 from insight_rl.compare.blocks import Bullets, Code, Heading, Picture, Table, Text, Warning, to_html, to_markdown
-from insight_rl.compare.report import headline, write_report
+from insight_rl.compare.report import analyse_folders, headline, write_report
 from insight_rl.compare.results import CURVE_COLUMNS
 from insight_rl.compare.speedup import COLUMNS
 from insight_rl.errors import UsageError
@@ -62,7 +62,7 @@ def written(tmp_path_factory):
     (second / "tuning.csv").write_text("setting,selector,key,value,seed,metric,result,chosen\n" + "".join(rows))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(speedup, "NUM_RESAMPLES", 200)
-        files = write_report([first, second], into=root / "both")
+        files = write_report(analyse_folders([first, second]), into=root / "both")
     return root, files
 
 
@@ -148,7 +148,7 @@ def test_the_tables_behind_the_page(written):
 
 def test_the_headline_has_a_row_for_each_arm(written):
     root, _ = written
-    lines = headline(root / "a").splitlines()
+    lines = headline(analyse_folders([root / "a"])).splitlines()
     assert lines[0] == (
         "setting a: area of accuracy at 100k generated tokens, points above random (95 % interval, 5 seeds)"
     )
@@ -158,7 +158,7 @@ def test_the_headline_has_a_row_for_each_arm(written):
 
 def test_two_folders_of_one_setting_are_refused(comparison):
     with pytest.raises(UsageError, match="setting b is there twice"):
-        headline([comparison("one"), comparison("two")])
+        analyse_folders([comparison("one"), comparison("two")])
 
 
 def test_every_text_is_escaped(tmp_path):
