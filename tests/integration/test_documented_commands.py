@@ -44,6 +44,7 @@ NOT_RUN = {
     "python scripts/check_features.py *": "needs a file of pass rates; see tests/integration/test_check_features.py",
     "python scripts/check_gpu.py*": "needs a GPU; its small form runs in tests/integration/test_check_gpu.py",
     "python scripts/check_information.py --points 100000": "see tests/unit/selector/test_information.py",
+    "python scripts/check_speedup_estimator.py": "takes a minute; the estimator has tests/unit/compare/test_speedup.py",
     "python scripts/check_service_crash.py *": "run by tests/integration/test_service_crash.py",
     "python scripts/compare_trl_selection.py *": "trains for an hour; see tests/integration/test_trl_integration.py",
 }
