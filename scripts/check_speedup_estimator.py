@@ -2,8 +2,8 @@
 
     python scripts/check_speedup_estimator.py
 
-Draws comparisons of two arms whose curves are known: the arm's accuracy at x is the baseline's at speed * x. Ten seeds,
-five evaluations, each with the noise of 512 problems of two samples and of training: 1.3 points. Prints a Markdown table.
+Draws comparisons of two arms whose curves are known: the arm's accuracy at x is the baseline's at speed * x. Ten seeds
+and five evaluations, each with the noise of 512 problems of two samples and of training: 1.3 points. Prints a table.
 """
 
 from __future__ import annotations
