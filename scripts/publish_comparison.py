@@ -55,24 +55,41 @@ def merge_speedups(path: Path) -> None:
 
 
 def table_of(folder: Path) -> list[str]:
-    """A row for each arm, best first: score, paired difference, verdict, speed-ups by rollouts, informative groups."""
-    primary = [row for row in read(folder / "differences.csv") if row["primary"] == "1"]
-    baseline = primary[0]["baseline"]
+    """A row for each arm, best first.
+
+    Score by the primary metric and paired difference with its verdict, difference at the last evaluation, the same over
+    INSIGHT, speed-ups by rollouts, informative groups.
+    """
+    rows = read(folder / "differences.csv")
+    primary = [row for row in rows if row["primary"] == "1"]
+    baseline, axis = primary[0]["baseline"], primary[0]["axis"]
+    last = {
+        row["selector"]: row
+        for row in rows
+        if (row["metric"], row["axis"], row["baseline"]) == ("final", axis, baseline)
+    }
+    over_insight = {row["selector"]: row for row in rows if row["baseline"] == "insight" != baseline}
     speed = {
         (row["selector"], row["baseline"]): row for row in read(folder / "speedup.csv") if row["axis"] == "rollouts"
     }
     informative = informative_shares(folder / "curves.csv")
-    own = sorted((row for row in primary if row["baseline"] == baseline), key=lambda row: -float(row["difference"]))
-    has_insight = any(base == "insight" for _, base in speed) and baseline != "insight"
-    header = ["arm", f"points over {baseline}", "verdict (Holm)", f"speed-up over {baseline}"]
-    header += ["over insight"] if has_insight else []
-    lines = ["| " + " | ".join([*header, "informative groups", "seeds"]) + " |"]
-    lines.append("| --- | ---: | --- |" + " ---: |" * (len(header) - 1))
-    for row in own:
-        cells = [row["selector"], difference(row), verdict(row), ratio(speed.get((row["selector"], baseline)))]
-        cells += [ratio(speed.get((row["selector"], "insight")))] if has_insight else []
-        lines.append("| " + " | ".join([*cells, f"{informative[row['selector']]:.0%}", row["seeds"]]) + " |")
-    lines.append(f"| {baseline} |" + " |" * (len(header) - 1) + f" {informative[baseline]:.0%} | |")
+    header = ["arm", f"points over {baseline}", "verdict (Holm)", "at the end"]
+    header += ["points over insight", "verdict (Holm)"] if over_insight else []
+    header += [f"speed-up over {baseline}", *(["over insight"] if over_insight else []), "informative groups", "seeds"]
+    lines = ["| " + " | ".join(header) + " |"]
+    lines.append("| --- |" + "".join(" --- |" if cell.startswith("verdict") else " ---: |" for cell in header[1:]))
+    for row in sorted(
+        (row for row in primary if row["baseline"] == baseline), key=lambda row: -float(row["difference"])
+    ):
+        name = row["selector"]
+        cells = [name, difference(row), verdict(row), difference(last[name])]
+        if over_insight:
+            other = over_insight.get(name)
+            cells += [difference(other), verdict(other)] if other else ["", ""]
+        cells.append(ratio(speed.get((name, baseline))))
+        cells += [ratio(speed.get((name, "insight")))] if over_insight else []
+        lines.append("| " + " | ".join([*cells, f"{informative[name]:.0%}", row["seeds"]]) + " |")
+    lines.append(f"| {baseline} |" + " |" * (len(header) - 3) + f" {informative[baseline]:.0%} | |")
     return lines
 
 

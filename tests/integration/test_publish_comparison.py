@@ -20,8 +20,14 @@ def script(tmp_path):
     return names
 
 
+@pytest.fixture(params=["", "mine,insight,area,rollouts,0,1,0.02,0.01,0.03,0.9,not settled\n"])
+def over_insight(request):
+    """The rows of differences.csv that compare with INSIGHT, where it is an arm."""
+    return request.param
+
+
 @pytest.fixture
-def folder(tmp_path):
+def folder(tmp_path, over_insight):
     found = tmp_path / "compare_x"
     found.mkdir()
     (found / "curves.csv").write_text(
@@ -29,9 +35,11 @@ def folder(tmp_path):
         "x,random,0,0,0,,0,0.3,\nx,random,0,5,100,,1,0.31,0.2\nx,random,0,10,400,,2,0.32,0.4\n"
         "x,mine,0,0,0,,0,0.3,\nx,mine,0,10,400,,2,0.4,0.9\n"
     )
-    fields = "selector,baseline,primary,seeds,difference,low,high,p_level_holm,verdict\n"
+    fields = "selector,baseline,metric,axis,primary,seeds,difference,low,high,p_level_holm,verdict\n"
     (found / "differences.csv").write_text(
-        fields + "mine,random,1,1,0.05,0.04,0.06,0.9,better\nmine,random,0,1,0.07,0.04,0.1,0.9,better\n"
+        fields + "mine,random,area,rollouts,1,1,0.05,0.04,0.06,0.9,better\n"
+        "mine,random,final,rollouts,0,1,0.07,0.04,0.1,0.9,better\n"
+        "mine,random,final,steps,0,1,0.09,0.04,0.1,0.9,better\n" + over_insight
     )
     (found / "speedup.csv").write_text(SPEEDUP + "x,mine,random,rollouts,2.5,2.1,3.0,1\nx,mine,random,steps,9,9,9,1\n")
     for picture in ("differences", "curves"):
@@ -39,7 +47,7 @@ def folder(tmp_path):
     return found
 
 
-def test_the_page_the_figures_and_the_speed_ups(script, folder, tmp_path, monkeypatch):
+def test_the_page_the_figures_and_the_speed_ups(script, folder, over_insight, tmp_path, monkeypatch):
     page = tmp_path / "page.md"
     page.write_text(
         "before\n<!-- comparison here -->\nold\n<!-- end -->\nafter\n<!-- comparison other -->\n<!-- end -->\n"
@@ -50,8 +58,12 @@ def test_the_page_the_figures_and_the_speed_ups(script, folder, tmp_path, monkey
     monkeypatch.setattr(sys, "argv", ["publish", str(folder), "here", str(page)])
     script["main"]()
     text = page.read_text()
-    assert "| mine | +5.00 (+4.00 to +6.00) | better | 2.50 (2.10 to 3.00) | 90% | 1 |" in text
-    assert "| random | | | | 35% | |" in text  # 100 rollouts at 0.2, 300 at 0.4
+    insight = "+2.00 (+1.00 to +3.00) | not settled | " if over_insight else ""
+    speeds = "2.50 (2.10 to 3.00) | " + ("| " if over_insight else "")
+    cells = f"| mine | +5.00 (+4.00 to +6.00) | better | +7.00 (+4.00 to +10.00) | {insight}{speeds}90% | 1 |"
+    assert cells.replace("| |", "|  |") in text
+    # Of 400 rollouts, 100 had a share of 0.2 and 300 of 0.4.
+    assert "| random |" + " |" * (7 if over_insight else 4) + " 35% | |" in text
     assert (
         "old" not in text and text.startswith("before") and text.endswith("<!-- comparison other -->\n<!-- end -->\n")
     )
