@@ -44,7 +44,7 @@ from insight_rl.checkpoint import CheckpointStore
 from insight_rl.config import compose_config, parse_config
 from insight_rl.learner.flops import measure_peak
 from insight_rl.model_folder import count_parameters
-from insight_rl.run import assemble, build_parts, open_selector
+from insight_rl.run import RunOutput, assemble, build_parts, open_selector
 from insight_rl.run_dir import RunDir
 from insight_rl.trainer import Trainer
 from insight_rl.types import Completion, Prompt, Reward
@@ -135,7 +135,7 @@ def make_ours(arguments: argparse.Namespace, folder: Path, cleanup: ExitStack) -
     run_dir = RunDir(folder)
     cleanup.callback(run_dir.close)
     store = CheckpointStore(folder / "checkpoints", keep_last=1)
-    trainer = assemble(config, parts, run_dir, store, 0, cleanup)
+    trainer = assemble(config, parts, run_dir, store, 0, cleanup, RunOutput())
     if arguments.model != "tiny":
         trainer.judge = Coin(arguments.seed)
     return trainer, list(parts.data.pool)

@@ -44,7 +44,7 @@ from transformers import AutoModelForCausalLM
 from insight_rl.checkpoint import CheckpointStore
 from insight_rl.config import compose_config, parse_config
 from insight_rl.rollout.groups import collect_groups, roll_out
-from insight_rl.run import assemble, build_parts, open_selector
+from insight_rl.run import RunOutput, assemble, build_parts, open_selector
 from insight_rl.run_dir import RunDir
 from insight_rl.seeding import derive_seed
 from insight_rl.types import Group, Prompt, Sampling
@@ -153,7 +153,7 @@ class Lab:
         run_dir = RunDir(folder / "run")
         cleanup.callback(run_dir.close)
         store = CheckpointStore(folder / "run" / "checkpoints", keep_last=1)
-        self.trainer = assemble(config, parts, run_dir, store, 0, cleanup)
+        self.trainer = assemble(config, parts, run_dir, store, 0, cleanup, RunOutput())
         self.pool = list(np.random.default_rng(0).permutation(np.array(parts.data.pool, dtype=object)))
         self.problems = list(parts.data.problems)
         self.model = AutoModelForCausalLM.from_pretrained(parts.model_path, dtype=torch.float32).eval()
