@@ -13,6 +13,7 @@ The last line is one JSON object.
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import subprocess
 import sys
@@ -116,7 +117,7 @@ def figures(rounds: int) -> dict[str, float]:
             "ours": lambda a=alpha, b=beta: ours(a, b),
             "ours_integer": lambda c=counts: ours(*c),
             "scipy": lambda a=alpha, b=beta: scipy_direct(a, b),
-            "scipy_better": lambda a=alpha, b=beta: scipy_better(a, b),
+            "scipy_better": functools.partial(scipy_better, alpha, beta),
         }
         if size == 4096:
             beliefs = dict(enumerate(zip(alpha.tolist(), beta.tolist(), strict=True)))

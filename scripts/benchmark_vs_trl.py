@@ -101,10 +101,11 @@ class AlternatingSteps(TrainerCallback):
         self.trl_s.append(trl_s)
         self.ours_s.append(ours_s)
         self.cpu_ratios.append(trl_cpu_s / ours_cpu_s)
-        self.measured["trained"].append(1 - metrics["learner/num_skipped_groups"] / metrics["gate/num_kept"])
+        numbers = {key: float(value) for key, value in metrics.items() if isinstance(value, (int, float))}
+        self.measured["trained"].append(1 - numbers["learner/num_skipped_groups"] / numbers["gate/num_kept"])
         for key in ("learner/mfu", "rollout/tokens_per_s", *(f"time/{name}_s" for name in PHASES)):
-            if key in metrics:
-                self.measured[key].append(float(metrics[key]))
+            if key in numbers:
+                self.measured[key].append(numbers[key])
 
 
 def make_ours(arguments: argparse.Namespace, folder: Path, cleanup: ExitStack) -> tuple[Trainer, list[Prompt]]:
@@ -148,7 +149,9 @@ def make_reward(trainer: Trainer, pool: list[Prompt], arguments: argparse.Namesp
 
     def countdown(prompts: list[str], completions: list[str], **_: Any) -> list[float]:
         for prompt, text in zip(prompts, completions, strict=True):
-            completion = Completion(token_ids=(), logprobs=(), text=text, finish_reason="stop", policy_version=0)
+            completion = Completion(
+                token_ids=np.empty(0), logprobs=np.empty(0), text=text, finish_reason="stop", policy_version=0
+            )
             trainer.judge.submit(by_text[prompt], [completion])
         return [reward.value for (reward,) in trainer.judge.collect()]
 

@@ -17,6 +17,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from insight_rl.benchmark.benchmark import Benchmark
 from insight_rl.build import build_judge, build_part
 from insight_rl.config import JudgeConfig, compose_config, parse_config
@@ -119,7 +121,7 @@ def _responses(answer: Any) -> Iterator[str]:
 
 
 def _completion(text: str) -> Completion:
-    return Completion(token_ids=(0,), logprobs=(0.0,), text=text, finish_reason="stop", policy_version=0)
+    return Completion(token_ids=np.zeros(1), logprobs=np.zeros(1), text=text, finish_reason="stop", policy_version=0)
 
 
 if __name__ == "__main__":

@@ -170,7 +170,7 @@ def run_here(name: str, place: Place) -> int:
 def describe_machine(device: str) -> dict[str, Any]:
     import torch
 
-    versions = {}
+    versions: dict[str, str | None] = {}
     for name in LIBRARIES:
         try:
             versions[name] = version(name)

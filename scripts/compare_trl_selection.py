@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import trl
 import yaml
@@ -68,7 +69,9 @@ class Recorder(TrainerCallback):
         return rewards
 
     def _judge(self, prompt: Prompt, text: str) -> float:
-        completion = Completion(token_ids=(), logprobs=(), text=text, finish_reason="stop", policy_version=0)
+        completion = Completion(
+            token_ids=np.empty(0), logprobs=np.empty(0), text=text, finish_reason="stop", policy_version=0
+        )
         return self._reward(prompt, completion).value
 
     def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:

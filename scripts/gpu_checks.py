@@ -193,7 +193,9 @@ def make_groups(vocab_size: int, *, longest_prompt: int, longest: int, num_promp
 
 
 def completion_of(ids: Sequence[int], logprobs: Sequence[float]) -> Completion:
-    return Completion(token_ids=tuple(ids), logprobs=tuple(logprobs), text="", finish_reason="length", policy_version=0)
+    return Completion(
+        token_ids=np.array(ids), logprobs=np.array(logprobs), text="", finish_reason="length", policy_version=0
+    )
 
 
 def with_logprobs(groups: list[Group], logprobs: Iterator[Any]) -> list[Group]:

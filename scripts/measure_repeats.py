@@ -148,6 +148,7 @@ class Lab:
     def __init__(self, cleanup: ExitStack) -> None:
         folder = Path(cleanup.enter_context(tempfile.TemporaryDirectory()))
         config = parse_config(compose_config(SETTINGS))
+        self.lr = float(config.learner["lr"])
         parts = build_parts(config)
         open_selector(config, parts)
         run_dir = RunDir(folder / "run")
@@ -315,7 +316,7 @@ def measure(arguments: argparse.Namespace, stored: Path) -> dict[str, Any]:
             "held_out_known": float(known.mean()),
             "screened_learnable": float(np.mean(in_reach(bank.rates(lab.model)))),
             "set_size": arguments.set_size,
-            "lr": float(lab.trainer.learner.settings.lr),
+            "lr": lab.lr,
         }
         transfer = measure_transfer(lab, bank, sources=arguments.sources, targets=arguments.targets)
         say(f"transfer of {len(transfer['own'])} prompts")

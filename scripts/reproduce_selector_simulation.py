@@ -14,6 +14,7 @@ import json
 import re
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -109,7 +110,7 @@ def write_tables(output: Path) -> None:
     PAGE.write_text(page, encoding="utf-8")
 
 
-def results_table(selectors: dict) -> str:
+def results_table(selectors: dict[str, Any]) -> str:
     rows = ["| selector | success at the end | less random | all along | informative groups | lost to the oracle |"]
     rows.append("| --- | ---: | ---: | ---: | ---: | ---: |")
     for label in sorted(selectors, key=lambda label: -np.mean(selectors[label]["figures"]["mean_success_at_end"])):
@@ -120,7 +121,7 @@ def results_table(selectors: dict) -> str:
     return "\n".join(rows) + "\n"
 
 
-def order_table(numbers: dict[str, dict]) -> str:
+def order_table(numbers: dict[str, dict[str, Any]]) -> str:
     rows = ["| above, in the paper | " + " | ".join(numbers) + " |", "| --- |" + " ---: |" * len(numbers)]
     for above, below in ORDER:
         cells = [verdict(gain(selectors, above, below)) for selectors in numbers.values()]
@@ -133,11 +134,11 @@ def verdict(difference: MeanOverSeeds) -> str:
     return f"{'equal' if abs(difference.mean) <= difference.half_width else word}, {percent(difference, '+')}"
 
 
-def figure(selectors: dict, label: str, name: str) -> np.ndarray:
+def figure(selectors: dict[str, Any], label: str, name: str) -> np.ndarray:
     return np.array(selectors[label]["figures"][name])
 
 
-def gain(selectors: dict, label: str, other: str = "random") -> MeanOverSeeds:
+def gain(selectors: dict[str, Any], label: str, other: str = "random") -> MeanOverSeeds:
     name = "mean_success_at_end"
     return estimate(figure(selectors, label, name) - figure(selectors, other, name))
 
