@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from insight_rl.compare import comparison
+from insight_rl.compare import comparison, report
 from insight_rl.compare.comparison import Comparison, finish
 from insight_rl.compare.jobs import CheckedRun, Ended
 from insight_rl.compare.plan import load_plan
@@ -108,6 +108,14 @@ def test_from_plan_to_tables_seed_by_seed(stage, tmp_path):
     assert read_status(tmp_path)["plan_intact"] is True
     assert any("only 2 seeds" in text for text in stage.said)
     assert "[4/4] insight_seed1: accuracy 0.4520, 2 s; 0 s left" in stage.said
+
+
+def test_the_report_and_the_headline_rest_on_one_analysis(stage, tmp_path, monkeypatch):
+    analysed, analyse = [], report.analyse
+    monkeypatch.setattr(report, "analyse", lambda results: analysed.append(results.folder) or analyse(results))
+    compare(stage, tmp_path)
+    assert analysed == [tmp_path]
+    assert any(text.startswith("setting smoke: ") for text in stage.said)
 
 
 def test_nothing_is_written_of_a_plan_that_cannot_run(stage, tmp_path, monkeypatch):
