@@ -27,6 +27,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -101,7 +102,7 @@ class AlternatingSteps(TrainerCallback):
         self.trl_s.append(trl_s)
         self.ours_s.append(ours_s)
         self.cpu_ratios.append(trl_cpu_s / ours_cpu_s)
-        numbers = {key: float(value) for key, value in metrics.items() if isinstance(value, (int, float))}
+        numbers = {key: float(value) for key, value in metrics.items() if isinstance(value, Real)}
         self.measured["trained"].append(1 - numbers["learner/num_skipped_groups"] / numbers["gate/num_kept"])
         for key in ("learner/mfu", "rollout/tokens_per_s", *(f"time/{name}_s" for name in PHASES)):
             if key in numbers:
