@@ -1,8 +1,9 @@
-"""The parts of scripts/measure_repeats.py and repeats_analysis.py that do not train."""
+"""The parts of scripts/measure_repeats.py and repeats_analysis.py that do not train, and the start of what does."""
 
 from __future__ import annotations
 
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,13 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))
 import measure_repeats
 import repeats_analysis
+
+
+def test_the_lab_starts_from_the_bundled_model():
+    with ExitStack() as cleanup:
+        lab = measure_repeats.Lab(cleanup)
+        assert len(lab.pool) >= measure_repeats.NUM_SCREENED
+        assert lab.lr > 0
 
 
 def test_fresh_prompts_are_matched_one_to_one_with_the_least_gaps():
