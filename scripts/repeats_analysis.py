@@ -44,16 +44,7 @@ def analyse(numbers: dict[str, Any]) -> dict[str, Any]:
         (visit, arm, key): np.array([r[key] for r in numbers["repeats"] if r["visit"] == visit and r["arm"] == arm])
         for visit in MEASURED
         for arm in ("again", "fresh")
-        for key in (
-            "gain",
-            "log_gain",
-            "mixed",
-            "signal",
-            "rate_before",
-            "rate_after",
-            "visited_move",
-            "unvisited_move",
-        )
+        for key in COLUMNS[3:]
     }
     num_seeds = len(gains[1, "again", "gain"])
     draws = rng.integers(num_seeds, size=(RESAMPLES, num_seeds))
