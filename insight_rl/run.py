@@ -170,7 +170,7 @@ def build_parts(config: RunConfig) -> Parts:
     misfits = check_reward_fits(cheap["reward"], [*data.pool, *data.problems], target=config.reward["_target_"])
     data = replace(data, notices=(*notices, *data.notices, *misfits))
     # These import torch.
-    engines = {key: build_part(key, getattr(config, key)) for key in ("rollout", "learner")}
+    engines = {key: build_part(key, getattr(config, key)) for key in ("learner", "rollout")}
     weight_channel = build_part("weight_sync", config.weight_sync)
     _check_learner(engines["learner"], model_path, config.model.dtype)
     # A learner of the user's own need not have ranks.

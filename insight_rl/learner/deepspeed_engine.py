@@ -6,6 +6,7 @@ DeepSpeed compiles small C++ extensions at first use, so a C++ compiler must be 
 from __future__ import annotations
 
 import enum
+import importlib
 import os
 import warnings
 from collections.abc import Iterator, Mapping
@@ -15,6 +16,7 @@ from typing import Any, cast
 
 import deepspeed
 import torch
+from deepspeed.runtime import compiler
 from deepspeed.runtime.checkpoint_engine import TorchCheckpointEngine
 from deepspeed.runtime.fp16.loss_scaler import LossScaler
 from deepspeed.utils.tensor_fragment import fragment_address
@@ -31,6 +33,7 @@ from insight_rl.nested import merged
 from insight_rl.weight_sync.base import TensorInfo
 
 _TAG = "deepspeed"
+_MUON = "deepspeed.runtime.zero.muon.muon_optimizer"
 
 # DeepSpeed calls collectives by their old names, once a bucket.
 warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed")
@@ -68,6 +71,19 @@ def _gather_head(scorer: TokenScorer) -> None:
         deepspeed.zero.register_external_parameter(scorer.head, parameter)
 
 
+def _import_muon_uncompiled() -> None:
+    """DeepSpeed imports its Muon optimizer whichever it is given, and that module compiles three functions.
+
+    They are not called here, and to import torch's compiler for them takes each rank three seconds at its start.
+    """
+    original = compiler.compile
+    compiler.compile = lambda: compiler.dummy_decorator
+    try:
+        importlib.import_module(_MUON)
+    finally:
+        compiler.compile = original
+
+
 class DeepSpeedEngine:
     """See :class:`~insight_rl.learner.engine.TrainEngine`."""
 
@@ -102,6 +118,7 @@ class DeepSpeedEngine:
         self._scorer = TokenScorer(self.model, temperature=spec.temperature, settings=self._settings)
         if self._settings.zero_stage == 3:
             _gather_head(self._scorer)
+        _import_muon_uncompiled()
         self._engine, *_ = deepspeed.initialize(model=self._scorer, optimizer=self._optimizer(), config=config)
         stage = self._engine.zero_optimization_stage()
         assert isinstance(self._engine, deepspeed.DeepSpeedEngine), type(self._engine)

@@ -17,7 +17,6 @@ import torch
 from insight_rl.errors import RunStopped, check
 from insight_rl.learner.attention import attends_fully
 from insight_rl.rollout.base import RolloutSpec, check_lengths
-from insight_rl.rollout.prompt_sharing import PromptSharingDecoder
 from insight_rl.seeding import derive_seed
 from insight_rl.tokenizer import ModelTokenizer
 from insight_rl.types import Completion, Metrics, Prompt, Sampling
@@ -132,6 +131,8 @@ class TransformersEngine:
         return output, mask_PT
 
     def _decoder(self, cache: Any, mask_PT: torch.Tensor, num_rollouts: int, max_tokens: int) -> Decoder:
+        from insight_rl.rollout.prompt_sharing import PromptSharingDecoder
+
         if self._shares_prompts:
             return PromptSharingDecoder(self._model, cache, mask_PT, num_rollouts=num_rollouts, max_tokens=max_tokens)
         return CopyingDecoder(self._model, cache, mask_PT, num_rollouts=num_rollouts)
@@ -139,6 +140,9 @@ class TransformersEngine:
     @torch.inference_mode()
     def _can_share_prompts(self) -> bool:
         """Try on a few tokens whether this architecture's attention can be replaced; on a GPU it has not been tried."""
+        # It takes seconds, and mistakes in the settings are told before them.
+        from insight_rl.rollout.prompt_sharing import PromptSharingDecoder
+
         if self._device.type != "cpu" or not attends_fully(self._model.config):
             return False
         tokens = torch.tensor(self._tokenizer.eos_token_ids[:1] * 2)

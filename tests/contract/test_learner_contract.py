@@ -385,33 +385,3 @@ def test_a_closed_learner_says_so(name, history_of) -> None:
 @each_learner
 def test_a_gradient_that_is_not_finite_stops_the_run(name, history_of) -> None:
     assert re.search(r"gradient norm is (nan|inf)", str(history_of(name).error_not_finite))
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("name", "changes"),
-    [
-        ("accelerate", {"num_ranks": 2}),
-        *(
-            ("deepspeed", {"zero_stage": stage, "num_ranks": ranks})
-            for stage, ranks in ((0, 1), (3, 1), (1, 2), (2, 2), (3, 2))
-        ),
-    ],
-    ids=str,
-)
-def test_every_way_of_sharding_resumes_exactly(name, changes, untied_model, tmp_path) -> None:
-    """Started anew in the same processes, which take the longest; above they are new ones.
-
-    The one that goes on leaves its device before that, and nothing is different when it has come back.
-    """
-    learner = started(name, untied_model, **changes)
-    step(learner, 1)
-    learner.save_checkpoint(tmp_path)
-    learner.release_memory()
-    gone_on = step(learner, 2)
-    expected = weights_of(learner)
-    learner.start(spec_of(untied_model))
-    learner.load_checkpoint(tmp_path)
-    assert without_speed(step(learner, 2)) == without_speed(gone_on)
-    assert_equal(weights_of(learner), expected)
-    learner.close()

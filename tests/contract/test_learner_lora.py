@@ -37,12 +37,15 @@ WAYS = {
     "zero-2": ("deepspeed", {"zero_stage": 2}),
 }
 """The first of each learner is what the other tests are run with; the last is not worth a second start."""
-each_way = pytest.mark.parametrize(
-    "way", [pytest.param(way, marks=[] if way == "accelerate" else slow) for way in WAYS]
-)
-each_learner = pytest.mark.parametrize(
-    "way", [pytest.param(name, marks=[] if name == "accelerate" else slow) for name in NAMES]
-)
+
+
+def with_marks(way: str):
+    """One process of a parallel test run does all that share the history of a learner in processes."""
+    return pytest.param(way, marks=[] if way == "accelerate" else [slow, pytest.mark.xdist_group(f"lora {way}")])
+
+
+each_way = pytest.mark.parametrize("way", map(with_marks, WAYS))
+each_learner = pytest.mark.parametrize("way", map(with_marks, NAMES))
 
 
 def started(way: str, model_path: Path, **changes):

@@ -46,10 +46,10 @@ def test_every_answer_is_documented_and_none_is_5xx(interface, mode):
 
 
 def fuzz(operation, mode):
-    """Statuses that 60 requests came to; a broken one is shrunk and shown."""
+    """Statuses that 30 requests came to; a broken one is shrunk and shown."""
     statuses = set()
 
-    @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck), database=None)
+    @settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck), database=None)
     @seed(0)
     @given(case=operation.as_strategy(generation_mode=mode), aims=sampled_from(["known", "known", "any"]))
     def send(case, aims):

@@ -57,6 +57,7 @@ def local_run(tmp_path_factory):
     return folder
 
 
+@pytest.mark.xdist_group("local run")
 def test_remote_and_local_selector_make_the_same_run(local_run, start_service, tmp_path):
     _, url = start_service(tmp_path / "service")
     done = train(tmp_path / "remote", "selector=remote", "selector.hosts.name=mopps", url=url)
@@ -80,6 +81,7 @@ def test_remote_and_local_selector_make_the_same_run(local_run, start_service, t
         assert {key for key in own.keys() - remote.keys() if not is_of_the_machine(key)} == set()
 
 
+@pytest.mark.xdist_group("local run")
 def test_a_killed_trainer_goes_on_in_a_fork(local_run, start_service, tmp_path):
     """Killed after its checkpoint of step 2 or 4, when the service is already ahead of that checkpoint."""
     _, url = start_service(tmp_path / "service")

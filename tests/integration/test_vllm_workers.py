@@ -12,7 +12,7 @@ from insight_rl.rollout.base import RolloutSpec
 from insight_rl.rollout.vllm import VllmEngine
 from tests.integration.test_vllm_engine import PROMPTS, SAMPLING, ModelWeights, load, perturb
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("two vllm workers")]
 
 
 @pytest.fixture(scope="module")

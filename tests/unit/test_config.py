@@ -22,9 +22,13 @@ OPTIONS = [
 
 
 @pytest.mark.parametrize(("group", "option"), OPTIONS)
-def test_every_option_composes_and_names_what_exists(group, option):
+def test_every_option_composes_is_named_and_names_what_exists(group, option):
     name = "+benchmark@evaluation.benchmarks.it" if group == "benchmark" else group
-    config = parse_config(compose_config([f"{name}={option}"]))
+    tree = compose_config([f"{name}={option}"])
+    config = parse_config(tree)
+    if group in NAMED_GROUPS:
+        assert tree[f"{group}_name"] == option
+    assert ("task", config.task_name) in OPTIONS
     for benchmark, node in config.evaluation.benchmarks.items():
         check_part(f"evaluation.benchmarks.{benchmark}", node)
     for part in PARTS:
@@ -43,13 +47,6 @@ def test_a_folder_of_the_users_own_options(tmp_path):
         "_target_: insight_rl.gate.mixed_outcomes.MixedOutcomes\nmax_rounds: 9\n"
     )
     assert compose_config(["gate=mine"], config_dir=tmp_path).gate.max_rounds == 9
-
-
-@pytest.mark.parametrize(("group", "option"), [each for each in OPTIONS if each[0] in NAMED_GROUPS])
-def test_the_chosen_options_are_named(group, option):
-    tree = compose_config([f"{group}={option}"])
-    assert tree[f"{group}_name"] == option
-    assert ("task", OmegaConf.to_container(tree)["task_name"]) in OPTIONS
 
 
 def test_an_option_of_the_users_own_is_named_by_its_file(tmp_path):
