@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import signal
 import subprocess
 import sys
@@ -32,6 +33,26 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if "vllm_tied" in item.fixturenames:
             item.add_marker(pytest.mark.xdist_group("vllm"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def compose_once():
+    """Hydra takes half a second to compose a configuration, and many tests ask for the same: each gets a copy."""
+    from insight_rl import config
+
+    compose, composed = config._compose_named, {}
+
+    def compose_or_copy(overrides, config_name):
+        if any("searchpath" in override for override in overrides):  # a folder that a test may change
+            return compose(overrides, config_name)
+        key = (*overrides, config_name)
+        if key not in composed:
+            composed[key] = compose(overrides, config_name)
+        return copy.deepcopy(composed[key])
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(config, "_compose_named", compose_or_copy)
+        yield
 
 
 @pytest.fixture

@@ -17,6 +17,7 @@ from insight_rl.monitor.dashboard import SECTIONS
 from insight_rl.monitor.dictionary import is_of_the_machine
 from insight_rl.recorded_config import read_recorded_config
 from insight_rl.run import train
+from insight_rl.run_dir import RunDir
 
 SMALL = [
     "trainer.num_steps=3",
@@ -202,18 +203,12 @@ def test_a_run_that_is_interrupted_and_then_killed_ends_as_if_nothing_had_happen
     assert (tmp_path / "whole" / "selections.jsonl").read_text() == (tmp_path / "cut" / "selections.jsonl").read_text()
 
 
-@pytest.mark.slow
-def test_two_runs_cannot_share_a_folder(tmp_path):
-    process = start_process(tmp_path / "run", "trainer.num_steps=200")
-    try:
-        wait_for_step(process, tmp_path / "run", 0)
-        second = start_process(tmp_path / "run", "trainer.num_steps=200")
-        _, errors = second.communicate(timeout=120)
-        assert second.returncode == 2
-        assert "another run is writing" in errors
-    finally:
-        process.kill()
-        process.communicate()
+def test_two_runs_cannot_share_a_folder(tmp_path, capfd):
+    first = RunDir(tmp_path / "run")
+    assert main(["train", *SMALL, f"run_dir={tmp_path}/run"]) == 2
+    assert "another run is writing" in capfd.readouterr().err
+    first.close()
+    assert main(["train", *SMALL, f"run_dir={tmp_path}/run", "trainer.num_steps=1", "evaluation.every=0"]) == 0
 
 
 @pytest.mark.slow
