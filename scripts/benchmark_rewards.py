@@ -14,11 +14,12 @@ import argparse
 import json
 import logging
 import random
-import sys
 import time
 from pathlib import Path
 from statistics import median
 from typing import NamedTuple
+
+import numpy as np
 
 from insight_rl.reward.countdown import CountdownReward
 from insight_rl.reward.judge_processes import JudgeProcesses
@@ -112,7 +113,8 @@ def make_prompt(answer: object) -> Prompt:
 
 
 def make_completion(text: str) -> Completion:
-    return Completion(token_ids=(), logprobs=(), text=text, finish_reason="stop", policy_version=0)
+    none = np.array([])
+    return Completion(token_ids=none, logprobs=none, text=text, finish_reason="stop", policy_version=0)
 
 
 # -- responses that look like those of a model
@@ -190,4 +192,4 @@ def countdown_figures(rounds: int, seed: int) -> dict[str, int]:
 
 if __name__ == "__main__":
     logging.disable(logging.WARNING)
-    sys.exit(main())
+    main()

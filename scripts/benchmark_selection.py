@@ -114,14 +114,14 @@ def figures(rounds: int) -> dict[str, float]:
         alpha, beta = rng.uniform(1, 50, size), rng.uniform(1, 50, size)
         counts = np.floor(alpha), np.floor(beta)
         calls: dict[str, Callable[[], object]] = {
-            "ours": lambda a=alpha, b=beta: ours(a, b),
-            "ours_integer": lambda c=counts: ours(*c),
-            "scipy": lambda a=alpha, b=beta: scipy_direct(a, b),
+            "ours": functools.partial(ours, alpha, beta),
+            "ours_integer": functools.partial(ours, *counts),
+            "scipy": functools.partial(scipy_direct, alpha, beta),
             "scipy_better": functools.partial(scipy_better, alpha, beta),
         }
         if size == 4096:
             beliefs = dict(enumerate(zip(alpha.tolist(), beta.tolist(), strict=True)))
-            calls["thompson"] = lambda b=beliefs: thompson_dictionary(b, rng)
+            calls["thompson"] = functools.partial(thompson_dictionary, beliefs, rng)
         times = paired_medians(calls, repeats)
         report[{"4096": "select_4096_ms", "1e6": "score_1e6_ms"}[name]] = times.pop("ours")
         report[{"4096": "select_4096_integer_ms", "1e6": "score_1e6_integer_ms"}[name]] = times.pop("ours_integer")

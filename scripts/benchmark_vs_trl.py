@@ -76,7 +76,7 @@ class Coin:
         """Nothing to end."""
 
 
-class AlternatingSteps(TrainerCallback):
+class AlternatingSteps(TrainerCallback):  # type: ignore[misc]  # TRL and transformers are not read by mypy
     """After each step of TRL, one of ours; collects the seconds of both."""
 
     def __init__(self, trainer: Trainer, num_warmup: int) -> None:

@@ -40,7 +40,7 @@ MAX_TOKENS = 24
 ARMS = {"TRL": "TRL shuffling", "insight": "TRL with INSIGHT"}
 
 
-class Recorder(TrainerCallback):
+class Recorder(TrainerCallback):  # type: ignore[misc]  # TRL and transformers are not read by mypy
     """The reward function of both arms, and what is known of each step."""
 
     __name__ = "countdown"
