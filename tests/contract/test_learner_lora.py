@@ -44,8 +44,8 @@ def with_marks(way: str):
     return pytest.param(way, marks=[] if way == "accelerate" else [slow, pytest.mark.xdist_group(f"lora {way}")])
 
 
-each_way = pytest.mark.parametrize("way", map(with_marks, WAYS))
-each_learner = pytest.mark.parametrize("way", map(with_marks, NAMES))
+each_way = pytest.mark.parametrize("way", [with_marks(way) for way in WAYS])
+each_learner = pytest.mark.parametrize("way", [with_marks(name) for name in NAMES])
 
 
 def started(way: str, model_path: Path, **changes):
