@@ -69,7 +69,9 @@ def start(tmp_path):
         child.end(grace_s=0)
 
 
-@pytest.mark.parametrize("message", [b"", "text", {"a": [1, 2.5, None]}, bytes(range(256)) * 40_000])
+@pytest.mark.parametrize(
+    "message", [b"", "text", {"a": [1, 2.5, None]}, bytes(range(256)) * 40_000], ids=["none", "text", "plain", "10 MB"]
+)
 def test_messages_arrive_as_they_were(message, start):
     child = start("echo")
     child.send(message, doing="echo")
