@@ -131,20 +131,20 @@ class TransformersEngine:
         return output, mask_PT
 
     def _decoder(self, cache: Any, mask_PT: torch.Tensor, num_rollouts: int, max_tokens: int) -> Decoder:
-        from insight_rl.rollout.prompt_sharing import PromptSharingDecoder
-
         if self._shares_prompts:
+            from insight_rl.rollout.prompt_sharing import PromptSharingDecoder
+
             return PromptSharingDecoder(self._model, cache, mask_PT, num_rollouts=num_rollouts, max_tokens=max_tokens)
         return CopyingDecoder(self._model, cache, mask_PT, num_rollouts=num_rollouts)
 
     @torch.inference_mode()
     def _can_share_prompts(self) -> bool:
         """Try on a few tokens whether this architecture's attention can be replaced; on a GPU it has not been tried."""
-        # It takes seconds, and mistakes in the settings are told before them.
-        from insight_rl.rollout.prompt_sharing import PromptSharingDecoder
-
         if self._device.type != "cpu" or not attends_fully(self._model.config):
             return False
+        # Not on top of the file: it loads transformers, which takes seconds, and mistakes in settings are told before.
+        from insight_rl.rollout.prompt_sharing import PromptSharingDecoder
+
         tokens = torch.tensor(self._tokenizer.eos_token_ids[:1] * 2)
         prompts = [Prompt(id="", task="", text="", token_ids=ids, answer=None) for ids in ((1, 2, 3), (2, 1))]
         logits = []
