@@ -27,6 +27,7 @@ PART_MODULES = (
     "insight_rl.monitor",
     "insight_rl.reward",
     "insight_rl.rollout",
+    "insight_rl.runtime",
     "insight_rl.selector",
     "insight_rl.selector_service.client",
     "insight_rl.simulation.pass_rate_learner",

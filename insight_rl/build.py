@@ -57,8 +57,11 @@ def _construct(key: str, node: Any) -> Any:
         raise UsageError(f"{key}: {node['_target_']} does not take these settings: {error}") from error
 
 
-def place_engines(rollout: RolloutEngine, num_ranks: int) -> Placement:
-    """The devices of ranks and rollout workers on this machine. Raises ``UsageError`` if they do not fit on it."""
+def place_engines(rollout: RolloutEngine, num_ranks: int, *, num_gpus: int | None = None) -> Placement:
+    """The devices of ranks and rollout workers. Raises ``UsageError`` if they do not fit.
+
+    ``num_gpus``: how many there are; ``None`` counts those of this machine.
+    """
     import torch
 
     # An engine without workers samples in the trainer's process, on the first GPU.
@@ -70,7 +73,7 @@ def place_engines(rollout: RolloutEngine, num_ranks: int) -> Placement:
             rollout.placement,
         )
     return place(
-        num_gpus=torch.cuda.device_count(),
+        num_gpus=torch.cuda.device_count() if num_gpus is None else num_gpus,
         num_ranks=num_ranks,
         num_workers=num_workers,
         tensor_parallel_size=tensor_parallel_size,

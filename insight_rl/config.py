@@ -181,6 +181,7 @@ NAMED_GROUPS = (
     "algorithm",
     "learner",
     "evaluation",
+    "runtime",
 )
 """Groups of which ``<group>_name`` in the configuration says which option was chosen."""
 
@@ -207,6 +208,7 @@ FREE_ON_RESUME = (
     "rollout.max_tokens_in_flight",
     "rollout.max_replaced_workers",
     "weight_sync",
+    "runtime",
     "doctor",
     *(f"{group}_name" for group in NAMED_GROUPS),
 )
@@ -219,7 +221,7 @@ REMOVED_KEYS = {
 }
 """Keys of earlier versions, and what to do instead: in a command, a file of options or the record of a run."""
 
-PARTS = ("task", "reward", "selector", "gate", "rollout", "weight_sync", "algorithm", "learner", "monitor")
+PARTS = ("task", "reward", "selector", "gate", "rollout", "weight_sync", "algorithm", "learner", "runtime", "monitor")
 """Keys whose nodes name classes of the user's choice."""
 
 
@@ -237,6 +239,7 @@ class RunConfig:
     algorithm_name: str | None = None
     learner_name: str | None = None
     evaluation_name: str | None = None
+    runtime_name: str | None = None
 
     seed: int = MISSING
     run_dir: str | None = MISSING
@@ -257,6 +260,7 @@ class RunConfig:
     reward: dict[str, Any] = MISSING
     algorithm: dict[str, Any] = MISSING
     learner: dict[str, Any] = MISSING
+    runtime: dict[str, Any] = MISSING
     monitor: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

@@ -35,6 +35,7 @@ from insight_rl.evaluation import Evaluator
 from insight_rl.evaluation_log import EVALUATIONS_FILE, EvaluationLog, start_file
 from insight_rl.gate.base import Gate
 from insight_rl.gpu_turns import take_turns
+from insight_rl.learner.base import HasRanks
 from insight_rl.model_folder import count_parameters
 from insight_rl.monitor.base import Monitor
 from insight_rl.monitor.jsonl import JsonlMonitor
@@ -47,6 +48,7 @@ from insight_rl.rollout.base import RolloutEngine, RolloutSpec
 from insight_rl.run_dir import RunDir, SelectionLog, SelectionLogs, choose_run_dir
 from insight_rl.run_identity import RunIdentity, identify
 from insight_rl.run_stops import MEAN_LOGPROB_GAP_LIMITS
+from insight_rl.runtime.base import Runtime
 from insight_rl.seeding import derive_seed
 from insight_rl.selector.base import FollowsItsRun, Selector, TellsItsOrder
 from insight_rl.selector.decision_log import DECISIONS_FOLDER, DecisionLog, RecordsDecisions
@@ -78,6 +80,7 @@ class Parts:
     rollout: RolloutEngine
     weight_channel: WeightChannel
     learner: Learner
+    runtime: Runtime
     placement: Placement
     monitors: Sequence[Monitor]
     model_path: Path
@@ -121,6 +124,8 @@ def train(tree: DictConfig, output: RunOutput | None = None) -> Summary:
         store = CheckpointStore(run_dir.path / "checkpoints", keep_last=config.checkpoint.keep_last)
         cleanup.enter_context(explain_disk_failures(run_dir.path, store.newest_name))
         run_dir.check_same_run(tree, resume=config.resume)
+        cleanup.callback(parts.runtime.close)
+        parts.runtime.reserve(parts.placement, [run_dir.path, parts.model_path])
         cleanup.enter_context(stacks_in(run_dir.path))
         checkpoint, damage = store.newest_sound()
         progress = _load_progress(checkpoint)
@@ -170,12 +175,13 @@ def build_parts(config: RunConfig) -> Parts:
     misfits = check_reward_fits(cheap["reward"], [*data.pool, *data.problems], target=config.reward["_target_"])
     data = replace(data, notices=(*notices, *data.notices, *misfits))
     # These import torch.
-    engines = {key: build_part(key, getattr(config, key)) for key in ("learner", "rollout")}
+    engines = {key: build_part(key, getattr(config, key)) for key in ("learner", "rollout", "runtime")}
     weight_channel = build_part("weight_sync", config.weight_sync)
     _check_learner(engines["learner"], model_path, config.model.dtype)
-    # A learner of the user's own need not have ranks.
-    placement = place_engines(engines["rollout"], getattr(engines["learner"], "num_ranks", 1))
     _check_channel(weight_channel, _adapter(engines["learner"]))
+    # A learner of the user's own need not have ranks.
+    num_ranks = getattr(engines["learner"], "num_ranks", 1)
+    placement = place_engines(engines["rollout"], num_ranks, num_gpus=engines["runtime"].count_gpus())
     sampling = evaluation_sampling(config.evaluation, max_tokens=completion_tokens(config), seed=config.seed)
     return Parts(
         **cheap,
@@ -250,6 +256,8 @@ def assemble(
 
     judge = build_judge(parts.reward, config.judge)
     cleanup.callback(judge.close)
+    if isinstance(parts.learner, HasRanks):
+        parts.learner.run_on(parts.runtime)
     rollout, learner = take_turns(parts.rollout, parts.learner)
     rollout.start(_rollout_spec(config, parts))
     cleanup.callback(rollout.close)
@@ -332,6 +340,7 @@ def _rollout_spec(config: RunConfig, parts: Parts) -> RolloutSpec:
         weight_channel=parts.weight_channel,
         worker_devices=parts.placement.workers,
         adapter_rank=adapter.rank if adapter and isinstance(parts.weight_channel, AdapterChannel) else None,
+        make_host=parts.runtime.make_host,
         say=parts.say,
     )
 

@@ -8,6 +8,7 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 
+from insight_rl.learner.processes import RankHost
 from insight_rl.learner.settings import StartSpec
 from insight_rl.types import Group, Metrics, Prompt
 from insight_rl.weight_sync.base import WeightSource
@@ -52,6 +53,17 @@ class Learner(Protocol):
         ...
 
     def close(self) -> None: ...
+
+
+@runtime_checkable
+class HasRanks(Learner, Protocol):
+    """A learner whose work is done by ranks, which can run elsewhere."""
+
+    num_ranks: int
+
+    def run_on(self, host: RankHost) -> None:
+        """Have ``host`` start the ranks, when :meth:`start` comes; without it they are processes of this machine."""
+        ...
 
 
 @runtime_checkable

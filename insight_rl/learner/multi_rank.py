@@ -17,7 +17,7 @@ import numpy as np
 
 from insight_rl.errors import UsageError, check
 from insight_rl.learner.plan import BatchSettings, plan_step
-from insight_rl.learner.processes import Answer, MakeWorker, RankProcesses
+from insight_rl.learner.processes import Answer, MakeWorker, RankHost, RankProcesses, Ranks
 from insight_rl.learner.schedule import lr_at
 from insight_rl.learner.settings import LearnerSettings, StartSpec
 from insight_rl.learner.step_sums import to_metrics
@@ -51,7 +51,8 @@ class MultiRankLearner(LearnerSettings, ABC):
             has_gpu = torch.cuda.is_available()
             check_attention(self.attention, has_gpu=has_gpu)
             check_head(self.head, has_gpu=has_gpu)
-        self._processes: RankProcesses | None = None
+        self._host: RankHost | None = None
+        self._processes: Ranks | None = None
         self._worker: RankWorker | None = None
         self._num_steps_done = 0
         self._is_released = False
@@ -65,12 +66,18 @@ class MultiRankLearner(LearnerSettings, ABC):
         """The settings alone, of ``settings_type``: what is sent to the ranks."""
         return self.settings_type(**{field.name: getattr(self, field.name) for field in fields(self.settings_type)})
 
+    def run_on(self, host: RankHost) -> None:
+        """See :meth:`~insight_rl.learner.base.HasRanks.run_on`."""
+        self._host = host
+
     def start(self, spec: StartSpec) -> None:
         """See :meth:`~insight_rl.learner.base.Learner.start`. Started again, it begins anew in the same processes."""
-        if self.single_rank_in_process and self.num_ranks == 1:
+        is_here = self._host is None or self._host.is_here
+        if is_here and self.single_rank_in_process and self.num_ranks == 1:
             self._worker = self._make_worker()()
         elif self._processes is None:
-            self._processes = RankProcesses(self._make_worker(), self.num_ranks, deadline_s=self.deadline_s)
+            start_ranks = RankProcesses if self._host is None else self._host.start_ranks
+            self._processes = start_ranks(self._make_worker(), self.num_ranks, deadline_s=self.deadline_s)
         facts = self._everywhere("start", spec)
         self._model_path = spec.model_path
         # An adapter's checkpoints do not hold the model that it belongs to.

@@ -9,7 +9,7 @@ import os
 import threading
 import traceback
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 from insight_rl.child_process import GRACE_S, SLICE_S, Channel, Child, Patience, end_children, free_port, import_path
 from insight_rl.errors import RunStopped, UsageError
@@ -28,6 +28,31 @@ others. That function raises if a rank has failed or died meanwhile."""
 
 class RankFailed(RuntimeError):
     """A rank raised; the message carries its traceback. The other ranks have been ended too."""
+
+
+class Ranks(Protocol):
+    """The learner's ranks, started and able to be called. :class:`RankProcesses` says what is raised."""
+
+    def call(self, method: str, arguments_R: Sequence[tuple[Any, ...]], *, answer: Answer | None = None) -> list[Any]:
+        """Call ``method`` on every rank with its own arguments; returns every rank's result, in order of rank."""
+        ...
+
+    def close(self, *, grace_s: float = GRACE_S) -> None:
+        """End every rank."""
+        ...
+
+
+class RankHost(Protocol):
+    """Where ranks run."""
+
+    @property
+    def is_here(self) -> bool:
+        """Whether it is this machine, so that a single rank may be the trainer's own process."""
+        ...
+
+    def start_ranks(self, make_worker: MakeWorker, num_ranks: int, *, deadline_s: float) -> Ranks:
+        """Start ``num_ranks`` ranks, with a rendezvous for ``torch.distributed``; ``deadline_s`` bounds each call."""
+        ...
 
 
 class RankProcesses:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from insight_rl.errors import UsageError
+from insight_rl.rollout.pool import MakeHost
 from insight_rl.types import Completion, Metrics, Prompt, Sampling
 from insight_rl.weight_sync.base import WeightChannel, WeightSource
 
@@ -47,6 +48,9 @@ class RolloutSpec:
 
     adapter_rank: int | None = None
     """Rank of the LoRA adapters that will come instead of weights; ``None``: whole weights will."""
+
+    make_host: MakeHost | None = None
+    """Where workers run; ``None``: they are processes of this machine."""
 
     say: Callable[[str], None] = _say_nothing
     """Tells the user, in one sentence, of something that the engine has mended by itself."""

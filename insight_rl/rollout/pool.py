@@ -16,7 +16,7 @@ import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Generic, NamedTuple, NoReturn, Protocol, TypeVar
+from typing import Any, Generic, NamedTuple, NoReturn, Protocol, TypeVar
 
 from insight_rl.errors import RunStopped
 from insight_rl.rollout.dispatch import Dispatch
@@ -112,6 +112,32 @@ class _Synced:
     channel: WeightChannel
     weights: WeightSource
     version: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkerPlan:
+    """The workers that an engine needs; whoever makes them decides where they run.
+
+    Example::
+
+        WorkerPlan(module="insight_rl.rollout.vllm_worker", start_arguments={"model_path": "data/tiny", ...},
+                   devices=[(), ()], num_threads=1, show_log=False, deadline_s=1800.0)
+    """
+
+    module: str
+    """Of what runs in a worker; it has ``make_worker()``, and ``serve(file_descriptor)`` for a process of its own."""
+    start_arguments: Mapping[str, Any]
+    """Of the worker's ``start``."""
+    devices: Sequence[Sequence[str]]
+    """Of each worker, as :mod:`insight_rl.placement` gives them."""
+    num_threads: int | None
+    """Of each worker on a CPU; ``None`` leaves it to the engine."""
+    show_log: bool
+    deadline_s: float
+    """Seconds without a sign of life after which a worker counts as lost."""
+
+
+MakeHost = Callable[[WorkerPlan], WorkerHost[Any]]
 
 
 class WorkerPool(Generic[W]):

@@ -20,8 +20,8 @@ from insight_rl.child_process import check_deadline
 from insight_rl.errors import UsageError, check
 from insight_rl.placement import PLACEMENTS
 from insight_rl.rollout.base import Finished, RolloutSpec, check_lengths
-from insight_rl.rollout.pool import MAX_REPLACED_KEY, WorkerPool
-from insight_rl.rollout.vllm_process import DEADLINE_KEY, VllmProcess, VllmProcesses
+from insight_rl.rollout.pool import MAX_REPLACED_KEY, WorkerPlan, WorkerPool
+from insight_rl.rollout.vllm_process import DEADLINE_KEY, VllmProcesses
 from insight_rl.rollout.vllm_worker import Request, Sample
 from insight_rl.seeding import derive_seed
 from insight_rl.tokenizer import ModelTokenizer
@@ -106,7 +106,7 @@ class VllmEngine:
         self.num_threads = num_threads
         self.show_log = show_log
         self.deadline_s = deadline_s
-        self._pool: WorkerPool[VllmProcess] | None = None
+        self._pool: WorkerPool[Any] | None = None
 
     def start(self, spec: RolloutSpec) -> None:
         """Raises ``UsageError`` if vLLM is not installed or refuses the settings, with its reason."""
@@ -120,7 +120,8 @@ class VllmEngine:
         check_shared_memory()
         self._tokenizer = ModelTokenizer(spec.model_path)
         self._max_length = spec.max_length
-        host = VllmProcesses(
+        plan = WorkerPlan(
+            module="insight_rl.rollout.vllm_worker",
             start_arguments={
                 "model_path": str(spec.model_path),
                 "dtype": spec.dtype,
@@ -141,7 +142,7 @@ class VllmEngine:
             deadline_s=self.deadline_s,
         )
         self._pool = WorkerPool(
-            host,
+            (spec.make_host or VllmProcesses)(plan),
             num_workers=self.num_workers,
             max_tokens=self.max_tokens_in_flight,
             max_replaced=self.max_replaced_workers,
@@ -220,7 +221,7 @@ class VllmEngine:
             self._pool.close()
             self._pool = None
 
-    def _running(self) -> WorkerPool[VllmProcess]:
+    def _running(self) -> WorkerPool[Any]:
         assert self._pool is not None, "the engine has not been started, or was closed"
         return self._pool
 

@@ -12,11 +12,10 @@ from typing import Any
 from insight_rl.child_process import Child, ChildLost, Patience, end_children, package_folder
 from insight_rl.errors import UsageError
 from insight_rl.placement import visible_devices
-from insight_rl.rollout.pool import Finished, WorkerFailed, WorkerLost
+from insight_rl.rollout.pool import Finished, WorkerFailed, WorkerLost, WorkerPlan
 from insight_rl.rollout.vllm_worker import Request, Started
 
 DEADLINE_KEY = "rollout.deadline_s"
-_TARGET = "insight_rl.rollout.vllm_worker:serve"
 _WAIT_S = 0.5
 # Where the learner's ranks meet; vLLM would join them.
 _LEARNERS_OWN = frozenset({"RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"})
@@ -158,31 +157,25 @@ class VllmProcess:
             raise self._lost from error
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class VllmProcesses:
     """Makes the processes of a pool. See :class:`~insight_rl.rollout.pool.WorkerHost`."""
 
-    start_arguments: Mapping[str, Any]
-    """Of the worker's ``start``."""
-    devices: Sequence[Sequence[str]]
-    """Of each worker, as :mod:`insight_rl.placement` gives them."""
-    num_threads: int | None
-    """Of each worker on the CPU backend; ``None`` leaves it to vLLM."""
-    show_log: bool
-    deadline_s: float
+    plan: WorkerPlan
 
     def make(self, index: int) -> VllmProcess:
+        plan = self.plan
         child = Child(
             f"rollout worker {index}",
-            _TARGET,
+            f"{plan.module}:serve",
             key=DEADLINE_KEY,
-            deadline_s=self.deadline_s,
-            env=make_environment(self.num_threads, self.devices[index]),
-            log=not self.show_log,
+            deadline_s=plan.deadline_s,
+            env=make_environment(plan.num_threads, plan.devices[index]),
+            log=not plan.show_log,
         )
         process = VllmProcess(child)
         try:
-            process.begin("start", **self.start_arguments)
+            process.begin("start", **plan.start_arguments)
         except BaseException:
             self.close([process])
             raise

@@ -77,6 +77,11 @@ class RefusedError(ValueError):
     """vLLM did not accept the settings; the message is vLLM's."""
 
 
+def make_worker() -> _Worker:
+    """What runs in a worker, not yet started."""
+    return _Worker()
+
+
 def serve(file_descriptor: int) -> None:
     """Answer the messages that come in over the socket until it is closed: the trainer has ended, or wants no more.
 
@@ -85,7 +90,7 @@ def serve(file_descriptor: int) -> None:
     messages: their samples; and now and then ``("alive", None)``. If sampling fails, that is one more ``"failed"``.
     """
     channel = Channel.from_fd(file_descriptor)
-    worker = _Worker()
+    worker = make_worker()
     exit_code = 1
     try:
         while True:

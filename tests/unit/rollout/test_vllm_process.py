@@ -13,8 +13,7 @@ import pytest
 
 from insight_rl.child_process import stacks_in
 from insight_rl.errors import UsageError
-from insight_rl.rollout import vllm_process
-from insight_rl.rollout.pool import WorkerFailed, WorkerLost, WorkerPool
+from insight_rl.rollout.pool import WorkerFailed, WorkerLost, WorkerPlan, WorkerPool
 from insight_rl.rollout.vllm_process import VllmProcesses
 from tests.unit.rollout.stub_worker import DEADLY, ENDLESS, FAILING, NUM_CACHE_TOKENS, samples_of
 from tests.unit.rollout.test_pool import Channel, Weights, check_answers, make_requests
@@ -26,7 +25,6 @@ ROOT = Path(__file__).parents[3]
 def make_host(monkeypatch):
     """Hosts of processes with the stub in them, all of which are ended."""
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    monkeypatch.setattr(vllm_process, "_TARGET", "tests.unit.rollout.stub_worker:serve")
     hosts = []
 
     class Host(VllmProcesses):
@@ -38,9 +36,15 @@ def make_host(monkeypatch):
 
     def make(deadline_s=120.0, num_workers=2, **start_arguments):
         devices = [(f"cuda:{index}",) for index in range(num_workers)]
-        hosts.append(
-            Host(start_arguments=start_arguments, devices=devices, num_threads=1, show_log=False, deadline_s=deadline_s)
+        plan = WorkerPlan(
+            module="tests.unit.rollout.stub_worker",
+            start_arguments=start_arguments,
+            devices=devices,
+            num_threads=1,
+            show_log=False,
+            deadline_s=deadline_s,
         )
+        hosts.append(Host(plan))
         return hosts[-1]
 
     yield make
