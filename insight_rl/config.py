@@ -29,6 +29,9 @@ from insight_rl.types import DTYPES, PROMPT_STYLES
 DOCTOR_MODES = ("strict", "warn", "off")
 """What `insight-rl train` does about a run that does not fit its GPUs: refuse it, tell, or not look."""
 
+WEIGHT_UPDATES = ("keep", "wait")
+"""What an asynchronous trainer does with the rollouts under way when new weights come: go on with them, or wait."""
+
 _TYPE_NAMES = {"Integer": "a whole number", "Float": "a number", "Boolean": "true or false"}
 
 
@@ -96,6 +99,24 @@ class TrainerConfig:
         check(gap is None or gap > 0, "trainer.max_mean_logprob_gap", gap, "must be above 0, or null")
         every = self.sync_check_every
         check(every >= 0, "trainer.sync_check_every", every, "must be at least 0 (0: after the first sync alone)")
+
+
+@dataclass(kw_only=True)
+class AsyncTrainerConfig(TrainerConfig):
+    """Of ``trainer=async`` (:mod:`insight_rl.trainer_async`)."""
+
+    max_staleness: int = MISSING
+    weight_update: str = MISSING
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check(self.max_staleness >= 0, "trainer.max_staleness", self.max_staleness, "must be at least 0 versions")
+        check(
+            self.weight_update in WEIGHT_UPDATES,
+            "trainer.weight_update",
+            self.weight_update,
+            f"must be one of {', '.join(WEIGHT_UPDATES)}",
+        )
 
 
 @dataclass(kw_only=True)
@@ -180,6 +201,7 @@ NAMED_GROUPS = (
     "weight_sync",
     "algorithm",
     "learner",
+    "trainer",
     "evaluation",
     "runtime",
 )
@@ -238,6 +260,7 @@ class RunConfig:
     weight_sync_name: str | None = None
     algorithm_name: str | None = None
     learner_name: str | None = None
+    trainer_name: str | None = None
     evaluation_name: str | None = None
     runtime_name: str | None = None
 
@@ -325,7 +348,9 @@ def _compose_named(overrides: Sequence[str], config_name: str) -> DictConfig:
 
 
 def register_schema() -> None:
-    ConfigStore.instance().store(name="schema", node=RunConfig)
+    store = ConfigStore.instance()
+    store.store(name="schema", node=RunConfig)
+    store.store(group="trainer/shared", name="async_schema", node=AsyncTrainerConfig)
     OmegaConf.register_new_resolver("data_dir", lambda: str(data_dir()), replace=True)
 
 
