@@ -1,4 +1,4 @@
-"""What runs first in every child process: ``python -m insight_rl.child_main PARENT FD MODULE:FUNCTION``.
+"""What runs first in every child process: ``python -m insight_rl.child_main PARENT FD MODULE:FUNCTION [HEARTBEAT]``.
 
 It is a module and not a ``-c`` script because of the processes that the child itself starts. Python's ``spawn`` imports
 the main module again in each of them (as ``__mp_main__``), so they are prepared in the same way. vLLM's engine core and
@@ -13,9 +13,12 @@ import importlib
 import os
 import signal
 import sys
+import threading
+import time
 
 STACKS_VARIABLE = "INSIGHT_RL_STACKS"
 """Environment variable: the file that the stacks are written to on SIGUSR1."""
+HEARTBEAT_EVERY_S = 1.0
 _PR_SET_PDEATHSIG = 1
 
 
@@ -36,9 +39,28 @@ def prepare(parent: int) -> None:
             os._exit(1)
 
 
+def beat(fd: int) -> None:
+    """Show on the pipe ``fd``, from a thread of its own, that this process still runs (:mod:`insight_rl.heartbeat`)."""
+    os.set_inheritable(fd, False)
+
+    def show() -> None:
+        while True:
+            try:
+                os.write(fd, b".")
+            except BlockingIOError:
+                pass  # nobody has read the pipe for hours, so it is full
+            except OSError:
+                return  # the parent has ended
+            time.sleep(HEARTBEAT_EVERY_S)
+
+    threading.Thread(target=show, name="heartbeat", daemon=True).start()
+
+
 def main() -> None:
     parent, fd, path = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
     prepare(parent)
+    for heartbeat in sys.argv[4:]:
+        beat(int(heartbeat))
     module, _, function = path.partition(":")
     getattr(importlib.import_module(module), function)(fd)
 

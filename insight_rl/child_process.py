@@ -11,46 +11,40 @@ What holds for every child:
   decides, so that it can finish its step and write its checkpoint.
 - It ends when the trainer ends, however that happens, and so do the processes that it has started.
 - Every wait for it is bounded by a deadline from the configuration and notices its death. Both end in one sentence, and
-  a deadline that has passed also in a file with the Python stacks of all processes (:func:`write_stacks`).
+  a deadline that has passed also in a file with the Python stacks of all processes (:mod:`insight_rl.stacks`).
+- It shows a heartbeat (:mod:`insight_rl.heartbeat`), so that one that is stopped or stuck is soon found.
 """
 
 from __future__ import annotations
 
-import faulthandler
 import os
 import pickle
-import re
 import signal
 import socket
 import struct
 import subprocess
 import sys
-import tempfile
 import time
 import weakref
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from datetime import datetime
+from collections.abc import Callable, Collection, Mapping, Sequence
 from multiprocessing.connection import wait
 from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
-from typing import IO, Any, NoReturn
+from typing import Any, NoReturn
 
-from insight_rl.child_main import STACKS_VARIABLE
+from insight_rl.child_log import ChildLog
 from insight_rl.errors import RunStopped, check
+from insight_rl.heartbeat import SLICE_S, Heartbeat, Patience
+from insight_rl.process_table import is_stopped, session_of
+from insight_rl.stacks import ShowsStacks, write_stacks
+from insight_rl.supervision import HEARTBEAT_KEY, present
 
 START_DEADLINE_S = 1800.0
 """A child has at least this long to load its model, also where the configured deadline is shorter."""
 GRACE_S = 10.0
 """Children that are asked to end have this long before they are killed."""
-SLICE_S = 0.5
-"""How often a wait looks whether the other process still lives; its end usually shows at once, by the closed socket."""
 _HELD_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-_STACKS_WAIT_S = 3.0
-_LOG_TAIL_BYTES = 3000
-_LOG_SEARCH_BYTES = 1 << 18
-_LOG_ERRORS = 4
-_ERROR = re.compile(r"(?<![\w.])[\w.]*(?:Error|Exception): .+")
+_STATE_EVERY_S = 2.0
 _HEADER = struct.Struct("!Q")
 
 
@@ -83,14 +77,18 @@ def start_process(
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def start_child(target: str, fd: int, *, env: Mapping[str, str], **options: Any) -> subprocess.Popen[bytes]:
+def start_child(
+    target: str, fd: int, *, env: Mapping[str, str], heartbeat: int | None = None, **options: Any
+) -> subprocess.Popen[bytes]:
     """A Python process that runs ``target`` (``module:function``) with the file descriptor ``fd`` as its argument.
 
-    Not ``multiprocessing``'s spawn: that would run the user's script again if it lacks an ``if __name__`` guard.
+    ``heartbeat``: the pipe that it shows its heartbeat on. Not ``multiprocessing``'s spawn: that would run the user's
+    script again if it lacks an ``if __name__`` guard.
     """
+    beats = [] if heartbeat is None else [heartbeat]
     # -P: a folder in the user's working directory that is called like a package does not hide it.
-    command = [sys.executable, "-P", "-m", "insight_rl.child_main", str(os.getpid()), str(fd), target]
-    return start_process(command, env=env, pass_fds=[fd], stdin=subprocess.DEVNULL, **options)
+    command = [sys.executable, "-P", "-m", "insight_rl.child_main", str(os.getpid()), str(fd), target, *map(str, beats)]
+    return start_process(command, env=env, pass_fds=[fd, *beats], stdin=subprocess.DEVNULL, **options)
 
 
 def package_folder() -> str:
@@ -168,27 +166,6 @@ def _pickled(message: Any) -> Any:
     return ForkingPickler.dumps(message, 5)
 
 
-class Patience:
-    """The clock of one wait: how long it has lasted, without the time in which this process itself was stopped.
-
-    Somebody who suspends the trainer (Ctrl-Z, a debugger) and lets it go on later must not find its deadlines passed.
-    """
-
-    def __init__(self) -> None:
-        self.waited_s = 0.0
-        self._last = time.monotonic()
-
-    def look(self) -> float:
-        """Seconds waited until now. Has to be called at least every ``2 * SLICE_S`` seconds."""
-        now = time.monotonic()
-        self.waited_s += min(now - self._last, 2 * SLICE_S)
-        self._last = now
-        return self.waited_s
-
-    def start_again(self) -> None:
-        self.waited_s, self._last = 0.0, time.monotonic()
-
-
 class Child:
     """A running child process and the channel to it.
 
@@ -201,16 +178,26 @@ class Child:
     ) -> None:
         check_deadline(key, deadline_s)
         self.name, self.key, self.deadline_s = name, key, deadline_s
-        self._log = tempfile.TemporaryFile() if log else None  # noqa: SIM115 (lives as long as the child)
-        self._stacks = tempfile.TemporaryFile()  # noqa: SIM115
+        self._log = ChildLog(name, present().run_dir) if log else None
+        self._stacks = ShowsStacks(name)
+        self._heartbeat = Heartbeat()
         ours, theirs = socket.socketpair()
         ours.settimeout(SLICE_S)
         self.channel = Channel(ours)
-        stacks = f"/proc/{os.getpid()}/fd/{self._stacks.fileno()}"
-        env = {**env, STACKS_VARIABLE: stacks} if sys.platform == "linux" else env
         with theirs:
-            self._process = start_child(target, theirs.fileno(), env=env, stdout=self._log, stderr=self._log)
+            self._process = start_child(
+                target,
+                theirs.fileno(),
+                env={**env, **self._stacks.environment},
+                heartbeat=self._heartbeat.writer,
+                stdout=self._log and self._log.file,
+                stderr=self._log and self._log.file,
+            )
+        self._heartbeat.release_writer()
+        self._stacks.watch(self.pid)
         self._waiting_for: str | None = None
+        self._silence = Patience()
+        self._state_seen_s, self._was_stopped = 0.0, False
         _children.add(self)
         self._finalizer = weakref.finalize(self, _end, self._process, self.channel, 0.0)
 
@@ -253,26 +240,53 @@ class Child:
     @property
     def is_stopped(self) -> bool:
         """Whether it was stopped by a signal (or a debugger) and has not been told to go on."""
-        return _state(self.pid) in ("T", "t")
+        return is_stopped(self.pid)
+
+    def _is_stopped_in_part(self, *, max_age_s: float) -> bool:
+        """The same of it and of all that it has started, e.g. vLLM's engine core; looked up again after ``max_age_s``.
+
+        Looking it up takes milliseconds where there are many processes.
+        """
+        now = time.monotonic()
+        if now - self._state_seen_s >= max_age_s:
+            self._state_seen_s, self._was_stopped = now, any(map(is_stopped, session_of(self.pid)))
+        return self._was_stopped
 
     def look(self, patience: Patience, *, doing: str, names: str | None = None) -> None:
         """Raise :class:`ChildLost` if the child is dead, or if the wait has lasted for its deadline.
 
-        To be called again and again during a wait. At a deadline the stacks of all processes are written first.
+        To be called again and again during a wait. It is lost too when it has shown no heartbeat for
+        ``runtime.heartbeat_deadline_s``. At a deadline the stacks of all processes are written first.
         ``names``: what to call all the children that are waited for, if it is not known which of them is to blame.
         """
         # A grandchild may hold a copy of the child's end of the socket, so that its death does not close it.
         if self.is_dead and not self.channel.has_message():
             self.fail_as_dead(doing, None)
         limit = max(self.deadline_s, START_DEADLINE_S) if doing == "start" else self.deadline_s
-        if patience.look() < limit:
+        silent_s, longest_silence_s = self._silence_s(doing), present().heartbeat_deadline_s
+        waited_s, key, value = patience.look(), self.key, self.deadline_s
+        if silent_s >= longest_silence_s:
+            waited_s, key, value, names = silent_s, HEARTBEAT_KEY, longest_silence_s, self.name
+        elif waited_s < limit:
             return
-        names, state = (self.name, "it is stopped, e.g. by SIGSTOP; ") if self.is_stopped else (names or self.name, "")
+        state = ""
+        if self._is_stopped_in_part(max_age_s=0.0):
+            names, state = self.name, "it is stopped, e.g. by SIGSTOP; "
         raise ChildLost(
-            f"{names} gave no sign of life for {patience.waited_s:.0f} s in {doing}; {state}{write_stacks()}; if "
-            f"it only needs more time, raise {self.key}={self.deadline_s:g}",
+            f"{names or self.name} gave no sign of life for {waited_s:.0f} s in {doing}; {state}{write_stacks()}; if "
+            f"it only needs more time, raise {key}={value:g}",
             self.log_tail(),
         )
+
+    def _silence_s(self, doing: str) -> float:
+        """Seconds of waiting since the last heartbeat; those in which it was stopped count, whatever it shows.
+
+        While a model is loaded, libraries keep Python's lock for long: then no heartbeat is asked for.
+        """
+        has_beaten = self._heartbeat.has_beaten() or not self._heartbeat.has_begun or doing == "start"
+        if has_beaten and not self._is_stopped_in_part(max_age_s=_STATE_EVERY_S):
+            self._silence.start_again()
+        return self._silence.look()
 
     def fail_as_dead(self, doing: str, cause: BaseException | None) -> NoReturn:
         """Raise :class:`ChildLost` with the exit code of a child that is dead or has closed its socket."""
@@ -283,38 +297,12 @@ class Child:
         raise ChildLost(f"{self.name} died in {doing} ({code})", self.log_tail()) from cause
 
     def log_tail(self) -> str:
-        """The end of what it has printed, on lines of its own, and errors from further up; empty if no log is kept."""
-        if self._log is None:
-            return ""
-        text = _tail(self._log).strip()
-        if not text:
-            return "\nIts log is empty."
-        return f"{_errors(_tail(self._log, _LOG_SEARCH_BYTES), text)}\nThe end of its log:\n{text}"
+        """The end of what it has printed, on lines of its own, and errors from further up; empty if there is none."""
+        return "" if self._log is None else self._log.end()
 
     def dump_stacks(self) -> str:
         """The Python stacks of the child and of the processes it has started, as far as they can be had."""
-        parts = []
-        for pid in _group(self.pid):
-            head = f"---- {self.name}, process {pid}, state {_state(pid)} ----\n"
-            parts.append(head + self._dump_process(pid))
-        return "\n".join(parts) or f"---- {self.name} ----\n(it has ended)\n"
-
-    def _dump_process(self, pid: int) -> str:
-        if not _handles_usr1(pid):
-            return "(it shows no stack: not a Python process of ours, or it has not come that far)\n"
-        size = os.fstat(self._stacks.fileno()).st_size
-        os.kill(pid, signal.SIGUSR1)
-        # A stopped process handles the signal only once it goes on. It is ended in a moment anyway.
-        os.kill(pid, signal.SIGCONT)
-        end = time.monotonic() + _STACKS_WAIT_S
-        text = b""
-        while time.monotonic() < end:
-            time.sleep(0.05)
-            new = os.pread(self._stacks.fileno(), 1 << 20, size)
-            if new and new == text:
-                break
-            text = new
-        return text.decode(errors="replace") or "(no stack within 3 s: it is stuck inside the kernel)\n"
+        return self._stacks.dump()
 
     def end(self, *, grace_s: float = GRACE_S) -> None:
         """As :func:`end_children`, for this one."""
@@ -327,12 +315,12 @@ class Child:
         _end(self._process, self.channel, max(grace_s, 0.0))
         _children.discard(self)
         self._stacks.close()
+        self._heartbeat.close()
         if self._log is not None:
             self._log.close()
 
 
 _children: weakref.WeakSet[Child] = weakref.WeakSet()
-_stacks_folder: Path | None = None
 
 
 def check_deadline(key: str, value: float) -> None:
@@ -350,7 +338,7 @@ def process_groups() -> dict[str, list[int]]:
     """Ids of processes by name: ``trainer`` is this one; a child's name has also those that the child has started."""
     groups = {"trainer": [os.getpid()]}
     for child in sorted(_children, key=lambda child: child.pid):
-        groups[child.name] = _group(child.pid)
+        groups[child.name] = session_of(child.pid)
     return groups
 
 
@@ -363,36 +351,6 @@ def free_port() -> int:
 
 def describe_exit(code: int) -> str:
     return f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
-
-
-# -- stacks
-
-
-@contextmanager
-def stacks_in(folder: Path) -> Iterator[None]:
-    """Where :func:`write_stacks` puts its files within the block; elsewhere it is the folder for temporary files."""
-    global _stacks_folder
-    before, _stacks_folder = _stacks_folder, folder
-    try:
-        yield
-    finally:
-        _stacks_folder = before
-
-
-def write_stacks() -> str:
-    """Write the Python stacks of this process and of every child to a file; returns a clause that names it."""
-    own = tempfile.TemporaryFile()  # noqa: SIM115
-    with own:
-        faulthandler.dump_traceback(file=own, all_threads=True)
-        parts = [f"---- the trainer, process {os.getpid()} ----\n" + _tail(own, 1 << 20)]
-    parts += [child.dump_stacks() for child in sorted(_children, key=lambda child: child.pid)]
-    folder = _stacks_folder or Path(tempfile.gettempdir())
-    file = folder / f"stacks-{datetime.now():%Y%m%d-%H%M%S}.txt"
-    try:
-        file.write_text("\n".join(parts), encoding="utf-8")
-    except OSError as error:
-        return f"the stacks of the processes could not be written to {file} ({error.strerror})"
-    return f"the stacks of the processes are in {file}"
 
 
 # -- ending
@@ -420,7 +378,7 @@ def _end(process: subprocess.Popen[bytes], channel: Channel, grace_s: float) -> 
     # Its own children end with it (child_main.prepare). What is left then are Python's resource trackers, which remove
     # their processes' semaphores and shared memory and end by themselves.
     end = time.monotonic() + 2
-    while _group(process.pid) and time.monotonic() < end:
+    while session_of(process.pid) and time.monotonic() < end:
         time.sleep(0.02)
     _kill_group(process.pid)
 
@@ -430,54 +388,3 @@ def _kill_group(group: int) -> None:
         os.killpg(group, signal.SIGKILL)
     except ProcessLookupError:
         return  # all of them have ended
-
-
-def _errors(log: str, tail: str) -> str:
-    """The last errors of ``log`` that ``tail`` does not show, on lines of their own.
-
-    Where a library has processes of its own, the cause of its failure stands far above what the last of them says.
-    """
-    found = list(
-        dict.fromkeys(match[0].strip()[:500] for match in _ERROR.finditer(log) if match[0].strip() not in tail)
-    )
-    return "".join(f"\nIts log has: {line}" for line in found[-_LOG_ERRORS:])
-
-
-def _group(leader: int) -> list[int]:
-    """The processes of the session that ``leader`` leads; zombies left out. Empty where there is no /proc."""
-    pids = []
-    for folder in Path("/proc").glob("[0-9]*"):
-        fields = _stat(int(folder.name))
-        if fields and int(fields[3]) == leader and fields[0] != "Z":
-            pids.append(int(folder.name))
-    return sorted(pids)
-
-
-def _state(pid: int) -> str:
-    """The kernel's letter: R running, S sleeping, T stopped, D inside the kernel; ? unknown."""
-    fields = _stat(pid)
-    return fields[0] if fields else "?"
-
-
-def _stat(pid: int) -> list[str]:
-    """Fields of /proc/PID/stat from the state on: state, parent, group, session, ...; empty for no such process."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
-    except OSError:
-        return []
-
-
-def _handles_usr1(pid: int) -> bool:
-    """Whether SIGUSR1 has a handler there; it would end the process otherwise."""
-    try:
-        status = Path(f"/proc/{pid}/status").read_text(errors="replace")
-    except OSError:
-        return False
-    caught = next((line.split()[1] for line in status.splitlines() if line.startswith("SigCgt:")), "0")
-    return bool(int(caught, 16) >> (signal.SIGUSR1 - 1) & 1)
-
-
-def _tail(file: IO[bytes], num_bytes: int = _LOG_TAIL_BYTES) -> str:
-    size = os.fstat(file.fileno()).st_size
-    # pread: the child may write through the same file offset.
-    return os.pread(file.fileno(), num_bytes, max(0, size - num_bytes)).decode(errors="replace")

@@ -21,6 +21,8 @@ class PhaseClock:
     """Seconds of each phase since the last :meth:`lap`."""
 
     def __init__(self) -> None:
+        self.running: str | None = None
+        """The phase that goes on now; after an exception, the phase that it came out of."""
         self._restart()
 
     def _restart(self) -> None:
@@ -69,10 +71,13 @@ def phase(name: str) -> Callable[[Callable[Concatenate[T, P], R]], Callable[Conc
         @functools.wraps(method)
         def timed(self: T, /, *args: P.args, **kwargs: P.kwargs) -> R:
             started = time.perf_counter()
+            self.clock.running = name
             try:
-                return method(self, *args, **kwargs)
+                result = method(self, *args, **kwargs)
             finally:
                 self.clock.add(name, time.perf_counter() - started)
+            self.clock.running = None
+            return result
 
         return timed
 

@@ -13,6 +13,17 @@ class RunStopped(RuntimeError):
     """The run stopped itself for a reason it can name (log-prob parity lost, reward errors): code 1, no traceback."""
 
 
+class RanksLost(RunStopped):
+    """A rank of the learner died or hangs, and all of them have been ended: closed and started again, it can go on.
+
+    What it had learnt since its newest checkpoint is lost. ``reason`` says in a clause what happened.
+    """
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
 class Interrupted(KeyboardInterrupt):
     """The run was asked to stop by signal ``number``: code 128 + ``number``, no traceback."""
 

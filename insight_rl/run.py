@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -25,7 +23,6 @@ from insight_rl.build import (
     quiet_libraries,
 )
 from insight_rl.checkpoint import CheckpointStore, part_folder
-from insight_rl.child_process import stacks_in
 from insight_rl.config import RunConfig, parse_config
 from insight_rl.device_time import device_clock
 from insight_rl.disk_failures import explain_disk_failures
@@ -40,20 +37,23 @@ from insight_rl.model_folder import count_parameters
 from insight_rl.monitor.base import Monitor
 from insight_rl.monitor.jsonl import JsonlMonitor
 from insight_rl.monitor.summary import Summary, summarise
-from insight_rl.monitor.watch import Watch, small_micro_batches, too_many_ranks, unusual_learning_rate
+from insight_rl.monitor.watch import Watch
 from insight_rl.placement import Placement
+from insight_rl.recovery import Recovery
 from insight_rl.reward.base import RewardFn
 from insight_rl.reward_fit import check_reward_fits
 from insight_rl.rollout.base import RolloutEngine, RolloutSpec
 from insight_rl.run_dir import RunDir, SelectionLog, SelectionLogs, choose_run_dir
 from insight_rl.run_identity import RunIdentity, identify
+from insight_rl.run_notices import describe, doubts, tell_resumption
 from insight_rl.run_stops import MEAN_LOGPROB_GAP_LIMITS
 from insight_rl.runtime.base import Runtime
 from insight_rl.seeding import derive_seed
-from insight_rl.selector.base import FollowsItsRun, Selector, TellsItsOrder
+from insight_rl.selector.base import FollowsItsRun, Selector
 from insight_rl.selector.decision_log import DECISIONS_FOLDER, DecisionLog, RecordsDecisions
 from insight_rl.state_codec import load_state, save_state
 from insight_rl.stop_signals import stop_on_signals
+from insight_rl.supervision import Supervision, supervise
 from insight_rl.sync_check import SyncCheck
 from insight_rl.task.base import Task
 from insight_rl.tokenizer import ModelTokenizer
@@ -124,9 +124,10 @@ def train(tree: DictConfig, output: RunOutput | None = None) -> Summary:
         store = CheckpointStore(run_dir.path / "checkpoints", keep_last=config.checkpoint.keep_last)
         cleanup.enter_context(explain_disk_failures(run_dir.path, store.newest_name))
         run_dir.check_same_run(tree, resume=config.resume)
+        watching = Supervision(run_dir=run_dir.path, heartbeat_deadline_s=parts.runtime.heartbeat_deadline_s)
+        cleanup.enter_context(supervise(watching))
         cleanup.callback(parts.runtime.close)
         parts.runtime.reserve(parts.placement, [run_dir.path, parts.model_path])
-        cleanup.enter_context(stacks_in(run_dir.path))
         checkpoint, damage = store.newest_sound()
         progress = _load_progress(checkpoint)
         changes = run_dir.record(tree, step=progress.step)
@@ -136,17 +137,24 @@ def train(tree: DictConfig, output: RunOutput | None = None) -> Summary:
         open_selector(config, parts)
         if checkpoint:
             _restore_selector(parts.selector, checkpoint)
-        notices = (*damage, *changes, *parts.data.notices, *_describe(config, parts), *_doubts(config, parts))
+        notices = (*damage, *changes, *parts.data.notices, *_words(config, parts))
         for text in notices:
             parts.say(text)
 
         trainer = assemble(config, parts, run_dir, store, first_step, cleanup, output)
         if checkpoint:
             _restore(trainer, progress, checkpoint)
-            parts.say(_tell_resumption(trainer, checkpoint))
-        stop.finish_first(trainer.request_stop, parts.say)
-        trainer.train()
-        summary = _finish(trainer, parts, run_dir, output)
+            parts.say(tell_resumption(trainer, checkpoint))
+        recovery = Recovery(
+            trainer,
+            max_restarts=parts.runtime.max_restarts,
+            go_back=lambda: _go_back(trainer, config, parts, store),
+            newest_checkpoint=store.newest_name,
+            say=parts.say,
+        )
+        summary = recovery.run(
+            lambda: _train_to_the_end(trainer, parts, run_dir, output), stop, grace_s=parts.runtime.grace_s
+        )
         if stop.number is not None and not trainer.is_over():
             raise Interrupted(stop.number)
         return summary
@@ -404,16 +412,26 @@ def _restore(trainer: Trainer, progress: Progress, checkpoint: Path) -> None:
     trainer.sync(progress.step)
 
 
-def _tell_resumption(trainer: Trainer, checkpoint: Path) -> str:
-    step, num_steps = trainer.progress.step, trainer.settings.num_steps
-    if not trainer.is_over():
-        return f"going on after step {step}, from {checkpoint}"
-    if step < num_steps:
-        return (
-            f"this run has already used up its budget in {step} steps; raise trainer.max_rollouts, max_tokens or "
-            "max_device_s to go on, or take another run_dir"
-        )
-    return f"this run has already done its {num_steps} steps; raise trainer.num_steps to go on, or take another run_dir"
+def _train_to_the_end(trainer: Trainer, parts: Parts, run_dir: RunDir, output: RunOutput) -> Summary:
+    trainer.train()
+    return _finish(trainer, parts, run_dir, output)
+
+
+def _go_back(trainer: Trainer, config: RunConfig, parts: Parts, store: CheckpointStore) -> None:
+    """Start the learner again and take the whole run back to its newest checkpoint, or to its start."""
+    checkpoint, damage = store.newest_sound()
+    for text in damage:
+        parts.say(text)
+    trainer.learner.close()
+    trainer.learner.start(_start_spec(config, parts))
+    open_selector(config, parts)
+    progress = _load_progress(checkpoint)
+    if checkpoint:
+        _restore_selector(parts.selector, checkpoint)
+        _restore(trainer, progress, checkpoint)
+    else:
+        trainer.progress = progress
+        trainer.sync(progress.step)
 
 
 def _finish(trainer: Trainer, parts: Parts, run_dir: RunDir, output: RunOutput) -> Summary:
@@ -432,47 +450,13 @@ def _finish(trainer: Trainer, parts: Parts, run_dir: RunDir, output: RunOutput) 
     return summary
 
 
-def _describe(config: RunConfig, parts: Parts) -> list[str]:
-    """The run in plain English, before any model loads."""
-    trainer, pool_size = config.trainer, len(parts.data.pool)
-    per_update = trainer.prompts_per_update or trainer.prompts_per_step
-    updates = trainer.prompts_per_step // per_update
-    completions = trainer.prompts_per_step * trainer.rollouts_per_prompt
-    lines = [
-        f"each of {trainer.num_steps} steps: {trainer.prompts_per_step} of {pool_size} prompts x "
-        f"{trainer.rollouts_per_prompt} rollouts = {completions} completions of at most "
-        f"{trainer.max_completion_tokens} tokens; {updates} update{'s' if updates > 1 else ''} of {per_update} prompts"
+def _words(config: RunConfig, parts: Parts) -> list[str]:
+    """What the user should know of the settings before any model loads."""
+    pool = parts.data.pool
+    return [
+        *describe(config, parts.selector, pool_size=len(pool)),
+        *doubts(config, pool, num_parameters=parts.num_parameters),
     ]
-    selector = parts.selector
-    if isinstance(selector, TellsItsOrder) and selector.visits_unseen_first():
-        last = -(-pool_size // trainer.prompts_per_step)
-        lines.append(
-            "this selector prefers prompts it has never seen and comes back to others once it has been through the "
-            f"{pool_size} of the pool (about step {last} at {trainer.prompts_per_step} a step): expect the "
-            "informative fraction to rise then"
-        )
-    return lines
-
-
-def _doubts(config: RunConfig, parts: Parts) -> list[str]:
-    """One sentence for each setting that is allowed but looks like a mistake."""
-    import torch
-
-    settings: dict[str, Any] = config.learner
-    row_tokens = int(median(len(prompt.token_ids) for prompt in parts.data.pool)) + config.trainer.max_completion_tokens
-    found = []
-    # A learner of the user's own need not have these.
-    if "lr" in settings:
-        has_adapter = (settings.get("lora") or {}).get("rank") is not None
-        found.append(
-            unusual_learning_rate(settings["lr"], num_parameters=parts.num_parameters, has_adapter=has_adapter)
-        )
-    if "tokens_per_micro_batch" in settings:
-        found.append(small_micro_batches(settings["tokens_per_micro_batch"], row_tokens=row_tokens))
-    # On GPUs each rank has one of its own (insight_rl.placement).
-    if "num_ranks" in settings and not torch.cuda.is_available():
-        found.append(too_many_ranks(settings["num_ranks"], num_cores=len(os.sched_getaffinity(0))))
-    return [text for text in found if text is not None]
 
 
 @contextmanager

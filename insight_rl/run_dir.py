@@ -100,10 +100,19 @@ class SelectionLog:
 
     def __init__(self, path: Path, *, first_step: int) -> None:
         """Drops the records of ``first_step`` and later, which a killed run left behind."""
-        drop_records_from(path, step=first_step)
-        self._file = path.open("a", encoding="utf-8")
+        self._path = path
+        self._open(first_step)
+
+    def _open(self, first_step: int) -> None:
+        drop_records_from(self._path, step=first_step)
+        self._file = self._path.open("a", encoding="utf-8")
+        self._next_step = first_step
 
     def log(self, step: int, groups: Sequence[Group], scores: Sequence[float]) -> None:
+        if step < self._next_step:  # the run has gone back to a checkpoint
+            self._file.close()
+            self._open(step)
+        self._next_step = step + 1
         ids = [group.prompt.id for group in groups]
         record = {"step": step, "prompt_ids": ids, "scores": [finite_or_none(score) for score in scores]}
         self._file.write(to_lines([record]))

@@ -95,6 +95,7 @@ class Trainer:
         save_checkpoint: Saver,
         sync_check: Callable[[int], Metrics],
         device_time: Callable[[], float] = time.process_time,
+        process_metrics: Callable[[], Metrics] = peak_memory,
     ) -> None:
         self.settings = settings
         self.selector = selector
@@ -109,6 +110,7 @@ class Trainer:
         self.save_checkpoint = save_checkpoint
         self.sync_check = sync_check
         self.device_time = device_time
+        self.process_metrics = process_metrics
         self.progress = Progress()
         self.clock = PhaseClock()
         self.stop_requested = False
@@ -116,7 +118,7 @@ class Trainer:
     def train(self) -> None:
         """Run to ``num_steps`` or the budget, or to the end of the current step once ``stop_requested`` is set."""
         if self.progress.step == 0:
-            self.log(self.evaluate() | self.clock.lap() | peak_memory(), step=0)
+            self.log(self.evaluate() | self.clock.lap() | self.process_metrics(), step=0)
         while not self.is_over() and not self.stop_requested:
             step = self.progress.step + 1
             started_s = self.device_time()
@@ -126,7 +128,7 @@ class Trainer:
             metrics["time/device_s"] = self.progress.device_s
             if self.is_due(step, self.settings.evaluate_every):
                 metrics |= self.evaluate()
-            self.log(metrics | self.clock.lap(metrics) | peak_memory(), step=step)
+            self.log(metrics | self.clock.lap(metrics) | self.process_metrics(), step=step)
             if self.is_due(step, self.settings.checkpoint_every) or self.stop_requested:
                 self.checkpoint(metrics)
 

@@ -15,7 +15,10 @@ from insight_rl.weight_sync.base import WeightSource
 
 
 class Learner(Protocol):
-    """Trains the policy. Constructed by the config with keyword-only settings, then :meth:`start` loads the model."""
+    """Trains the policy. Constructed by the config with keyword-only settings, then :meth:`start` loads the model.
+
+    Any method but :meth:`close` may raise :class:`~insight_rl.errors.RanksLost`, also while weights are read or sent.
+    """
 
     def start(self, spec: StartSpec) -> None:
         """Load the model and build optimizer and schedule. Started again, it begins anew."""

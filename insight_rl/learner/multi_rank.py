@@ -164,6 +164,7 @@ class MultiRankLearner(LearnerSettings, ABC):
         if self._processes is not None:
             self._processes.close()
         self._worker = self._processes = None
+        self._is_released = False
 
     def _kind(self) -> dict[str, Any]:
         """What a checkpoint must have in common with the learner that loads it."""

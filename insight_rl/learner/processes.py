@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 import traceback
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
-from insight_rl.child_process import GRACE_S, SLICE_S, Channel, Child, Patience, end_children, free_port, import_path
-from insight_rl.errors import RunStopped, UsageError
+from insight_rl.child_process import GRACE_S, Channel, Child, ChildLost, end_children, free_port, import_path
+from insight_rl.errors import RanksLost, RunStopped, UsageError
+from insight_rl.heartbeat import SLICE_S, Patience
 from insight_rl.leftovers import remove_at_the_end, remove_now
 
 MakeWorker = Callable[[], Any]
@@ -24,6 +26,10 @@ Ask = Callable[[Any], Any]
 Answer = Callable[[Any, Callable[[], None]], Any]
 """The trainer's side of :data:`Ask`: takes the request, and a function that it calls now and then while it waits for
 others. That function raises if a rank has failed or died meanwhile."""
+
+
+_DEATH_SHOWS_S = 2.0
+"""The others hear of a rank's death by their connections to it, a moment before it can be seen here."""
 
 
 class RankFailed(RuntimeError):
@@ -85,7 +91,7 @@ class RankProcesses:
                 key="learner.deadline_s",
                 deadline_s=deadline_s,
                 env={**os.environ, **env},
-                log=False,
+                log=True,
             )
             self._ranks.append(child)
         try:
@@ -100,7 +106,7 @@ class RankProcesses:
 
         With ``answer`` the method is given a keyword argument ``ask`` (:data:`Ask`), which reaches ``answer`` in this
         process. Raises what a rank raised if a user can mend it, :class:`RankFailed` with the rank's traceback if not,
-        :class:`~insight_rl.child_process.ChildLost` if a rank died or did not answer in time, and what ``answer``
+        :class:`~insight_rl.errors.RanksLost` if a rank died or did not answer in time, and what ``answer``
         raises. After any of these all ranks have been ended.
         """
         try:
@@ -130,9 +136,11 @@ class RankProcesses:
             while len(results) < len(self._ranks):
                 look(SLICE_S)
             return [results[child] for child in self._ranks]
-        except Exception:
+        except Exception as error:
             # The others may wait in a collective for a rank that will not come.
             self.close(grace_s=0)
+            if isinstance(error, ChildLost):
+                raise RanksLost(error.reason, str(error)) from error
             raise
 
     def _result(self, child: Child, method: str, kind: str, result: Any, trace: str) -> Any:
@@ -141,10 +149,13 @@ class RankProcesses:
             return result
         if isinstance(result, (UsageError, RunStopped)):
             raise result
-        for other in self._ranks:
-            if other.is_dead:  # what this one raised is only a consequence
-                other.fail_as_dead(method, None)
-        raise RankFailed(f"{child.name} failed in {method}:\n{trace}")
+        end = time.monotonic() + _DEATH_SHOWS_S
+        while len(self._ranks) > 1 and time.monotonic() < end:
+            for other in self._ranks:
+                if other.is_dead:  # what this one raised is only a consequence
+                    other.fail_as_dead(method, None)
+            time.sleep(0.02)
+        raise RankFailed(f"{child.name} failed in {method}:\n{trace}{child.log_tail()}")
 
     def close(self, *, grace_s: float = GRACE_S) -> None:
         """End every rank; one in the middle of a call is not waited for."""

@@ -59,6 +59,7 @@ AREAS = {
         "The largest memory of each process since the line before: `trainer`, `learner_rank_0` and so on. A single "
         "rank of learner=accelerate and the engine of rollout=transformers are part of the trainer. Only on Linux."
     ),
+    "runtime": "What was lost and mended since the run was started or resumed.",
 }
 
 OF_THE_MACHINE = (
@@ -68,6 +69,7 @@ OF_THE_MACHINE = (
     "learner/tokens_per_s",
     "rollout/tokens_per_s",
     "rollout/num_replaced_workers",
+    "runtime/{name}",
 )
 """Keys that depend on the machine and on what else it does."""
 
@@ -247,6 +249,8 @@ ENTRIES: tuple[MetricEntry, ...] = (
            "fragmentation is the difference."),
     _entry("memory/{process}_gib", "GiB", "", "Largest resident memory of a process and of those that it has started, "
            "shared pages included. Where the system does not let peaks be reset: since its start."),
+    _entry("runtime/num_restarts", "restarts", "0", "How often the learner's ranks were lost, and the run went back to "
+           "its newest checkpoint (`runtime.max_restarts`). The log has the reasons."),
 )
 # fmt: on
 
@@ -265,7 +269,7 @@ Every metric is named `area/name`. A run writes them to `metrics.jsonl` in its f
 with `step` and the metrics of that step; step 0 is the evaluation before training. Not every key is in every step
 (evaluations are rare, and each part logs only what it has), and a number that does not exist (NaN, infinity) is `null`.
 Two runs with the same configuration and seed, resumed or not, have the same metrics, apart from `time/*`, `memory/*`,
-`learner/mfu`, the two `tokens_per_s` and `rollout/num_replaced_workers`.
+`learner/mfu`, the two `tokens_per_s`, `rollout/num_replaced_workers` and `runtime/*`.
 A histogram is `{"counts": [...], "edges": [...]}` with one edge more than counts. Tables are in `samples.jsonl`, one
 object per row with `step` and `table`; messages to the user are in `notices.jsonl`.
 

@@ -158,6 +158,10 @@ class Watch:
 
     def _add(self, record: Record) -> list[str]:
         """The notices that this record is the first to give rise to."""
+        # A run that has gone back to a checkpoint does its steps again.
+        for earlier in (self._steps, self._evaluations):
+            while earlier and earlier[-1]["step"] >= record["step"]:
+                earlier.pop()
         if record["step"] > 0:
             self._steps.append(record)
         if record.get("eval/accuracy") is not None:

@@ -27,21 +27,26 @@ from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from typing import Any, NamedTuple, Self
 
+from insight_rl.child_log import ChildLog
 from insight_rl.child_process import import_path, start_child
 from insight_rl.errors import RunStopped, UsageError, check
+from insight_rl.process_table import is_stopped
 from insight_rl.reward.base import RewardFn
 from insight_rl.reward.judge import UnjudgedAlarm, unjudged
 from insight_rl.reward.judge_worker import CompletionStub, PromptStub, Setup
+from insight_rl.stacks import ShowsStacks
+from insight_rl.supervision import present
 from insight_rl.types import Completion, Prompt, Reward
 
 BATCH_SIZE = 32
 MAX_FAILURES = 10
 FAILURES_OF_A_CRASH = 5
-"""A job is an error after its worker crashed twice, or was killed ten times by SIGKILL, which may come from outside."""
+"""A job is an error after its worker crashed twice, or was killed or stopped ten times, which may come from outside."""
 MAX_FAILED_STARTS = 3
 STARTUP_DEADLINE_S = 120.0
 _SEND_TIMEOUT_S = 10
 _READ_SIZE = 1 << 18
+_NAME = "judge worker"
 
 
 class Judged(NamedTuple):
@@ -71,6 +76,7 @@ class _Worker:
     process: subprocess.Popen[bytes]
     socket: socket.socket
     connection: Connection
+    stacks: ShowsStacks
     deadline: float
     is_ready: bool = False
     jobs: deque[_Job] = field(default_factory=deque)
@@ -226,16 +232,23 @@ class JudgeProcesses:
             ours, theirs = socket.socketpair()
             # A worker that was stopped must not stop this thread with it.
             ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", _SEND_TIMEOUT_S, 0))
+            stacks = ShowsStacks(_NAME)
+            run_dir = present().run_dir
+            log = ChildLog(_NAME, run_dir) if run_dir is not None else None
             with theirs:
                 process = start_child(
                     "insight_rl.reward.judge_worker:serve",
                     theirs.fileno(),
                     # One thread for every worker: there are several.
-                    env={**os.environ, "PYTHONPATH": import_path(), "OMP_NUM_THREADS": "1"},
+                    env={**os.environ, "PYTHONPATH": import_path(), "OMP_NUM_THREADS": "1", **stacks.environment},
                     stdout=subprocess.DEVNULL,
+                    stderr=log and log.file,
                 )
+            if log is not None:
+                log.close()
+            stacks.watch(process.pid)
             connection = Connection(os.dup(ours.fileno()), readable=False)
-            worker = _Worker(process, ours, connection, time.monotonic() + STARTUP_DEADLINE_S)
+            worker = _Worker(process, ours, connection, stacks, time.monotonic() + STARTUP_DEADLINE_S)
             self._workers.append(worker)
             self._selector.register(ours, selectors.EVENT_READ, worker)
             self._send(worker, self._setup)
@@ -299,6 +312,9 @@ class JudgeProcesses:
         for worker in list(self._workers):
             if now < worker.deadline or (worker.is_ready and not worker.jobs):
                 continue
+            if is_stopped(worker.process.pid):
+                self._remove_dead(worker)  # whoever stopped it could have killed it: no completion is to blame
+                continue
             if not worker.is_ready:
                 self._fail(RunStopped(f"a judging process was not ready after {STARTUP_DEADLINE_S:.0f} s"))
                 return
@@ -339,6 +355,7 @@ class JudgeProcesses:
             worker.process.kill()
         worker.connection.close()
         worker.socket.close()
+        worker.stacks.close()
         self._ended.append(worker.process)
 
     def _finish(self, job: _Job, judged: Judged) -> None:

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from multiprocessing.connection import wait
 from typing import Any
 
-from insight_rl.child_process import Child, ChildLost, Patience, end_children, package_folder
+from insight_rl.child_process import Child, ChildLost, end_children, package_folder
 from insight_rl.errors import UsageError
+from insight_rl.heartbeat import Patience
 from insight_rl.placement import visible_devices
 from insight_rl.rollout.pool import Finished, WorkerFailed, WorkerLost, WorkerPlan
 from insight_rl.rollout.vllm_worker import Request, Started

@@ -20,7 +20,25 @@ from insight_rl.rollout.pool import WorkerHost, WorkerPlan
 
 
 class Runtime(RankHost, Protocol):
-    """Constructed by the config (``runtime=...``) with keyword-only settings, which start nothing."""
+    """Constructed by the config (``runtime=...``) with keyword-only settings, which start nothing.
+
+    Those that all have in common are :class:`~insight_rl.runtime.settings.RuntimeSettings`.
+    """
+
+    @property
+    def max_restarts(self) -> int:
+        """How often lost ranks are started again."""
+        ...
+
+    @property
+    def heartbeat_deadline_s(self) -> float:
+        """Seconds of silence after which a process counts as lost."""
+        ...
+
+    @property
+    def grace_s(self) -> float | None:
+        """Seconds from SIGTERM or SIGHUP until the run gives up its step; ``None``: it finishes it."""
+        ...
 
     def count_gpus(self) -> int:
         """GPUs that ranks and workers can be given. Raises ``UsageError`` for a cluster that cannot be reached."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +11,16 @@ from insight_rl.learner.processes import MakeWorker, RankProcesses, Ranks
 from insight_rl.placement import Placement
 from insight_rl.rollout.pool import WorkerHost, WorkerPlan
 from insight_rl.rollout.vllm_process import VllmProcesses
+from insight_rl.runtime.settings import RuntimeSettings
 
 
-class LocalRuntime:
+@dataclass(frozen=True, kw_only=True)
+class LocalRuntime(RuntimeSettings):
     """See :class:`~insight_rl.runtime.base.Runtime`."""
 
-    is_here = True
+    @property
+    def is_here(self) -> bool:
+        return True
 
     def count_gpus(self) -> int:
         import torch

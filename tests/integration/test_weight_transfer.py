@@ -21,7 +21,7 @@ from transformers import AutoModelForCausalLM
 
 from insight_rl.algorithm.algorithm import Algorithm
 from insight_rl.algorithm.loss import GRPO
-from insight_rl.child_process import ChildLost
+from insight_rl.errors import RanksLost
 from insight_rl.learner.deepspeed import DeepSpeedLearner
 from insight_rl.learner.settings import StartSpec
 from insight_rl.rollout.base import RolloutSpec
@@ -275,6 +275,6 @@ def test_a_rank_that_dies_amid_a_transfer_ends_it_at_once(learner, receivers):
     receivers[1].run = lambda method, argument: os.kill(pids[1], signal.SIGKILL)
     receivers[0].run = lambda method, argument: threading.Event().wait(60)
     started = time.monotonic()
-    with pytest.raises(ChildLost, match="learner rank 1 died in send_weights"):
+    with pytest.raises(RanksLost, match="learner rank 1 died in send_weights"):
         channel.send(learner.weights(), receivers)
     assert time.monotonic() - started < 30

@@ -11,11 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from insight_rl.child_process import Child, ChildLost, Patience, end_all_at_once, start_process
+from insight_rl.child_process import Child, ChildLost, end_all_at_once, start_process
 from insight_rl.errors import UsageError
+from insight_rl.heartbeat import Patience
+from insight_rl.supervision import Supervision, supervise
 
 TARGETS = """
-import multiprocessing, os, sys, time
+import ctypes, multiprocessing, os, sys, time
 from insight_rl.child_process import Channel
 
 def echo(fd):
@@ -26,6 +28,16 @@ def echo(fd):
 def deaf(fd):
     print("nobody is listening", file=sys.stderr, flush=True)
     time.sleep(600)
+
+def busy(fd):
+    channel = Channel.from_fd(fd)
+    while True:
+        if channel.receive() == "keep the lock":
+            ctypes.PyDLL(None).sleep(600)  # unlike CDLL, it does not give the lock up
+        end = time.monotonic() + 4
+        while time.monotonic() < end:
+            sum(range(1000))
+        channel.send("counted")
 
 def doze():
     time.sleep(600)
@@ -105,10 +117,51 @@ def test_an_error_far_up_in_the_log_is_quoted_before_its_end(start):
     assert str(lost.value).endswith("Exception: WorkerProc initialization failed, see the root cause above")
 
 
-def test_a_file_of_stacks_that_cannot_be_written_does_not_hide_the_reason(start, monkeypatch):
-    monkeypatch.setattr("insight_rl.child_process._stacks_folder", Path("/no/such/folder"))
-    with pytest.raises(ChildLost, match=r"the child gave no sign of life .* could not be written to /no/such/folder"):
-        start("deaf", deadline_s=0.5).receive(doing="answer")
+def test_a_file_of_stacks_that_cannot_be_written_does_not_hide_the_reason(start, tmp_path):
+    child = start("deaf", deadline_s=0.5)
+    message = r"the child gave no sign of life .* could not be written to .*/gone"
+    with supervise(Supervision(run_dir=tmp_path / "gone")), pytest.raises(ChildLost, match=message):
+        child.receive(doing="answer")
+
+
+def test_a_stopped_child_is_found_by_its_heartbeat_long_before_its_work_is_due(start, tmp_path):
+    child = start("echo", deadline_s=3600)
+    child.send("once", doing="echo")
+    assert child.receive(doing="echo") == "once"
+    os.kill(child.pid, signal.SIGSTOP)
+    supervision = Supervision(run_dir=tmp_path, heartbeat_deadline_s=1.0)
+    with supervise(supervision), pytest.raises(ChildLost) as lost:
+        child.receive(doing="echo")
+    assert "the child gave no sign of life for 1 s in echo; it is stopped, e.g. by SIGSTOP" in str(lost.value)
+    assert "raise runtime.heartbeat_deadline_s=1" in str(lost.value)
+    assert "in echo" in next(tmp_path.glob("stacks-*.txt")).read_text()
+
+
+def test_a_child_that_computes_for_long_shows_a_heartbeat_and_one_that_keeps_pythons_lock_none(start):
+    with supervise(Supervision(heartbeat_deadline_s=2.5)):
+        child = start("busy")
+        child.send("count", doing="count")
+        assert child.receive(doing="count") == "counted"
+        child.send("keep the lock", doing="count")
+        with pytest.raises(ChildLost, match=r"in count; the stacks .* raise runtime\.heartbeat_deadline_s=2\.5"):
+            child.receive(doing="count")
+
+
+def test_a_grandchild_that_is_stopped_counts_as_its_parent_stopped(start):
+    child = start("parent")
+    os.kill(child.receive(doing="start"), signal.SIGSTOP)
+    with supervise(Supervision(heartbeat_deadline_s=1.0)), pytest.raises(ChildLost, match="it is stopped"):
+        child.receive(doing="work")
+
+
+def test_children_of_a_run_have_logs_in_its_folder_and_a_new_one_appends(start, tmp_path):
+    with supervise(Supervision(run_dir=tmp_path)):
+        for _ in range(2):
+            with pytest.raises(ChildLost) as lost:
+                start("verbose", log=True).receive(doing="start")
+    text = (tmp_path / "logs" / "the_child.log").read_text()
+    assert text.count("---- the child is started, ") == 2 and text.count("Cannot find any model weights") == 2
+    assert "is started" not in str(lost.value), "it quotes what the child itself has printed"
 
 
 def test_what_a_child_spawns_ends_with_it_even_when_stopped_and_shows_its_stack(start):

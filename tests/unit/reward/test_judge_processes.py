@@ -9,16 +9,19 @@ import sys
 import textwrap
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
 from insight_rl.errors import UsageError
 from insight_rl.reward.judge_processes import JudgeProcesses
 from insight_rl.reward.math.reward import MathReward
+from insight_rl.stacks import write_stacks
+from insight_rl.supervision import Supervision, supervise
 from insight_rl.types import Completion, Prompt, Reward
 
 REWARDS = '''
-import os, signal, time
+import os, signal, sys, time
 from insight_rl.reward.base import BaseReward
 from insight_rl.types import Reward
 
@@ -50,6 +53,8 @@ class Scripted(BaseReward):
             return None
         elif word == "print":
             print("on the way out")
+        elif word == "warn":
+            print(argument, file=sys.stderr, flush=True)
         elif word == "interrupt":
             os.kill(os.getpid(), signal.SIGINT)
         elif word == "count":
@@ -176,14 +181,25 @@ def test_killed_workers_are_replaced_and_nothing_is_lost(judges):
     assert [group[0].value for group in judges.collect()] == list(range(100))
 
 
-def test_a_stopped_worker_is_a_timeout_at_most(judges):
+def test_a_stopped_worker_is_replaced_and_costs_no_verdict(judges):
+    """A judgement that takes too long is a timeout; what was stopped from outside says nothing of the completion."""
     judges.start()
     for number in range(20):
         judges.submit(prompt(str(number)), [completion(f"count {number}", number)])
     os.kill(worker_pids(judges)[0], signal.SIGSTOP)
-    rewards = [group[0] for group in judges.collect()]
-    assert all(reward.status == "timeout" or reward.value == number for number, reward in enumerate(rewards))
-    assert sum(reward.status == "timeout" for reward in rewards) <= 1
+    assert [group[0].value for group in judges.collect()] == list(range(20))
+
+
+def test_workers_of_a_run_have_a_log_and_show_their_stacks(rewards, tmp_path):
+    with supervise(Supervision(run_dir=tmp_path)), JudgeProcesses(rewards.Scripted(), num_workers=1) as judges:
+        assert judge(judges, "warn careful")[0].success
+        judges.submit(prompt(), [completion("sleep 3")])
+        time.sleep(1)
+        file = write_stacks().split()[-1]
+        judges.collect()
+    assert "careful" in (tmp_path / "logs" / "judge_worker.log").read_text()
+    text = Path(file).read_text()
+    assert "---- judge worker, process " in text and "in _judge_batches" in text
 
 
 def test_groups_may_be_empty_and_submitted_from_any_thread(judges):

@@ -19,7 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from insight_rl.child_process import ChildLost
-from insight_rl.errors import RunStopped
+from insight_rl.errors import RanksLost, RunStopped
 from insight_rl.rollout import vllm_worker
 from insight_rl.rollout.pool import WorkerFailed, WorkerLost, WorkerPool
 from insight_rl.rollout.vllm_process import VllmProcess
@@ -326,10 +326,10 @@ def test_a_failing_sync_is_an_error_and_no_loss(tmp_path):
 def test_the_loss_of_a_learner_during_a_sync_is_not_taken_for_a_workers(tmp_path):
     class Losing(Channel):
         def send(self, weights, processes):
-            raise ChildLost("learner rank 1 died in hand_over_weights", "")
+            raise RanksLost("learner rank 1 died", "learner rank 1 died in hand_over_weights")
 
     pool = make_pool(Host())
-    with pytest.raises(ChildLost, match="learner rank 1"):
+    with pytest.raises(RanksLost, match="learner rank 1"):
         pool.update(Losing(tmp_path), Weights(10), version=1)
     assert pool.num_replaced == 0
 

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from insight_rl.child_process import stacks_in
 from insight_rl.errors import UsageError
 from insight_rl.rollout.pool import WorkerFailed, WorkerLost, WorkerPlan, WorkerPool
 from insight_rl.rollout.vllm_process import VllmProcesses
+from insight_rl.supervision import Supervision, supervise
 from tests.unit.rollout.stub_worker import DEADLY, ENDLESS, FAILING, NUM_CACHE_TOKENS, samples_of
 from tests.unit.rollout.test_pool import Channel, Weights, check_answers, make_requests
 
@@ -187,7 +187,7 @@ def test_a_killed_and_a_stopped_worker_are_replaced_with_the_last_weights(make_h
         stream = pool.generate(requests)
         answers = [next(stream)]
         os.kill(pool.workers[worker].pid, number)
-        with stacks_in(tmp_path):
+        with supervise(Supervision(run_dir=tmp_path)):
             answers += stream
         assert sorted(index for index, _ in answers) == list(range(12))
         assert {answer.version for _, answer in answers} == {3}

@@ -1,0 +1,47 @@
+"""What the kernel says of processes. Only Linux has these files; elsewhere there is nothing to be learnt."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+
+_STOPPED = ("T", "t")
+
+
+def state(pid: int) -> str:
+    """The kernel's letter: R running, S sleeping, T stopped, D inside the kernel, Z ended; ? unknown."""
+    fields = _stat(pid)
+    return fields[0] if fields else "?"
+
+
+def is_stopped(pid: int) -> bool:
+    """Whether it was stopped by a signal (or a debugger) and has not been told to go on."""
+    return state(pid) in _STOPPED
+
+
+def session_of(leader: int) -> list[int]:
+    """The processes of the session that ``leader`` leads; zombies left out."""
+    pids = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        fields = _stat(int(folder.name))
+        if fields and int(fields[3]) == leader and fields[0] != "Z":
+            pids.append(int(folder.name))
+    return sorted(pids)
+
+
+def handles(pid: int, number: signal.Signals) -> bool:
+    """Whether the process has a handler for the signal; it would end the process otherwise."""
+    try:
+        status = Path(f"/proc/{pid}/status").read_text(errors="replace")
+    except OSError:
+        return False
+    caught = next((line.split()[1] for line in status.splitlines() if line.startswith("SigCgt:")), "0")
+    return bool(int(caught, 16) >> (number - 1) & 1)
+
+
+def _stat(pid: int) -> list[str]:
+    """Fields of /proc/PID/stat from the state on: state, parent, group, session, ...; empty for no such process."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
+    except OSError:
+        return []
