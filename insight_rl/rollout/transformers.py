@@ -41,6 +41,11 @@ class TransformersEngine:
         self.max_batch_size = max_batch_size
         self._policy_version = 0
 
+    @property
+    def device(self) -> torch.device:
+        """What it samples on, once it is started."""
+        return self._device
+
     def start(self, spec: RolloutSpec) -> None:
         """Raises ``UsageError`` for a ``weight_channel``: there is no other process that weights could go to."""
         weight_channel = spec.weight_channel
@@ -184,19 +189,23 @@ class TransformersEngine:
         ]
         return [tuple(completions_B[row : row + num_rollouts]) for row in range(0, len(completions_B), num_rollouts)]
 
-    @torch.no_grad()
     def update_weights(self, weights: WeightSource, *, version: int) -> Metrics:
-        updated = set()
         seconds, started = SyncSeconds(), time.perf_counter()
-        for name, tensor in seconds.gathering(weights.named_tensors()):
+        self.load(seconds.gathering(weights.named_tensors()), version=version)
+        seconds.load_s = time.perf_counter() - started - seconds.gather_s
+        return seconds.metrics()
+
+    @torch.no_grad()
+    def load(self, named_tensors: Iterator[tuple[str, torch.Tensor]], *, version: int) -> None:
+        """Copy every parameter from ``named_tensors``, under their Hugging Face names."""
+        updated = set()
+        for name, tensor in named_tensors:
             self._parameters[name].copy_(tensor)
             updated.add(name)
-        seconds.load_s = time.perf_counter() - started - seconds.gather_s
         stale = self._parameters.keys() - updated
         if stale:
             raise RuntimeError(f"weight sync left {len(stale)} parameters as they were, among them {min(stale)}")
         self._policy_version = version
-        return seconds.metrics()
 
     def close(self) -> None:
         self._parameters = {}

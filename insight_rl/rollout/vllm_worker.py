@@ -14,7 +14,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -82,7 +82,23 @@ def make_worker() -> _Worker:
     return _Worker()
 
 
+class Worker(Protocol):
+    """What :func:`serve_worker` needs of a worker besides the methods that messages name."""
+
+    @property
+    def is_generating(self) -> bool: ...
+
+    def step(self) -> Iterator[Any]: ...
+
+    def shut_down(self) -> None: ...
+
+
 def serve(file_descriptor: int) -> None:
+    """See :func:`serve_worker`."""
+    serve_worker(make_worker(), file_descriptor)
+
+
+def serve_worker(worker: Worker, file_descriptor: int) -> None:
     """Answer the messages that come in over the socket until it is closed: the trainer has ended, or wants no more.
 
     Each message is ``(method, arguments)``. Answers: any number of ``("item", value)``, then one of ``("done", None)``,
@@ -90,7 +106,6 @@ def serve(file_descriptor: int) -> None:
     messages: their samples; and now and then ``("alive", None)``. If sampling fails, that is one more ``"failed"``.
     """
     channel = Channel.from_fd(file_descriptor)
-    worker = make_worker()
     exit_code = 1
     try:
         while True:
@@ -107,7 +122,7 @@ def serve(file_descriptor: int) -> None:
         os._exit(exit_code)
 
 
-def next_answers(worker: _Worker, channel: Channel) -> Iterator[tuple[str, Any]]:
+def next_answers(worker: Worker, channel: Channel) -> Iterator[tuple[str, Any]]:
     """Do one thing and yield what there is to answer: a message if one has come or nothing is at work, else sample."""
     if worker.is_generating and not channel.has_message():
         return _answers(worker.step)
@@ -118,7 +133,7 @@ def next_answers(worker: _Worker, channel: Channel) -> Iterator[tuple[str, Any]]
 def _answers(
     method: Callable[..., Iterator[Any]], arguments: Mapping[str, Any] = {}, *, end: tuple[str, Any] | None = None
 ) -> Iterator[tuple[str, Any]]:
-    """What :func:`serve` answers. Errors of the socket are not caught here: they are raised outside."""
+    """What :func:`serve_worker` answers. Errors of the socket are not caught here: they are raised outside."""
     try:
         for item in method(**arguments):
             yield ("alive", None) if item is ALIVE else ("item", item)

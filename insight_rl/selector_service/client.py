@@ -32,6 +32,7 @@ _CHUNK = 20_000
 _RETRIED_STATUS = frozenset({429, 502, 503, 504})
 _FIRST_PAUSE_S = 0.2
 _LONGEST_PAUSE_S = 5.0
+_RETRIES_AT_FIRST = 6
 
 
 class RemoteSelector:
@@ -45,11 +46,12 @@ class RemoteSelector:
         run: str | None = None,
         token_env: str = "INSIGHT_RL_TOKEN",
         timeout_s: float = 60.0,
-        num_retries: int = 6,
+        num_retries: int = 30,
     ) -> None:
         """``hosts`` holds ``name``, an option of the service's conf/selector, and ``settings`` that differ from it.
 
-        ``run`` is the name at the service; ``None`` makes one up. A request is tried ``1 + num_retries`` times.
+        ``run`` is the name at the service; ``None`` makes one up. A request is tried ``1 + num_retries`` times, so that
+        the service may restart meanwhile; before the run has begun only seven times, as the address may be wrong.
         """
         check(re.match(r"https?://[^/?#]+", url) is not None, "selector.url", url, "must be like http://HOST:PORT")
         check(
@@ -74,6 +76,8 @@ class RemoteSelector:
         self._token_env = token_env
         self._timeout_s = timeout_s
         self._num_retries = num_retries
+        self._is_running = False
+        """Whether a run has begun: what goes wrong before that is the user's to mend."""
 
     # The Selector protocol
 
@@ -83,6 +87,8 @@ class RemoteSelector:
 
         token = os.environ.get(self._token_env)
         headers = {"authorization": f"Bearer {token}"} if token else {}
+        if hasattr(self, "_http"):  # the run goes back to its start
+            self._http.close()
         # Not through the environment's proxies: they do not reach this machine's own services.
         self._http = httpx.Client(base_url=self._url, headers=headers, timeout=self._timeout_s, trust_env=False)
         self._pool = pool
@@ -93,7 +99,6 @@ class RemoteSelector:
         self._version, self._step, self._round = 0, 1, 0  # steps are counted from 1, as everywhere in a run
         self._last_scores: list[float] = []
         self._beliefs: dict[str, tuple[float, float]] = {}
-        self._is_running = False
         settings = self._call("POST", "/v1/selectors/check", self._choice)["settings"]
         self._fields = _numbers_asked_for(settings, pool)
         self._fingerprint = pool_fingerprint(pool, self._fields)
@@ -157,7 +162,7 @@ class RemoteSelector:
         if self._is_fresh and self._run is not None and self._version == 0:
             self._call("DELETE", f"/v1/runs/{self._run}", missing_is_none=True)  # begun by open, for nothing
         self._run, self._origin = None, (str(state["run"]), int(state["version"]))
-        self._is_fresh = self._is_running = False
+        self._is_fresh = False
         self._version, self._step, self._round = (int(state[name]) for name in ("version", "step", "round"))
         self._last_scores = [float(score) for score in state["last_scores"]]
         self._beliefs = {}
@@ -238,9 +243,10 @@ class RemoteSelector:
         import httpx
 
         reason = ""
-        for attempt in range(self._num_retries + 1):
+        num_retries = self._num_retries if self._is_running else min(self._num_retries, _RETRIES_AT_FIRST)
+        for attempt in range(num_retries + 1):
             if attempt == 1:
-                pauses_s = sum(map(self._pause_s, range(1, self._num_retries + 1)))
+                pauses_s = sum(map(self._pause_s, range(1, num_retries + 1)))
                 _log.warning("selector.url=%s: no answer (%s); trying for %.0f s more", self._url, reason, pauses_s)
             if attempt:
                 time.sleep(self._pause_s(attempt))
@@ -258,7 +264,7 @@ class RemoteSelector:
                 return None
             raise self._refusal(response)
         raise self._error(
-            f"the service does not answer ({reason}; tried {self._num_retries + 1} times); start it with `insight-rl "
+            f"the service does not answer ({reason}; tried {num_retries + 1} times); start it with `insight-rl "
             "serve-selector` on the data folder it had, then give the same command again"
         )
 

@@ -34,7 +34,7 @@ PROMPTS = [
 
 
 def option(path: Path):
-    marks = [pytest.mark.slow, pytest.mark.xdist_group("vllm")] if path.stem == "vllm" else []
+    marks = [] if path.stem == "transformers" else [pytest.mark.slow, pytest.mark.xdist_group(path.stem)]
     return pytest.param(path.stem, id=path.stem, marks=marks)
 
 

@@ -1,0 +1,150 @@
+"""Lets a run go on for long and looks whether anything grows: memory and file handles of every process, /dev/shm.
+
+    python scripts/soak.py                                       1,000 steps of the quickstart
+    python scripts/soak.py --steps 1000 runtime=ray              the same under Ray
+    python scripts/soak.py --steps 20 --from-step 10 --keep /tmp/soak learner.num_ranks=2
+
+Every process of the run is looked at once a second. From the step that it is flat from (--from-step) to the last one,
+the median of the first tenth of the looks is compared with the median of the last tenth: memory is flat if it has grown
+by less than 2 %, file handles if there are no more of them. Judges are replaced every 50,000 completions, so they are
+compared over all processes that had their place. At the end nothing of the run may be left in /dev/shm, and no process.
+Ends with 1 if anything grew or was left.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from check_faults import descendants, is_alive, read, until
+
+RUN = ("experiment=quickstart", "monitor=jsonl", "checkpoint.every=50", "evaluation.every=100")
+NAMES = {
+    "insight_rl.learner.processes:serve": "learner rank",
+    "_worker:serve": "rollout worker",
+    "insight_rl.reward.judge_worker:serve": "judge worker",
+    "glob, os, shutil": "helper that tidies up",
+    "multiprocessing.resource_tracker": "resource tracker",
+}
+"""What a process is, by a part of its command line; in this order."""
+MAX_GROWTH = 0.02
+
+
+class Look(NamedTuple):
+    """What one process was at one time."""
+
+    step: int
+    memory_kib: int
+    num_files: int
+
+
+def name_of(pid: int) -> str:
+    command = read(f"/proc/{pid}/cmdline").replace("\0", " ").strip()
+    # An actor of Ray's shows its present method: ray::Rank.step.
+    own = command.partition(".")[0] if command.startswith("ray::") else command[:60]
+    name = next((name for part, name in NAMES.items() if part in command), own or "?")
+    variables = dict(item.partition("=")[::2] for item in read(f"/proc/{pid}/environ").split("\0"))
+    return f"{name} {variables['RANK']}" if name == "learner rank" and "RANK" in variables else name
+
+
+def look_at(pid: int, step: int) -> Look | None:
+    """``None`` for a process that has gone."""
+    status = dict(line.partition(":")[::2] for line in read(f"/proc/{pid}/status").splitlines())
+    try:
+        return Look(step, int(status["VmRSS"].split()[0]), len(os.listdir(f"/proc/{pid}/fd")))
+    except (KeyError, OSError):
+        return None
+
+
+def last_step(run_dir: Path) -> int:
+    file = run_dir / "metrics.jsonl"
+    if not file.exists():
+        return -1
+    with file.open("rb") as lines:
+        lines.seek(max(0, file.stat().st_size - (1 << 16)))
+        tail = lines.read().split(b"\n")[:-1]
+    return json.loads(tail[-1])["step"] if tail else -1
+
+
+def judge(looks: Sequence[Look], from_step: int) -> tuple[float, float, int, int] | None:
+    """Memory in MiB at the beginning and the end, and file handles likewise; ``None`` without enough looks."""
+    late = [look for look in looks if look.step >= from_step]
+    size = max(1, len(late) // 10)
+    if len(late) < 4:
+        return None
+    first, last = late[:size], late[-size:]
+    memory = [statistics.median(look.memory_kib for look in part) / 1024 for part in (first, last)]
+    files = [round(statistics.median(look.num_files for look in part)) for part in (first, last)]
+    return memory[0], memory[1], files[0], files[1]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="changes to the run's configuration")
+    parser.add_argument("--steps", type=int, default=1000)
+    parser.add_argument("--from-step", type=int, default=100, help="from here on nothing may grow")
+    parser.add_argument("--every-s", type=float, default=1.0, help="seconds between two looks")
+    parser.add_argument("--keep", type=Path, help="folder for the run; otherwise it is removed")
+    arguments = parser.parse_intermixed_args()
+    signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))
+    shared_before = set(os.listdir("/dev/shm"))
+    looks: dict[str, list[Look]] = defaultdict(list)
+    seen: set[int] = set()
+    with tempfile.TemporaryDirectory() as temporary:
+        base = arguments.keep or Path(temporary)
+        base.mkdir(parents=True, exist_ok=True)
+        command = [sys.executable, "-m", "insight_rl", "train", *RUN, *arguments.overrides]
+        command += [f"trainer.num_steps={arguments.steps}", f"run_dir={base / 'run'}"]
+        with (base / "output.txt").open("wb") as output:
+            process = subprocess.Popen(command, stdout=output, stderr=output, start_new_session=True)
+        try:
+            while process.poll() is None:
+                step = last_step(base / "run")
+                pids = descendants(process.pid)
+                seen.update(pids)
+                for pid in [process.pid, *pids]:
+                    look = look_at(pid, step)
+                    if look is not None:
+                        looks["driver" if pid == process.pid else name_of(pid)].append(look)
+                time.sleep(arguments.every_s)
+        finally:
+            process.kill()
+            process.wait()
+        if process.returncode != 0:
+            print((base / "output.txt").read_text(errors="replace"))
+        until(lambda: not any(map(is_alive, seen)), 15)
+        num_steps = last_step(base / "run")
+    left = sorted(set(os.listdir("/dev/shm")) - shared_before) + [f"process {pid}" for pid in seen if is_alive(pid)]
+    print("| process | looks | MiB from step on | MiB at the end | growth | handles | verdict |")
+    print("|---|---|---|---|---|---|---|")
+    is_flat = True
+    for name, found in sorted(looks.items()):
+        judged = judge(found, arguments.from_step)
+        if judged is None:
+            print(f"| {name} | {len(found)} | | | | | too few looks |")
+            continue
+        before, after, files_before, files_after = judged
+        growth = after / before - 1
+        fits = growth < MAX_GROWTH and files_after <= files_before
+        is_flat &= fits
+        print(
+            f"| {name} | {len(found)} | {before:.1f} | {after:.1f} | {growth:+.2%} | {files_before} -> {files_after} | "
+            f"{'flat' if fits else 'GROWS'} |"
+        )
+    print(f"\n{num_steps} steps, code {process.returncode}, left behind: {', '.join(left) or 'nothing'}")
+    return 0 if is_flat and not left and process.returncode == 0 else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
