@@ -138,7 +138,13 @@ class Recovery:
         """
         if grace_s is not None:
             self._trainer.monitors = [*self._trainer.monitors, self._last_step]
-        stop.finish_first(self._trainer.request_stop, self._say, grace_s=grace_s)
+        stop.finish_first(
+            self._trainer.request_stop,
+            self._say,
+            grace_s=grace_s,
+            # It is the last that the run would do.
+            may_give_up=lambda: self._trainer.clock.running != "checkpoint",
+        )
         is_lost = False
         while True:
             try:

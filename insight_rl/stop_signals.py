@@ -36,21 +36,29 @@ class StopRequest:
         self._timer: threading.Timer | None = None
 
     def finish_first(
-        self, ask: Callable[[], None], say: Callable[[str], None], *, grace_s: float | None = None
+        self,
+        ask: Callable[[], None],
+        say: Callable[[str], None],
+        *,
+        grace_s: float | None = None,
+        may_give_up: Callable[[], bool] = lambda: True,
     ) -> None:
         """From now on the first signal calls ``ask`` (which makes the run end soon) and ``say``; the second ends it.
 
         Unless the run has ended ``grace_s`` seconds after a first SIGTERM or SIGHUP, ``Interrupted`` is raised with
-        ``is_grace_over`` set, while the children still run; ``None``: never.
+        ``is_grace_over`` set, while the children still run; ``None``: never. ``may_give_up`` is asked then: what it is
+        at must perhaps not be cut short.
         """
-        self._ask, self._say, self._grace_s = ask, say, grace_s
+        self._ask, self._say, self._grace_s, self._may_give_up = ask, say, grace_s, may_give_up
 
     def on_signal(self, number: int, _frame: object = None) -> None:
         if number == signal.SIGHUP:
             _forget_lost_terminal()
         if self.is_grace_over and self._timer is not None:
             self._timer = None
-            raise Interrupted(number)
+            if self._may_give_up():
+                raise Interrupted(number)
+            return
         if self._ask is None or self.number is not None:
             # Asked for twice, or nothing to lose: no child is given time to end properly, as one may hang.
             end_all_at_once()

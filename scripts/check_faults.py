@@ -39,6 +39,7 @@ RUN = (
     "learner=deepspeed",
     "learner.num_ranks=2",
     f"learner.deadline_s={DEADLINE_S}",
+    f"runtime.heartbeat_deadline_s={DEADLINE_S}",
 )
 VLLM = ("rollout=vllm", "rollout.num_threads=1", f"rollout.deadline_s={DEADLINE_S}")
 TARGETS = {
@@ -81,6 +82,11 @@ class Run:
     def num_steps(self) -> int:
         log = self.folder / "selections.jsonl"
         return len(log.read_text().splitlines()) if log.exists() else 0
+
+    def wait_for_another_start(self) -> None:
+        number = self.num_steps
+        self.wait(lambda: self.num_steps < number, "step back")
+        self.wait_for_steps(number + 3)
 
     def wait_for_steps(self, number: int) -> None:
         self.wait(lambda: self.num_steps >= number, f"{number} more steps")
@@ -171,11 +177,18 @@ def descendants(pid: int) -> list[int]:
 
 
 def rank_stopped(run: Run) -> None:
+    """All ranks are started again, and the run goes back to its start, as it has no checkpoint."""
     run.send("rank", signal.SIGSTOP)
-    run.end_code()
+    run.wait_for_another_start()
 
 
 def rank_killed(run: Run) -> None:
+    run.send("rank", signal.SIGKILL)
+    run.wait_for_another_start()
+
+
+def rank_killed_again(run: Run) -> None:
+    """After one of the two above it is one loss more than runtime.max_restarts allows."""
     run.send("rank", signal.SIGKILL)
     run.end_code()
 
@@ -253,6 +266,7 @@ FAULTS = {
     for function in (
         rank_stopped,
         rank_killed,
+        rank_killed_again,
         rollout_stopped,
         rollout_killed,
         judge_stopped,
@@ -265,6 +279,9 @@ FAULTS = {
         sigterm_twice_beside_a_stopped_rank,
     )
 }
+
+
+ALL = [name.replace("rank-killed-again", "rank-killed+rank-killed-again") for name in FAULTS if name != "rank-killed"]
 
 
 def make_fault(name: str, folder: Path, overrides: list[str]) -> Outcome:
@@ -296,7 +313,7 @@ def make_fault(name: str, folder: Path, overrides: list[str]) -> Outcome:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="changes to the run's configuration")
-    parser.add_argument("--faults", nargs="+", default=list(FAULTS), help=f"only these; there are {', '.join(FAULTS)}")
+    parser.add_argument("--faults", nargs="+", default=ALL, help=f"only these; there are {', '.join(FAULTS)}")
     arguments = parser.parse_intermixed_args()
     if unknown := {fault for name in arguments.faults for fault in name.split("+")} - FAULTS.keys():
         parser.error(f"--faults: there is no {', '.join(sorted(unknown))}")

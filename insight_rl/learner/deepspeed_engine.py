@@ -31,6 +31,7 @@ from insight_rl.learner.safe_load import load_tensors
 from insight_rl.learner.settings import DeepSpeedSettings, StartSpec
 from insight_rl.nested import merged
 from insight_rl.weight_sync.base import TensorInfo
+from insight_rl.weight_sync.memory_folder import check_shared_memory
 
 _TAG = "deepspeed"
 _MUON = "deepspeed.runtime.zero.muon.muon_optimizer"
@@ -97,6 +98,9 @@ class DeepSpeedEngine:
         self.device = torch.device("cuda", int(os.environ["LOCAL_RANK"])) if has_gpu else torch.device("cpu")
         if has_gpu:
             torch.cuda.set_device(self.device)
+        elif int(os.environ["WORLD_SIZE"]) > 1:
+            # Its sums over ranks on a CPU go through files there; without them the ranks would wait for each other.
+            check_shared_memory("learner=deepspeed", "DeepSpeed")
         deepspeed.init_distributed(dist_backend="nccl" if has_gpu else "gloo", verbose=False)
         self.rank = torch.distributed.get_rank()
         self._num_ranks = torch.distributed.get_world_size()

@@ -98,7 +98,7 @@ class VllmEngine(PooledEngine):
             )
         channel = spec.weight_channel or AutoChannel()
         channel.check_placement(self.placement)
-        check_shared_memory()
+        check_shared_memory("rollout=vllm", "vLLM")
         arguments = {
             "model_path": str(spec.model_path),
             "dtype": spec.dtype,

@@ -87,8 +87,9 @@ class RemoteSelector:
 
         token = os.environ.get(self._token_env)
         headers = {"authorization": f"Bearer {token}"} if token else {}
-        if hasattr(self, "_http"):  # the run goes back to its start
-            self._http.close()
+        before: httpx.Client | None = getattr(self, "_http", None)
+        if before is not None:  # the run goes back to its newest checkpoint
+            before.close()
         # Not through the environment's proxies: they do not reach this machine's own services.
         self._http = httpx.Client(base_url=self._url, headers=headers, timeout=self._timeout_s, trust_env=False)
         self._pool = pool

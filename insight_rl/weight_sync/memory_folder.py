@@ -14,7 +14,7 @@ from insight_rl.leftovers import remove_at_the_end
 
 _SHARED_MEMORY = Path("/dev/shm")
 _PREFIX = "insight_rl-weights-"
-_NEEDED_BY_VLLM_BYTES = 16 << 20
+_NEEDED_BYTES = 16 << 20
 
 
 @contextmanager
@@ -40,12 +40,15 @@ def memory_folder(num_bytes: int, *, parent: str | None = None) -> Iterator[Path
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def check_shared_memory() -> None:
-    """Raise ``UsageError`` if ``/dev/shm`` cannot be used; vLLM's own message would not say so."""
-    if _SHARED_MEMORY.is_dir() and not _has_room(_SHARED_MEMORY, _NEEDED_BY_VLLM_BYTES):
+def check_shared_memory(setting: str, library: str) -> None:
+    """Raise ``UsageError`` if ``/dev/shm`` cannot be used by a ``library`` whose own message would not say so.
+
+    ``setting`` is what asks for it, e.g. ``rollout=vllm``.
+    """
+    if _SHARED_MEMORY.is_dir() and not _has_room(_SHARED_MEMORY, _NEEDED_BYTES):
         raise UsageError(
-            f"rollout=vllm: {_SHARED_MEMORY} is read-only or has less than {_NEEDED_BY_VLLM_BYTES >> 20} MiB of room, "
-            "and vLLM needs it; remove old files there, or give the container more (docker run --shm-size=1g)"
+            f"{setting}: {_SHARED_MEMORY} is read-only or has less than {_NEEDED_BYTES >> 20} MiB of room, and "
+            f"{library} needs it; remove old files there, or give the container more (docker run --shm-size=1g)"
         )
 
 

@@ -40,17 +40,12 @@ def make(faults, tmp_path):
     return make
 
 
-def test_a_rank_that_is_stopped_ends_the_run_in_one_sentence_with_the_stacks(make):
-    outcome = make("rank-stopped", [*CHEAP, "learner.deadline_s=10"])
+def test_a_stopped_rank_takes_the_run_back_with_the_stacks_and_the_next_loss_ends_it_in_one_sentence(make):
+    outcome = make("rank-stopped+rank-killed-again", [*CHEAP, "runtime.heartbeat_deadline_s=10"])
     assert outcome.ended == "code 1"
-    assert "gave no sign of life for 10 s" in outcome.last_line and "raise learner.deadline_s=10" in outcome.last_line
-    assert outcome.has_stacks
-
-
-def test_a_rank_that_is_killed_ends_the_run_in_one_sentence(make):
-    outcome = make("rank-killed", CHEAP)
-    assert outcome.ended == "code 1"
+    assert "the learner's ranks were lost and started again once" in outcome.last_line
     assert "learner rank 1 died in" in outcome.last_line and "(killed by SIGKILL)" in outcome.last_line
+    assert outcome.has_stacks
 
 
 def test_a_stopped_judge_lets_the_run_go_on_and_a_signal_to_every_process_is_a_request_to_stop(make):

@@ -22,13 +22,27 @@ asked = []
 try:
     with stop_on_signals() as stop:
         if "loading" not in sys.argv:
-            stop.finish_first(lambda: asked.append(True), lambda text: print(text, flush=True))
+            grace_s = 0.5 if "grace" in sys.argv else None
+            stop.finish_first(
+                lambda: asked.append(True),
+                lambda text: print(text, flush=True),
+                grace_s=grace_s,
+                may_give_up=lambda: "writes" not in sys.argv,
+            )
         Path(sys.argv[1]).touch()
         end = time.monotonic() + 60
         while not asked and time.monotonic() < end:
             time.sleep(0.01)
+        if "writes" in sys.argv:
+            time.sleep(1.5)
         if "hangs" in sys.argv:
-            time.sleep(60)
+            try:
+                time.sleep(60)
+            except Interrupted:
+                print(f"the grace is over: {stop.is_grace_over}", flush=True)
+                if "hangs" in sys.argv[3:]:
+                    time.sleep(60)
+                raise
         print("the step is finished", flush=True)
         Path(sys.argv[1]).write_text("checkpoint")
         if stop.number is not None:
@@ -70,6 +84,44 @@ def test_the_second_signal_ends_it_at_once(tmp_path):
     output, _ = process.communicate(timeout=50)
     assert process.returncode == 130
     assert "finished" not in output
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129)])
+def test_past_the_grace_time_a_step_that_goes_on_is_given_up(number, code, tmp_path):
+    process = start(tmp_path / "file", "hangs", "grace")
+    process.send_signal(number)
+    output, _ = process.communicate(timeout=50)
+    assert process.returncode == code
+    assert "its checkpoint, for at most runtime.grace_s=0.5 s; once more to stop at once" in output
+    assert "the grace is over: True" in output and "finished" not in output
+
+
+@pytest.mark.parametrize("words", [(), ("writes",)])
+def test_who_finishes_in_the_grace_time_or_writes_a_checkpoint_hears_no_more_of_it(words, tmp_path):
+    process = start(tmp_path / "file", "grace", *words)
+    process.send_signal(signal.SIGTERM)
+    output, _ = process.communicate(timeout=50)
+    assert process.returncode == 143
+    assert "the step is finished" in output and "the grace is over" not in output
+
+
+def test_a_second_signal_ends_what_hangs_after_the_grace_time(tmp_path):
+    process = start(tmp_path / "file", "grace", "hangs")
+    process.send_signal(signal.SIGTERM)
+    while "the grace is over: True" not in process.stdout.readline():
+        pass
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=50)
+    assert process.returncode == 143
+
+
+def test_ctrl_c_has_no_grace_time(tmp_path):
+    process = start(tmp_path / "file", "hangs", "grace")
+    process.send_signal(signal.SIGINT)
+    assert "grace" not in process.stdout.readline()
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=50)
+    assert process.returncode == 130
 
 
 def test_while_nothing_is_to_be_saved_the_first_one_ends_it(tmp_path):

@@ -42,11 +42,11 @@ def test_no_room_anywhere_is_one_line_with_the_size_and_the_remedy(tmp_path, mon
 
 
 @pytest.mark.parametrize("is_writable", [True, False])
-def test_vllm_is_not_started_on_shared_memory_that_it_cannot_use(is_writable, tmp_path, monkeypatch):
+def test_nothing_is_started_on_shared_memory_that_it_cannot_use(is_writable, tmp_path, monkeypatch):
     with_room(monkeypatch, {tmp_path: 100} if is_writable else {})
     monkeypatch.setattr(memory, "_SHARED_MEMORY", tmp_path)
     with pytest.raises(UsageError, match=r"rollout=vllm: .* is read-only or has less than 16 MiB of room.*--shm-size"):
-        memory.check_shared_memory()
+        memory.check_shared_memory("rollout=vllm", "vLLM")
 
 
 def test_nothing_is_left_when_the_process_is_killed_while_the_weights_lie_there(tmp_path):
