@@ -28,7 +28,7 @@ class ChildLog:
         self._start = 0
         self.file: IO[bytes]
         if run_dir is None:
-            self.file = tempfile.TemporaryFile()  # noqa: SIM115 (lives as long as the child)
+            self.file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115 (lives as long as the child)
             return
         (run_dir / LOGS_FOLDER).mkdir(exist_ok=True)
         self.file = (run_dir / LOGS_FOLDER / f"{re.sub(r'[^a-z0-9]+', '_', name.lower())}.log").open("ab+", buffering=0)

@@ -43,7 +43,7 @@ class Restarts:
         self._number = 0
 
     def count(self, error: RanksLost, *, step: int) -> None:
-        """Take note that the ranks were lost in the step after ``step``.
+        """Take note that the ranks were lost, after ``step`` was done.
 
         Raises ``RunStopped`` if that was once too often; where no restart is allowed, it is ``error`` itself.
         """
@@ -58,7 +58,7 @@ class Restarts:
             ) from error
         self._number += 1
         self._say(
-            f"{error.reason} in step {step + 1}; all ranks are started again from the newest checkpoint (restart "
+            f"{error.reason} after step {step}; all ranks are started again from the newest checkpoint (restart "
             f"{self._number} of at most {self._max_restarts})"
         )
 

@@ -424,14 +424,17 @@ def _go_back(trainer: Trainer, config: RunConfig, parts: Parts, store: Checkpoin
         parts.say(text)
     trainer.learner.close()
     trainer.learner.start(_start_spec(config, parts))
+    parts.weight_channel.reopen()
     open_selector(config, parts)
+    if isinstance(trainer.sync_check, SyncCheck):
+        trainer.sync_check.start_again()
     progress = _load_progress(checkpoint)
     if checkpoint:
         _restore_selector(parts.selector, checkpoint)
         _restore(trainer, progress, checkpoint)
     else:
         trainer.progress = progress
-        trainer.sync(progress.step)
+        trainer.rollout.update_weights(trainer.learner.weights(), version=0)
 
 
 def _finish(trainer: Trainer, parts: Parts, run_dir: RunDir, output: RunOutput) -> Summary:

@@ -52,6 +52,10 @@ class SyncCheck:
         self._sampling = dataclasses.replace(sampling, num_rollouts=1, max_tokens=min(_NUM_TOKENS, sampling.max_tokens))
         self._every = every
         self._max_mean_gap = max_mean_gap
+        self.start_again()
+
+    def start_again(self) -> None:
+        """Take the next sync for the first one: the learner's ranks have been started again."""
         self._is_first = True
 
     def __call__(self, version: int) -> Metrics:

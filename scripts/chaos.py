@@ -3,6 +3,7 @@
     python scripts/chaos.py                                      20 runs, and one undisturbed
     python scripts/chaos.py --runs 4 --seed 7 --keep /tmp/chaos  four other ones, whose folders stay
     python scripts/chaos.py rollout=vllm rollout.num_workers=2   with vLLM, whose engine core is hit too
+    python scripts/chaos.py runtime=ray                          ranks and rollout workers as actors
 
 Every run is the same: Countdown with the tiny model, two learner ranks, two rollout workers, two judge workers, and a
 selector at a selector service. In each, one process is chosen at random (seeded), and SIGKILL or SIGSTOP is sent to it
@@ -52,12 +53,12 @@ RUN = (
     "runtime.max_restarts=2",
 )
 TARGETS = {
-    "rank": "insight_rl.learner.processes:serve",
-    "rollout worker": "_worker:serve",
-    "judge worker": "insight_rl.reward.judge_worker:serve",
-    "engine core": "multiprocessing.spawn",
+    "rank": ("insight_rl.learner.processes:serve", "ray::RankActor"),
+    "rollout worker": ("rollout.transformers_worker:serve", "rollout.vllm_worker:serve", "ray::RolloutActor"),
+    "judge worker": ("insight_rl.reward.judge_worker:serve",),
+    "engine core": ("multiprocessing.spawn",),
 }
-"""How the command line of each kind of child can be told."""
+"""How the command line of each kind of child can be told, a process's and an actor's."""
 OUTSIDE = ("selector service", "driver")
 SIGNALS = (signal.SIGKILL, signal.SIGSTOP)
 
@@ -167,10 +168,11 @@ class Run:
 
     def find(self, target: str) -> list[int]:
         self.look()
+        commands = {pid: read(f"/proc/{pid}/cmdline").replace("\0", " ") for pid in descendants(self.process.pid)}
         return sorted(
             pid
-            for pid in descendants(self.process.pid)
-            if TARGETS[target] in read(f"/proc/{pid}/cmdline").replace("\0", " ") and is_alive(pid)
+            for pid, command in commands.items()
+            if is_alive(pid) and any(part in command for part in TARGETS[target])
         )
 
     def wait(self) -> int | None:

@@ -43,6 +43,9 @@ class AdapterChannel:
     def check_device(self, device: str) -> None:
         """Files can be read on every device."""
 
+    def reopen(self) -> None:
+        """A file is opened at each send."""
+
     def send(self, weights: WeightSource, processes: Sequence[RolloutProcess]) -> Metrics:
         num_bytes = sum(info.num_bytes for info in weights.describe_adapter())
         with memory_folder(num_bytes + _SPARE_BYTES) as folder:

@@ -29,6 +29,9 @@ class AutoChannel:
     def check_device(self, device: str) -> None:
         """There is a channel for every device."""
 
+    def reopen(self) -> None:
+        self._on_gpus.reopen()
+
     def send(self, weights: WeightSource, processes: Sequence[RolloutProcess]) -> Metrics:
         if self._chosen is None:
             self._chosen = SharedMemoryChannel() if processes[0].device == "cpu" else self._on_gpus

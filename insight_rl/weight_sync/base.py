@@ -180,6 +180,10 @@ class WeightChannel(Protocol):
         """Raise ``UsageError`` if weights cannot go to an engine on this kind of device (as in ``RolloutProcess``)."""
         ...
 
+    def reopen(self) -> None:
+        """Have the next :meth:`send` open anew what it opens in the learner's ranks: they have been started again."""
+        ...
+
     def send(self, weights: WeightSource, processes: Sequence[RolloutProcess]) -> Metrics:
         """Replace the weights in every one of ``processes``; when it returns, the next completion uses them.
 

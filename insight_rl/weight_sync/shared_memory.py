@@ -31,6 +31,9 @@ class SharedMemoryChannel:
     def check_device(self, device: str) -> None:
         """Files can be read on every device."""
 
+    def reopen(self) -> None:
+        """A file is opened at each send."""
+
     def send(self, weights: WeightSource, processes: Sequence[RolloutProcess]) -> Metrics:
         num_bytes = sum(info.num_bytes for info in weights.describe())
         with memory_folder(num_bytes, parent=self.folder) as folder:

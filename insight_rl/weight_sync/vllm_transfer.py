@@ -47,6 +47,9 @@ class _VllmChannel:
         self._open_for = list(processes)
         return seconds.metrics()
 
+    def reopen(self) -> None:
+        self._open_for = ()
+
     def _spec(self, weights: WeightSource, processes: Sequence[RolloutProcess]) -> VllmSenderSpec:
         raise NotImplementedError
 

@@ -120,6 +120,9 @@ def test_a_tensor_larger_than_the_buffer_arrives_in_every_process(fake_gpu):
             assert process.received.keys() == weights.tensors.keys()
             assert all(torch.equal(process.received[name], tensor) for name, tensor in weights.tensors.items())
     assert weights.num_opened == 3, "they meet again only where the processes are others"
+    channel.reopen()
+    channel.send(weights, [one, third])
+    assert weights.num_opened == 4, "or the ranks have been started again"
     assert len([1 for method, _ in one.told if method == "update_weights"]) > 6, "more than one chunk a sync"
 
 
