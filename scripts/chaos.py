@@ -61,6 +61,7 @@ TARGETS = {
 """How the command line of each kind of child can be told, a process's and an actor's."""
 OUTSIDE = ("selector service", "driver")
 SIGNALS = (signal.SIGKILL, signal.SIGSTOP)
+_LOOK_S = 0.25
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,7 +156,7 @@ class Run:
             if self.process.poll() is not None or time.monotonic() > self._end_s:
                 return False
             self.look()
-            time.sleep(0.05)
+            time.sleep(_LOOK_S)
         return True
 
     def look(self) -> None:
@@ -183,7 +184,7 @@ class Run:
                 self.process.wait()
                 return None
             self.look()
-            time.sleep(0.1)
+            time.sleep(_LOOK_S)
         return self.process.returncode
 
     def left(self) -> list[str]:
