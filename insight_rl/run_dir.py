@@ -1,6 +1,6 @@
 """The folder of one run: who may write to it, what it records, and whether a run can go on in it.
 
-config.yaml  metrics.jsonl  selections.jsonl  decisions/  checkpoints/  model/  curves.png
+config.yaml  metrics.jsonl  selections.jsonl  decisions/  checkpoints/  logs/  model/  curves.png
 """
 
 from __future__ import annotations

@@ -34,6 +34,7 @@ FILES = {
     "model": "Hugging Face model",
     "adapter": "LoRA adapter, merged in model",
     "checkpoints": "for resume=auto",
+    "logs": "what ranks and workers have printed",
 }
 
 
