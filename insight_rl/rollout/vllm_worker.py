@@ -25,6 +25,8 @@ GPU_SHARE_COLOCATED, GPU_SHARE_SEPARATE = 0.4, 0.9
 """Of the memory of a GPU that the learner lives on too, and of one that vLLM has to itself."""
 # vLLM's default on CPU is 128 tokens: prompts shorter than one block are then never shared between the rollouts.
 _CPU_BLOCK_SIZE = 32
+_ENGINE_IS_DEAD = "EngineDeadError"
+"""What vLLM raises, whatever it is asked for, once its engine core has died."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -141,7 +143,9 @@ def _answers(
             yield end
     except RefusedError as error:
         yield "refused", str(error)
-    except Exception:  # whatever vLLM raises is for the trainer to report
+    except Exception as error:  # whatever vLLM raises is for the trainer to report
+        if type(error).__name__ == _ENGINE_IS_DEAD:
+            raise  # nothing more can come of this process: it ends, so that another takes its place
         yield "failed", traceback.format_exc()
 
 

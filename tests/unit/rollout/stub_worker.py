@@ -30,6 +30,10 @@ def samples_of(request: Request, weights: int) -> tuple[Sample, ...]:
     )
 
 
+class EngineDeadError(Exception):
+    """As vLLM's."""
+
+
 class Engine:
     """``vllm.LLM`` and its ``llm_engine``, as far as the worker uses them."""
 
@@ -83,6 +87,10 @@ class Worker(vllm_worker._Worker):
 
     def hang(self) -> Iterator[None]:
         time.sleep(600)
+        yield None
+
+    def lose_engine(self) -> Iterator[None]:
+        raise EngineDeadError("EngineCore encountered an issue")
         yield None
 
     def fork(self) -> Iterator[None]:

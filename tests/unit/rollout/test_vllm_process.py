@@ -178,6 +178,13 @@ def test_each_process_has_its_own_gpus_and_does_not_meet_the_learners_ranks(make
         assert "MASTER_PORT" not in environment
 
 
+def test_a_worker_whose_engine_core_has_died_ends_and_counts_as_lost(make_process):
+    """Whatever it was asked for: vLLM says so at the next call, which may be that of new weights."""
+    process = make_process()
+    with pytest.raises(WorkerLost, match=r"rollout worker 0 died in lose_engine \(exit code 1\)[\s\S]*EngineDeadError"):
+        process.call("lose_engine")
+
+
 def test_a_killed_and_a_stopped_worker_are_replaced_with_the_last_weights(make_host, tmp_path):
     said = []
     pool = make_pool(make_host(deadline_s=2.0, pause_s=0.05), say=said.append)
