@@ -225,7 +225,7 @@ def make(
         outcome.problems += [] if code == 0 else [f"ended with {code}" if code is not None else "did not end in time"]
         outcome.codes += [] if code is None else [code]
         outcome.seconds = time.monotonic() - started_s
-        outcome.left += run.left()
+        outcome.left = sorted({*outcome.left, *run.left()})
         notices = folder / "notices.jsonl"
         lines = notices.read_text().splitlines() if notices.exists() else []
         outcome.said = [json.loads(line)["text"] for line in lines]
