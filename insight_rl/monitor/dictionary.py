@@ -169,8 +169,8 @@ ENTRIES: tuple[MetricEntry, ...] = (
     _entry("gate/num_kept", "groups", "", "Groups that the learner trained on."),
     _entry("gate/num_tokens", "tokens", "", "Tokens generated in the step, those of rejected groups included."),
     _entry("rollout/num_replaced_workers", "workers", "0", "Rollout workers that died or hung and were replaced, since "
-           "the run was started or resumed (`rollout=vllm`). What they had not finished was issued again; the log has "
-           "the reasons."),
+           "the run was started or resumed (engines with workers of their own). What they had not finished was issued "
+           "again; the log has the reasons."),
     _entry("rollout/num_rollouts", "rollouts", "", "Completions sampled for training since the start of the run, "
            "rejected groups included. An axis to compare selectors on."),
     _entry("rollout/num_tokens", "tokens", "", "Tokens of those completions since the start of the run. The fairest "
