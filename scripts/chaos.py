@@ -27,6 +27,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -249,10 +250,12 @@ def make_hit(run: Run, hit: Hit, service: Service) -> str:
             time.sleep(hit.pause_s)
             service.start()
         return ""
-    if not run.wait_for(lambda: bool(run.find(hit.target))):
-        return f"there was no {hit.target}"
-    pids = run.find(hit.target)
-    os.kill(pids[hit.which % len(pids)], hit.number)
+    found: list[int] = []
+    if not run.wait_for(lambda: bool(found.extend(run.find(hit.target)) or found)):
+        # After its last step a run may end before it is hit.
+        return "" if run.process.poll() == 0 else f"there was no {hit.target}"
+    with suppress(ProcessLookupError):  # it has ended in this moment
+        os.kill(found[hit.which % len(found)], hit.number)
     return ""
 
 
