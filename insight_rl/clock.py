@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import threading
 import time
 from collections.abc import Callable
 from typing import Concatenate, ParamSpec, Protocol, TypeVar
@@ -32,6 +33,11 @@ class PhaseClock:
     def add(self, name: str, seconds: float) -> None:
         self._seconds[name] = self._seconds.get(name, 0.0) + seconds
 
+    def take(self) -> dict[str, float]:
+        """The seconds of every phase since the last lap, which are no longer in the next one."""
+        seconds, self._seconds = self._seconds, {}
+        return seconds
+
     def lap(self, metrics: Metrics | None = None) -> Metrics:
         """Return ``time/*`` since the last lap and start again from zero.
 
@@ -56,6 +62,49 @@ class PhaseClock:
                     times[f"{area}/tokens_per_s"] = count / seconds
         self._restart()
         return times
+
+
+class PerThreadClock(threading.local, PhaseClock):
+    """A clock of its own for each thread that uses it."""
+
+
+class Stopwatch:
+    """Adds up the seconds of its ``with`` blocks; another thread may read it while one of them lasts.
+
+    Example::
+
+        busy = Stopwatch()
+        with busy:
+            work()
+        busy.take()   # seconds of work; 0.0 from then on
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._seconds = 0.0
+        self._since: float | None = None
+
+    def __enter__(self) -> None:
+        with self._lock:
+            self._since = time.perf_counter()
+
+    def __exit__(self, *exception: object) -> None:
+        with self._lock:
+            self._add()
+            self._since = None
+
+    def take(self) -> float:
+        """The seconds since it was last read, a block that lasts included."""
+        with self._lock:
+            self._add()
+            seconds, self._seconds = self._seconds, 0.0
+            return seconds
+
+    def _add(self) -> None:
+        now = time.perf_counter()
+        if self._since is not None:
+            self._seconds += now - self._since
+            self._since = now
 
 
 class HasClock(Protocol):

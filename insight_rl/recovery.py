@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-_LEARNER_IS_IDLE = ("select", "rollout", "reward")
+_LEARNER_IS_IDLE = ("select", "rollout", "reward", "wait")
 """Phases in which the learner's state is that of the last step that was done."""
 
 
@@ -90,7 +90,8 @@ class LastStep:
     def keep(self) -> None:
         """Keep the present state; also to be called where a run goes on from a checkpoint."""
         self._progress = dataclasses.replace(self._trainer.progress)
-        self._selector = self._trainer.selector.state_dict()
+        if not self._trainer.saves_rollouts:
+            self._selector = self._trainer.selector.state_dict()
 
     def give_up_next(self, newest_checkpoint: str | None) -> str:
         """Write a checkpoint of the last step that was done, unless it is the newest one; returns a sentence.
@@ -103,7 +104,8 @@ class LastStep:
         if kept is not None and trainer.clock.running in _LEARNER_IS_IDLE and trainer.progress.step == kept.step > 0:
             newest_step = int((newest_checkpoint or "_0").rpartition("_")[2])
             if kept.step > newest_step:
-                trainer.selector.load_state_dict(self._selector)
+                if not trainer.saves_rollouts:
+                    trainer.selector.load_state_dict(self._selector)
                 trainer.save_checkpoint(kept, {})
             return f"{start}; the same command goes on after step {kept.step}"
         return f"{start}; the same command goes on from {newest_checkpoint or 'its start, as it has no checkpoint yet'}"

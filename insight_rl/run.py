@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from insight_rl import trainer_choice
 from insight_rl.build import (
     Data,
     build_judge,
@@ -129,7 +130,8 @@ def train(tree: DictConfig, output: RunOutput | None = None) -> Summary:
         cleanup.callback(parts.runtime.close)
         parts.runtime.reserve(parts.placement, [run_dir.path, parts.model_path])
         checkpoint, damage = store.newest_sound()
-        progress = _load_progress(checkpoint)
+        progress = trainer_choice.load_progress(checkpoint)
+        rollouts = trainer_choice.load_rollouts(config.trainer, checkpoint)
         changes = run_dir.record(tree, step=progress.step)
         first_step = progress.step + 1 if checkpoint else 0
         parts.identity.write(run_dir.path)
@@ -141,9 +143,11 @@ def train(tree: DictConfig, output: RunOutput | None = None) -> Summary:
         for text in notices:
             parts.say(text)
 
-        trainer = assemble(config, parts, run_dir, store, first_step, cleanup, output)
+        first_selection = first_step + len(rollouts["ready"])
+        trainer = assemble(config, parts, run_dir, store, first_step, cleanup, output, first_selection)
         if checkpoint:
             _restore(trainer, progress, checkpoint)
+            trainer_choice.restore_rollouts(trainer, rollouts, parts.data.pool)
             parts.say(tell_resumption(trainer, checkpoint))
         recovery = Recovery(
             trainer,
@@ -170,6 +174,7 @@ def build_parts(config: RunConfig) -> Parts:
     )
     cheap = {key: build_part(key, getattr(config, key)) for key in ("gate", "selector", "reward", "task", "algorithm")}
     _check_advantage(config)
+    trainer_choice.check_overlap(config)
     monitors = {name: build_part(f"monitor.{name}", node) for name, node in config.monitor.items()}
     # Whatever else watches the run, its own record comes first.
     monitors = {"jsonl": monitors.pop("jsonl", None) or JsonlMonitor(), **monitors}
@@ -258,10 +263,12 @@ def assemble(
     first_step: int,
     cleanup: ExitStack,
     output: RunOutput,
+    first_selection: int | None = None,
 ) -> Trainer:
-    """Load the model into engine and learner, and join the parts into a trainer at step 0; the selector is open."""
-    from insight_rl.trainer import Trainer
+    """Load the model into engine and learner, and join the parts into a trainer at step 0; the selector is open.
 
+    ``first_selection``: the step whose prompts are selected first, if it is another than ``first_step``.
+    """
     judge = build_judge(parts.reward, config.judge)
     cleanup.callback(judge.close)
     if isinstance(parts.learner, HasRanks):
@@ -271,12 +278,13 @@ def assemble(
     cleanup.callback(rollout.close)
     learner.start(_start_spec(config, parts))
     cleanup.callback(learner.close)
-    selection_log = SelectionLog(run_dir.path / "selections.jsonl", first_step=first_step)
+    first_selection = first_step if first_selection is None else first_selection
+    selection_log = SelectionLog(run_dir.path / "selections.jsonl", first_step=first_selection)
     cleanup.callback(selection_log.close)
     logs: list[SelectionLog | DecisionLog] = [selection_log]
     if output.keeps_decisions and isinstance(parts.selector, RecordsDecisions):
         folder = run_dir.path / DECISIONS_FOLDER
-        logs.append(DecisionLog(folder, selector=parts.selector, pool=parts.data.pool, first_step=first_step))
+        logs.append(DecisionLog(folder, selector=parts.selector, pool=parts.data.pool, first_step=first_selection))
 
     last_checkpoint_s = time.monotonic()
 
@@ -291,6 +299,7 @@ def assemble(
             "trainer": lambda folder: save_state(folder, asdict(progress)),
             "selector": lambda folder: save_state(folder, parts.selector.state_dict()),
             "learner": learner.save_checkpoint,
+            **trainer_choice.rollouts_writers(trainer),
         }
         store.save(progress.step, writers, accuracy=accuracy)
 
@@ -301,7 +310,7 @@ def assemble(
     start = None
     if output.start_evaluations is not None:
         start = start_file(output.start_evaluations, _what_the_start_depends_on(config, parts))
-    trainer = Trainer(
+    trainer = trainer_choice.trainer_type(config.trainer)(
         settings=settings,
         selector=parts.selector,
         gate=parts.gate,
@@ -391,12 +400,6 @@ def _trainer_settings(config: RunConfig) -> TrainerSettings:
     )
 
 
-def _load_progress(checkpoint: Path | None) -> Progress:
-    from insight_rl.trainer import Progress
-
-    return Progress(**load_state(part_folder(checkpoint, "trainer"))) if checkpoint else Progress()
-
-
 def _restore_selector(selector: Selector, checkpoint: Path) -> None:
     """Raises ``UsageError`` before a model loads if the pool has changed since the checkpoint."""
     state = load_state(part_folder(checkpoint, "selector"))
@@ -428,7 +431,8 @@ def _go_back(trainer: Trainer, config: RunConfig, parts: Parts, store: Checkpoin
     open_selector(config, parts)
     if isinstance(trainer.sync_check, SyncCheck):
         trainer.sync_check.start_again()
-    progress = _load_progress(checkpoint)
+    progress = trainer_choice.load_progress(checkpoint)
+    trainer_choice.restore_rollouts(trainer, trainer_choice.load_rollouts(config.trainer, checkpoint), parts.data.pool)
     if checkpoint:
         _restore_selector(parts.selector, checkpoint)
         _restore(trainer, progress, checkpoint)

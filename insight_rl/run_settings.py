@@ -41,6 +41,8 @@ def compose_from_run(run_dir: Path, overrides: Sequence[str], *, config_dir: Pat
     if "task" in replaced:
         replaced.add("reward")  # a task brings its own
     groups = [str(o.input_line) for o, section in zip(parsed, sections, strict=True) if section in replaced]
+    if "max_staleness" in (recorded.trainer or {}):
+        groups.append("trainer=async")  # whose settings sync does not know
     tree = compose_config(groups, config_dir=config_dir)
     kept = [section for section in (*TYPED, *PARTS) if section not in replaced]
     try:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from insight_rl.types import Group, Metrics, Table
+from insight_rl.types import Group, Histogram, Metrics, Table
 
 NUM_SAMPLES = 4
 
@@ -59,4 +59,25 @@ def gate_metrics(groups: Sequence[Group], kept: Sequence[Group], num_rounds: int
         "gate/num_kept": len(kept),
         "gate/admitted_fraction": len(kept) / max(1, len(groups)),
         "gate/num_tokens": sum(len(completion.token_ids) for group in groups for completion in group.completions_G),
+    }
+
+
+def staleness_metrics(groups: Sequence[Group], *, version: int, max_staleness: int) -> Metrics:
+    """``async/staleness_*``: versions of the policy that each completion is behind ``version``, the learner's.
+
+    Where the weights changed while it was sampled, the oldest counts. Raises ``RuntimeError`` for more than
+    ``max_staleness``: the capacity rule was broken.
+    """
+    ages = np.array([version - each.policy_version for group in groups for each in group.completions_G], np.int64)
+    if not ages.size:
+        return {}
+    if ages.max() > max_staleness or ages.min() < 0:
+        raise RuntimeError(f"rollouts are {ages.min()} to {ages.max()} versions old, and 0 to {max_staleness} may be")
+    counts = np.bincount(ages, minlength=max_staleness + 1)
+    return {
+        "async/staleness_mean": float(ages.mean()),
+        "async/staleness_max": int(ages.max()),
+        "async/staleness_histogram": Histogram(
+            counts=tuple(counts.tolist()), edges=tuple(age - 0.5 for age in range(max_staleness + 2))
+        ),
     }

@@ -58,10 +58,13 @@ class SyncCheck:
         """Take the next sync for the first one: the learner's ranks have been started again."""
         self._is_first = True
 
+    def is_due(self, version: int) -> bool:
+        """Whether a call for this version compares anything."""
+        return self._is_first or (self._every > 0 and version % self._every == 0)
+
     def __call__(self, version: int) -> Metrics:
         """Raises ``RunStopped`` naming the worker whose log-probs are too far from the learner's."""
-        is_due = self._is_first or (self._every > 0 and version % self._every == 0)
-        self._is_first = False
+        is_due, self._is_first = self.is_due(version), False
         learner = self._learner
         if not is_due or not self._prompts or not isinstance(learner, ScoresCompletions):
             return {}

@@ -48,6 +48,11 @@ class Progress:
     device_s: float = 0.0
     """Device seconds of the steps, see :mod:`insight_rl.device_time`; evaluations and checkpoints are left out."""
 
+    def count(self, groups: Sequence[Group]) -> None:
+        """Add the rollouts of a step."""
+        self.num_rollouts += sum(len(group.completions_G) for group in groups)
+        self.num_tokens += sum(len(c.token_ids) for group in groups for c in group.completions_G)
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrainerSettings:
@@ -65,6 +70,15 @@ class TrainerSettings:
     max_tokens: int | None = None
     max_device_s: float | None = None
 
+    def is_over(self, progress: Progress) -> bool:
+        """Whether the last step has been done: ``num_steps``, or the one that has used up a budget."""
+        used = (
+            (progress.num_rollouts, self.max_rollouts),
+            (progress.num_tokens, self.max_tokens),
+            (progress.device_s, self.max_device_s),
+        )
+        return progress.step >= self.num_steps or any(limit is not None and spent >= limit for spent, limit in used)
+
 
 class SelectionLog(Protocol):
     """Records which prompts were selected in a step, with their scores."""
@@ -79,6 +93,9 @@ class Saver(Protocol):
 
 
 class Trainer:
+    saves_rollouts = False
+    """Whether a checkpoint holds rollouts of later steps too, so that it can be written in the middle of them."""
+
     def __init__(
         self,
         *,
@@ -133,14 +150,7 @@ class Trainer:
                 self.checkpoint(metrics)
 
     def is_over(self) -> bool:
-        """Whether the last step has been done: ``num_steps``, or the one that has used up a budget."""
-        progress, settings = self.progress, self.settings
-        used = (
-            (progress.num_rollouts, settings.max_rollouts),
-            (progress.num_tokens, settings.max_tokens),
-            (progress.device_s, settings.max_device_s),
-        )
-        return progress.step >= settings.num_steps or any(limit is not None and spent >= limit for spent, limit in used)
+        return self.settings.is_over(self.progress)
 
     def request_stop(self) -> None:
         """Have :meth:`train` end after the current step and its checkpoint. May be called from a signal handler."""
@@ -153,10 +163,10 @@ class Trainer:
         beliefs_P = [self.selector.belief(group.prompt.id) for group in kept]
         advantages_P_G = self.algorithm.advantages(kept, beliefs_P)
         learned = self.learn(kept, advantages_P_G)
+        stop_if_logprobs_diverge(learned, max_mean_gap=self.settings.max_mean_logprob_gap)
         synced = self.sync(step)
 
-        self.progress.num_rollouts += sum(len(group.completions_G) for group in groups)
-        self.progress.num_tokens += sum(len(c.token_ids) for group in groups for c in group.completions_G)
+        self.progress.count(groups)
         cost = {"rollout/num_rollouts": self.progress.num_rollouts, "rollout/num_tokens": self.progress.num_tokens}
         of_groups = reward_metrics(groups) | rollout_metrics(groups) | gate_metrics(groups, kept, num_rounds)
         return self.selector.metrics() | of_groups | learned | cost | synced
@@ -196,9 +206,7 @@ class Trainer:
 
     @phase("learn")
     def learn(self, kept: Sequence[Group], advantages_P_G: Sequence[np.ndarray]) -> Metrics:
-        metrics = self.learner.step(kept, advantages_P_G)
-        stop_if_logprobs_diverge(metrics, max_mean_gap=self.settings.max_mean_logprob_gap)
-        return metrics
+        return self.learner.step(kept, advantages_P_G)
 
     @phase("sync")
     def sync(self, version: int) -> Metrics:

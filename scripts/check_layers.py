@@ -64,7 +64,7 @@ LAYERS = (
         "sync_check",
     ),
     ("simulation", "selector_service", "integration"),
-    ("benchmark", "recovery", "run_notices", "trainer"),
+    ("benchmark", "recovery", "run_notices", "trainer", "trainer_async", "trainer_choice"),
     ("run",),
     ("compare",),
     ("cli",),

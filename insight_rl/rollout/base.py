@@ -98,6 +98,22 @@ class SamplesOnEach(RolloutEngine, Protocol):
 
 
 @runtime_checkable
+class UpdatesWhileGenerating(RolloutEngine, Protocol):
+    """An engine that takes new weights from one thread while another iterates over :meth:`generate`."""
+
+    def update_while_generating(self, weights: WeightSource, *, version: int) -> Metrics:
+        """As :meth:`update_weights`, but what has been begun goes on with the new weights.
+
+        A completion carries the version that it was begun with; each log-prob is of the weights that sampled its token.
+        """
+        ...
+
+    def end_generation(self) -> None:
+        """Drop what is at work; the iterator over it raises ``RuntimeError``."""
+        ...
+
+
+@runtime_checkable
 class Sleeps(RolloutEngine, Protocol):
     """An engine that can leave its GPUs to the learner meanwhile."""
 

@@ -4,8 +4,8 @@ Nothing here knows what a worker is made of: a process of this machine (:mod:`in
 actor on another one. What holds, whatever dies and whenever:
 
 - Every request is answered exactly once. What a lost worker had not finished is issued again.
-- A completion was sampled with the weights of the version that it carries: the worker holds the version of its weights,
-  and the pool compares it with the one that it expects.
+- A completion carries the version of the weights that it was begun with: the worker holds it, and the pool compares it
+  with the one that it expects. All of it was sampled with them, unless an update has let what was at work go on.
 - A worker that replaces another gets the last weights before it gets any work.
 - The number of replacements is bounded, and a request that was at work in two losses ends the run.
 """
@@ -14,7 +14,9 @@ from __future__ import annotations
 
 import itertools
 import math
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Generic, NamedTuple, NoReturn, Protocol, TypeVar
 
@@ -54,7 +56,7 @@ class Finished(NamedTuple):
     key: int
     samples: tuple[Sample, ...]
     version: int
-    """Of the weights that it was sampled with."""
+    """Of the weights that it was begun with."""
 
 
 class PoolWorker(RolloutProcess, Protocol):
@@ -84,7 +86,7 @@ class PoolWorker(RolloutProcess, Protocol):
         ...
 
     def poll(self) -> Finished | None:
-        """The next request that it has finished, or ``None``; does not wait."""
+        """The next request that it has finished, or ``None``; does not wait. Also one that came during ``finish``."""
         ...
 
 
@@ -145,6 +147,8 @@ class WorkerPool(Generic[W]):
 
     ``max_tokens`` at work on a worker, counted at their longest; ``None`` takes four times its KV cache. A single
     worker gets everything at once: what it works on then does not depend on the clock.
+
+    One thread may update the weights while another iterates over a generation.
     """
 
     def __init__(
@@ -161,6 +165,11 @@ class WorkerPool(Generic[W]):
         self._max_replaced = max_replaced
         self._say = say
         self._keys = itertools.count()
+        self._begun: dict[int, int] = {}
+        """Version of the weights when each request was handed out."""
+        self._lock = threading.RLock()
+        self._may_generate = threading.Event()
+        self._may_generate.set()
         self._synced: _Synced | None = None
         self._dispatch = Dispatch({})
         self._requests: dict[int, Request] = {}
@@ -190,32 +199,65 @@ class WorkerPool(Generic[W]):
 
         ``only``: let this worker do all of it. A caller may stop early; what is at work then is dropped.
         """
-        self.abort()
-        indices = {next(self._keys): index for index in range(len(requests))}
-        self._requests = {key: requests[index] for key, index in indices.items()}
-        dispatch = self._dispatch = Dispatch({key: request.num_tokens for key, request in self._requests.items()})
+        with self._lock:
+            self.abort()
+            indices = {next(self._keys): index for index in range(len(requests))}
+            self._requests = {key: requests[index] for key, index in indices.items()}
+            self._begun = {}
+            dispatch = self._dispatch = Dispatch({key: request.num_tokens for key, request in self._requests.items()})
         try:
             while not dispatch.is_done:
-                self._submit(only)
-                self._host.wait(self.workers)
-                for worker in range(len(self.workers)):
-                    answer = self._poll(worker)
-                    if answer is not None:
-                        yield indices[answer.key], answer
-                        if dispatch is not self._dispatch:
-                            raise RuntimeError("another generation has begun; this one cannot go on")
+                for answer in self._next_answers(dispatch, only):
+                    yield indices[answer.key], answer
+                    self._check_current(dispatch)
         finally:
-            if dispatch is self._dispatch:
-                self.abort()
+            with self._lock:
+                if dispatch is self._dispatch:
+                    self.abort()
+
+    def _next_answers(self, dispatch: Dispatch, only: int | None) -> list[Finished]:
+        """What the workers have finished, after a moment's wait; an update that waits for the lock comes first."""
+        self._may_generate.wait()
+        with self._lock:
+            self._check_current(dispatch)
+            self._submit(only)
+            self._host.wait(self.workers)
+            polled = [self._poll(worker) for worker in range(len(self.workers))]
+            return [answer for answer in polled if answer is not None]
+
+    def _check_current(self, dispatch: Dispatch) -> None:
+        if dispatch is not self._dispatch:
+            raise RuntimeError("this generation was ended, or another generation has begun; it cannot go on")
 
     def abort(self) -> None:
-        """Drop all requests at work."""
-        is_idle, self._dispatch = self._dispatch.is_done, Dispatch({})
-        if is_idle:
-            return
+        """Drop all requests at work; the generation that they belong to raises ``RuntimeError``."""
+        with self._alone():
+            is_idle, self._dispatch = self._dispatch.is_done, Dispatch({})
+            if not is_idle:
+                self._tell("abort")
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """No generation goes on within the block."""
+        self._may_generate.clear()
+        try:
+            with self._lock:
+                yield
+        finally:
+            self._may_generate.set()
+
+    def _tell(self, method: str) -> None:
+        """Call a method of every worker that has the last weights; those that are lost are replaced."""
+        begun = []
         for index in sorted(self._ready):
             try:
-                self.workers[index].call("abort")
+                self.workers[index].begin(method)
+                begun.append(index)
+            except (WorkerLost, WorkerFailed) as error:
+                self._replace(index, error)
+        for index in begun:
+            try:
+                self.workers[index].finish()
             except (WorkerLost, WorkerFailed) as error:
                 self._replace(index, error)
 
@@ -224,6 +266,7 @@ class WorkerPool(Generic[W]):
             index: self._limit(self.workers[index]) for index in sorted(self._ready) if only is None or index == only
         }
         for index, keys in self._dispatch.hand_out(limits).items():
+            self._begun |= dict.fromkeys(keys, self.version)
             try:
                 self.workers[index].submit({key: self._requests[key] for key in keys})
             except (WorkerLost, WorkerFailed) as error:
@@ -243,7 +286,7 @@ class WorkerPool(Generic[W]):
             return None
         if answer is not None:
             self._dispatch.finish(index, answer.key)
-            if answer.version != self.version:
+            if not self._begun[answer.key] <= answer.version <= self.version:
                 raise RuntimeError(
                     f"{worker.name} sampled with weights of version {answer.version}, and the run is at {self.version}"
                 )
@@ -251,12 +294,22 @@ class WorkerPool(Generic[W]):
 
     # -- weights
 
-    def update(self, channel: WeightChannel, weights: WeightSource, *, version: int) -> Metrics:
+    def update(self, channel: WeightChannel, weights: WeightSource, *, version: int, goes_on: bool = False) -> Metrics:
         """Send ``weights`` to every worker; returns what ``channel`` has measured.
 
-        They must stay what they are until the next call: a worker that is replaced meanwhile gets them too.
+        What is at work is dropped; or, with ``goes_on``, it waits meanwhile and goes on with the new weights. They must
+        stay what they are until the next call: a worker that is replaced meanwhile gets them too.
         """
-        self.abort()
+        with self._alone():
+            if not goes_on:
+                self.abort()
+                return self._update(channel, weights, version)
+            self._tell("pause")
+            metrics = self._update(channel, weights, version)
+            self._tell("resume")
+            return metrics
+
+    def _update(self, channel: WeightChannel, weights: WeightSource, version: int) -> Metrics:
         self._synced = _Synced(channel=channel, weights=weights, version=version)
         self._ready.clear()
         while True:

@@ -132,6 +132,16 @@ class PooledEngine:
         measured = pool.update(self._weight_channel, weights, version=version)
         return {"rollout/num_replaced_workers": pool.num_replaced, **measured}
 
+    def update_while_generating(self, weights: WeightSource, *, version: int) -> Metrics:
+        """See :class:`~insight_rl.rollout.base.UpdatesWhileGenerating`."""
+        pool = self._running()
+        measured = pool.update(self._weight_channel, weights, version=version, goes_on=True)
+        return {"rollout/num_replaced_workers": pool.num_replaced, **measured}
+
+    def end_generation(self) -> None:
+        """See :class:`~insight_rl.rollout.base.UpdatesWhileGenerating`."""
+        self._running().abort()
+
     def close(self) -> None:
         if self._pool is not None:
             self._pool.close()

@@ -40,6 +40,7 @@ class _Worker:
     def __init__(self) -> None:
         self._engine: TransformersEngine | None = None
         self._at_work: deque[tuple[int, Request]] = deque()
+        self._is_paused = False
         self._version: int | None = 0
         """Of the weights; ``None`` from the moment they change until the new version is told."""
 
@@ -53,7 +54,7 @@ class _Worker:
 
     @property
     def is_generating(self) -> bool:
-        return bool(self._at_work)
+        return bool(self._at_work) and not self._is_paused
 
     def generate(self, *, requests: Mapping[int, Request]) -> Iterator[None]:
         """Take ``requests`` in addition to those at work; their samples come from :meth:`step`, under their keys."""
@@ -80,6 +81,15 @@ class _Worker:
             for each in completions_G
         )
         yield key, samples, self._version
+
+    def pause(self) -> Iterator[None]:
+        """Sample no further until :meth:`resume`. A request is never in the middle then: each is one step."""
+        self._is_paused = True
+        yield from ()
+
+    def resume(self) -> Iterator[None]:
+        self._is_paused = False
+        yield from ()
 
     def abort(self) -> Iterator[None]:
         """Drop the requests at work."""

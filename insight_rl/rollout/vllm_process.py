@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -35,6 +36,8 @@ class VllmProcess:
         self._doing = "start"
         self._num_unanswered = 0
         self._at_work: set[int] = set()
+        self._unread: deque[Finished] = deque()
+        """Came while something else was waited for."""
         self._patience = Patience()
 
     @property
@@ -93,7 +96,11 @@ class VllmProcess:
         life within its deadline, and ``WorkerFailed`` for any other failure.
         """
         while self._num_unanswered:
-            self._receive()
+            finished = self._receive()
+            if finished is not None:
+                self._unread.append(finished)
+        if self._at_work:
+            self._doing = "generate"  # again
 
     # -- sampling
 
@@ -102,6 +109,8 @@ class VllmProcess:
         self._at_work |= requests.keys()
 
     def poll(self) -> Finished | None:
+        if self._unread:
+            return self._unread.popleft()
         with self._noting_loss():
             if self._is_busy and not self._child.channel.has_message():
                 self._child.look(self._patience, doing=self._doing)
@@ -125,6 +134,7 @@ class VllmProcess:
         finished = self._take_item(value) if kind == "item" else None
         if kind == "done" and self._doing == "abort" and not self._num_unanswered:
             self._at_work.clear()
+            self._unread.clear()
         if not self._is_busy:
             self._child.answered()
         if kind == "refused":

@@ -154,7 +154,9 @@ class _Worker:
 
     def __init__(self) -> None:
         self._llm: Any = None
-        self._at_work: dict[str, tuple[int, Request]] = {}
+        self._at_work: dict[str, tuple[int, Request, int]] = {}
+        """Key, request and the version that it was begun with, by vLLM's name for it."""
+        self._is_paused = False
         self._last_sign = 0.0
         self._version: int | None = 0
         """Of the weights; ``None`` from the moment they change until the new version is told."""
@@ -235,7 +237,7 @@ class _Worker:
 
     @property
     def is_generating(self) -> bool:
-        return bool(self._at_work)
+        return bool(self._at_work) and not self._is_paused
 
     def generate(self, *, requests: Mapping[int, Request]) -> Iterator[None]:
         """Take ``requests`` in addition to those at work; their samples come from :meth:`step`, under their keys."""
@@ -256,20 +258,21 @@ class _Worker:
                 _sampling_params(request),
                 lora_request=self._adapter,
             )
-            self._at_work[str(key)] = (key, request)
+            self._at_work[str(key)] = (key, request, self._version)
         yield from ()
 
     def step(self) -> Iterator[Any]:
         """Sample one token of every rollout at work.
 
         Yields ``(key, samples, version of the weights)`` for each request that is finished by it, and :data:`ALIVE`.
+        The version is that of its beginning; after a :meth:`pause` its later tokens may be of newer weights.
         """
         engine = self._llm.llm_engine
         try:
             for output in engine.step():
                 if output.finished:
-                    key, request = self._at_work.pop(output.request_id)
-                    yield key, _samples(output, request), self._version
+                    key, request, version = self._at_work.pop(output.request_id)
+                    yield key, _samples(output, request), version
             if self._at_work and not engine.has_unfinished_requests():
                 raise RuntimeError(f"vLLM ended without an answer to {len(self._at_work)} requests")
         except BaseException:
@@ -285,6 +288,21 @@ class _Worker:
         if self._at_work:
             self._llm.llm_engine.abort_request(list(self._at_work))
             self._at_work.clear()
+        yield from ()
+
+    def pause(self) -> Iterator[None]:
+        """Sample no further until :meth:`resume`; what is at work is kept."""
+        if not self._is_paused:
+            # At level 0 only the scheduler sleeps: the same as pause_generation of vLLM's asynchronous engine.
+            self._llm.sleep(level=0, mode="keep")
+            self._is_paused = True
+        yield from ()
+
+    def resume(self) -> Iterator[None]:
+        if self._is_paused:
+            self._llm.wake_up(tags=["scheduling"])
+            self._is_paused = False
+            self._last_sign = time.monotonic()
         yield from ()
 
     def sleep(self) -> Iterator[None]:
@@ -336,8 +354,9 @@ class _Worker:
         self._version = None
         if self._is_cpu:
             self._llm.apply_model(pack_embeddings)
-        # Only now: a prefix computed with the old weights must not outlive them.
-        if not self._llm.reset_prefix_cache():
+        # Only now: a prefix computed with the old weights must not outlive them. What is at work has its own computed
+        # again, with the new weights, before it goes on.
+        if not self._llm.reset_prefix_cache(reset_running_requests=self._is_paused):
             raise RuntimeError("vLLM did not drop its cached prefixes after the weight update")
 
     def _wake(self, *parts: str) -> None:

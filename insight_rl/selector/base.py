@@ -76,6 +76,19 @@ class ChoosesRollouts(Protocol):
 
 
 @runtime_checkable
+class KnowsVersionLags(Protocol):
+    """A selector that takes into account how old the policy was whose outcomes it observes."""
+
+    def expect_lags(self, lags: Mapping[str, int]) -> None:
+        """By prompt id, how many policy versions the outcomes of the next ``observe`` lag behind.
+
+        Counted from the version that is trained on them; 0, as for a prompt that is not named here, is what a
+        synchronous run has.
+        """
+        ...
+
+
+@runtime_checkable
 class TellsItsOrder(Protocol):
     """A selector that can say whether it goes through the whole pool before it comes back to any prompt."""
 

@@ -107,6 +107,7 @@ class BeliefSelector:
         self._last_rollouts = np.empty(0, np.int64)
         self._score_sum, self._num_scored = 0.0, 0
         self._step_metrics: dict[str, float] = {}
+        self._lags: Mapping[str, int] = {}
         self.last_decision: Decision | None = None
         self._decisions: list[Decision] = []
         # A score that is broken or badly set shows itself here rather than after the model is loaded.
@@ -252,12 +253,18 @@ class BeliefSelector:
         are put in random order too."""
         return top(scores, num_prompts)
 
+    def expect_lags(self, lags: Mapping[str, int]) -> None:
+        """See :class:`~insight_rl.selector.base.KnowsVersionLags`: an outcome ages from when it was sampled."""
+        self._lags = dict(lags)
+
     def observe(self, outcomes: Sequence[Outcome], /) -> None:
         indices = np.array([self._pool.index_of(each.prompt_id) for each in outcomes], np.int64)
         if len(np.unique(indices)) < len(indices):
             raise ValueError("a prompt occurs in two groups of one step; its rollouts belong into one group")
         successes = self._evidence.successes(outcomes)
         judged = np.array([each.num_judged for each in outcomes], np.float64)
+        lags = np.array([self._lags.get(each.prompt_id, 0) for each in outcomes], np.int64)
+        self._lags = {}
         self._step += 1
         self._decisions = []
         alpha, beta = self._pool.beliefs(indices)
@@ -265,6 +272,8 @@ class BeliefSelector:
         is_informative = np.array([each.is_informative for each in outcomes], bool)
         seen_alpha, seen_beta = self._verifier_error.observed(alpha, beta)
         self._step_metrics = step_metrics(seen_alpha, seen_beta, successes, judged, ages, is_informative)
+        if lags.any():
+            self._step_metrics["selector/version_lag"] = float(lags.mean())
         if self._num_scored:
             self._step_metrics["selector/score_mean"] = self._score_sum / self._num_scored
         self._score_sum, self._num_scored = 0.0, 0
@@ -276,6 +285,7 @@ class BeliefSelector:
             forgetting=self._forgetting,
             step=self._step,
             verifier_error=self._verifier_error,
+            lags=lags,
         )
         has_verdict = judged > 0
         self._step_metrics |= self._retirement.observe(

@@ -72,17 +72,20 @@ class BeliefPool:
         success, failure = self._evidence_now(indices)
         return prior_alpha + success, prior_beta + failure
 
-    def _evidence_now(self, indices: np.ndarray) -> tuple[Floats, Floats]:
-        """Successes and failures beyond the prior, carried forward by the drift to the step that comes next."""
+    def _evidence_now(self, indices: np.ndarray, lags: np.ndarray | int = 0) -> tuple[Floats, Floats]:
+        """Successes and failures beyond the prior, carried forward by the drift to the step that comes next.
+
+        ``lags``: to so many steps before it.
+        """
         success, failure = self._success[indices], self._failure[indices]
         if not self.drift.is_on:
             return success, failure
-        waited = np.maximum(self.age(indices, self._now + 1), 0).astype(np.float64)
+        waited = np.maximum(self.age(indices, self._now + 1) - lags, 0).astype(np.float64)
         return self.drift.moved(success, failure, self.prior.counts(indices), waited)
 
-    def _learn_drift(self, indices: np.ndarray, successes: Floats, judged: Floats) -> None:
+    def _learn_drift(self, indices: np.ndarray, successes: Floats, judged: Floats, lags: np.ndarray) -> None:
         """From the prompts that were observed before."""
-        waited = self.age(indices, self._now + 1)
+        waited = self.age(indices, self._now + 1) - lags
         again = (judged > 0) & (waited > 0)
         indices = indices[again]
         alpha, beta = (np.broadcast_to(each, len(indices)) for each in self.prior.counts(indices))
@@ -124,14 +127,17 @@ class BeliefPool:
         forgetting: float,
         step: int,
         verifier_error: VerifierError | None = None,
+        lags: np.ndarray | None = None,
     ) -> None:
         """One belief update of the distinct prompts at ``indices``; those with ``judged == 0`` stay as they are.
 
         The prior learns from those that were never observed before. With ``verifier_error`` both learn from what the
-        verdicts say of the true outcomes.
+        verdicts say of the true outcomes. ``lags`` (int64) has by how many versions the policy that sampled each
+        outcome is behind that of this step; they age from then on. ``None``: by none.
         """
+        lags = np.zeros(len(indices), np.int64) if lags is None else lags
         failures, true_successes = judged - successes, successes
-        success, failure = self._evidence_now(indices)
+        success, failure = self._evidence_now(indices, lags)
         if verifier_error is not None and verifier_error.is_on:
             prior_alpha, prior_beta = self.prior.counts(indices)
             alpha = prior_alpha + forgetting * success
@@ -140,7 +146,7 @@ class BeliefPool:
             mean = (alpha + successes) / (alpha + successes + beta + failures)
             true_successes = np.clip(mean * (alpha + beta + judged) - alpha, 0.0, judged)
         if self.drift.is_on:
-            self._learn_drift(indices, true_successes, judged)
+            self._learn_drift(indices, true_successes, judged, lags)
         has_verdict = judged > 0
         first = has_verdict & (self.age(indices, step) < 0)
         self.prior.observe(indices[first], true_successes[first], judged[first])
@@ -157,7 +163,8 @@ class BeliefPool:
         observed = indices[has_verdict]  # what waits on goes on being carried forward from its last visit
         self._success[observed] = np.maximum(success[has_verdict], 0.0)
         self._failure[observed] = np.maximum(failure[has_verdict], 0.0)
-        self._count_visits(np.sort(observed), step)
+        order = np.argsort(observed)
+        self._count_visits(observed[order], step - lags[has_verdict][order])
         self._now = step
 
     def age_all_but(self, indices: np.ndarray, success: Floats, failure: Floats, *, forgetting: float) -> None:
@@ -175,7 +182,8 @@ class BeliefPool:
     def load_evidence(self, evidence: Floats) -> None:
         self._success[:], self._failure[:] = evidence
 
-    def _count_visits(self, indices: np.ndarray, step: int) -> None:
+    def _count_visits(self, indices: np.ndarray, steps: np.ndarray) -> None:
+        """``indices`` in ascending order, and the step of each."""
         slots = np.searchsorted(self.visited, indices)
         known = np.zeros(len(indices), bool)
         inside = slots < len(self.visited)
@@ -186,7 +194,7 @@ class BeliefPool:
         self.last_observed = np.insert(self.last_observed, new, 0)
         slots = np.searchsorted(self.visited, indices)
         self.visits[slots] += 1
-        self.last_observed[slots] = step
+        self.last_observed[slots] = steps
 
     def draw_available(self, size: int, rng: np.random.Generator, capped: np.ndarray | None = None) -> np.ndarray:
         """Positions of at most ``size`` prompts that are not pending: uniform, without replacement, in random order.

@@ -78,7 +78,7 @@ class FakeLLM:
     def finish_weight_update(self):
         assert self.card.is_held("weights")
 
-    def reset_prefix_cache(self):
+    def reset_prefix_cache(self, *, reset_running_requests):
         return True
 
 

@@ -40,6 +40,7 @@ class Engine:
     def __init__(self, pause_s: float = 0.0) -> None:
         self.pause_s, self.weights = pause_s, 0
         self.at_work: dict[str, tuple[Request, int]] = {}
+        self.is_paused = False
         self.llm_engine = self
         self.engine_core = SimpleNamespace(shutdown=lambda: None)
 
@@ -53,7 +54,16 @@ class Engine:
         for request_id in request_ids:
             self.at_work.pop(request_id, None)
 
+    def sleep(self, *, level: int, mode: str) -> None:
+        assert (level, mode) == (0, "keep")
+        self.is_paused = True
+
+    def wake_up(self, *, tags: list[str]) -> None:
+        assert tags == ["scheduling"]
+        self.is_paused = False
+
     def step(self) -> list[Any]:
+        assert not self.is_paused
         time.sleep(self.pause_s)
         outputs = []
         for request_id, (request, num_left) in list(self.at_work.items()):
@@ -72,10 +82,11 @@ class Engine:
 
     def collective_rpc(self, method: str, kwargs: Mapping[str, Any]) -> None:
         assert method == "reload_weights"
+        assert self.is_paused or not self.at_work, "what is at work has to wait for the new weights"
         self.weights = int((Path(kwargs["weights_path"]) / "weights.txt").read_text())
 
-    def reset_prefix_cache(self) -> bool:
-        return True
+    def reset_prefix_cache(self, *, reset_running_requests: bool) -> bool:
+        return reset_running_requests or not self.at_work
 
 
 class Worker(vllm_worker._Worker):
