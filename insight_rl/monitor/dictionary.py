@@ -54,7 +54,11 @@ AREAS = {
     "rollout": "Generation.",
     "sync": "Checks of the weight sync (`trainer.sync_check_every`): only in the steps that had one.",
     "learner": "The policy update. Averages are over the tokens that were trained on, unless said.",
-    "time": "Wall-clock seconds.",
+    "async": "Overlap of rollouts and learner: only with `trainer=async`.",
+    "time": (
+        "Wall-clock seconds. With `trainer=async` those of select, rollout and reward are of the step's own groups, "
+        "whenever they were made, so that the shares of a step may add up to more than 1."
+    ),
     "memory": (
         "The largest memory of each process since the line before: `trainer`, `learner_rank_0` and so on. A single "
         "rank of learner=accelerate and the engine of rollout=transformers are part of the trainer. Only on Linux."
@@ -63,6 +67,8 @@ AREAS = {
 }
 
 OF_THE_MACHINE = (
+    "async/num_{name}",
+    "async/{side}_idle_share",
     "time/{name}",
     "memory/{name}",
     "learner/mfu",
@@ -145,6 +151,8 @@ ENTRIES: tuple[MetricEntry, ...] = (
            "observed success rate."),
     _entry("selector/coverage", "0 to 1", "0.9 or more", "Share of the step's groups whose success count lies in "
            "the belief's central 90 % predictive interval."),
+    _entry("selector/version_lag", "versions", "", "Mean number of policy versions by which the outcomes that the "
+           "selector took in lag behind the version that the step trains; only where some do (`trainer=async`)."),
     _entry("selector/belief_age", "steps", "", "Mean number of steps since the step's prompts were last observed (new "
            "ones left out): how stale the beliefs were that chose them."),
     _entry("selector/reliability_{bin}", "0 to 1", "on the diagonal", "Success rate of the step's rollouts whose "
@@ -184,7 +192,8 @@ ENTRIES: tuple[MetricEntry, ...] = (
            "value among many tokens is an outlier; see the mean.", MISMATCH),
     _entry("rollout/logprob_gap_mean", "nats", "0", "Mean absolute difference of the same. Rounding is near 1e-6 in "
            "float32 and 0.03 to 0.07 in bfloat16; more means that the engine runs on other weights. The run stops "
-           "above `trainer.max_mean_logprob_gap`.", MISMATCH),
+           "above `trainer.max_mean_logprob_gap`; rollouts of older weights (`trainer=async`) are left out of that.",
+           MISMATCH),
     _entry("rollout/tokens_per_s", "tokens/s", "higher", "Tokens generated in the step over `time/rollout_s`."),
     _entry("rollout/samples", "table", "", "A few completions with prompt, reward and status; in `samples.jsonl`."),
     _entry("sync/logprob_gap_mean", "nats", "0", "Mean absolute difference of the log-probs that a rollout worker "
@@ -228,6 +237,18 @@ ENTRIES: tuple[MetricEntry, ...] = (
            "in the same precision, measured once when the learner starts. Padding, hidden pairs of tokens and "
            "recomputation do not count. Only in steps with an update.", PALM),
     _entry("learner/tokens_per_s", "tokens/s", "higher", "`learner/num_tokens` over `time/learn_s`."),
+    _entry("async/staleness_mean", "versions", "small", "Mean over the step's completions of the number of updates "
+           "between the weights that each was begun with and those that the step trains; 0 in a synchronous run. With "
+           "`trainer.weight_update=keep` its later tokens may be of newer weights."),
+    _entry("async/staleness_max", "versions", "", "The largest of them: at most `trainer.max_staleness`."),
+    _entry("async/staleness_histogram", "completions", "", "Completions of the step by their age in versions."),
+    _entry("async/num_ready_steps", "steps", "", "Later steps whose rollouts were all made when the learner began with "
+           "this one. Often above 0: the learner is the slower side."),
+    _entry("async/num_prompts_in_flight", "prompts", "", "Prompts that were being rolled out then."),
+    _entry("async/rollout_idle_share", "0 to 1", "lower", "Share of the step in which no rollouts were made: they "
+           "would have become older than `trainer.max_staleness` allows, or the run is near its end."),
+    _entry("async/learner_idle_share", "0 to 1", "lower", "Share of the step in which the learner waited for rollouts: "
+           "those of the step, or the end of others before a weight update."),
     *(_entry(f"time/{phase}_s", "s", "lower", meaning) for phase, meaning in _PHASE_MEANINGS.items()),
     _entry("time/sync_gather_s", "s", "lower", "Of `time/sync_s`: getting whole tensors from the ranks that hold them. "
            "On a GPU these times are those of the calls; work that goes on behind them counts where it is waited for."),
@@ -269,7 +290,8 @@ Every metric is named `area/name`. A run writes them to `metrics.jsonl` in its f
 with `step` and the metrics of that step; step 0 is the evaluation before training. Not every key is in every step
 (evaluations are rare, and each part logs only what it has), and a number that does not exist (NaN, infinity) is `null`.
 Two runs with the same configuration and seed, resumed or not, have the same metrics, apart from `time/*`, `memory/*`,
-`learner/mfu`, the two `tokens_per_s`, `rollout/num_replaced_workers` and `runtime/*`.
+`learner/mfu`, the two `tokens_per_s`, `rollout/num_replaced_workers`, `runtime/*`, and with `trainer=async` queues and
+idle shares (and all of them with `trainer.weight_update=keep`, where an engine goes on while its weights change).
 A histogram is `{"counts": [...], "edges": [...]}` with one edge more than counts. Tables are in `samples.jsonl`, one
 object per row with `step` and `table`; messages to the user are in `notices.jsonl`.
 

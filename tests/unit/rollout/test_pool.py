@@ -7,10 +7,12 @@ new worker has the weights of the model's folder and not those of the run, and a
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import pickle
 import sys
 from collections import deque
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from types import SimpleNamespace
 
@@ -346,6 +348,65 @@ def test_a_transfer_never_begins_with_a_worker_that_has_died_before_it(tmp_path)
     pool.workers[1]._child.is_dead = True
     pool.update(Looking(tmp_path), Weights(10), version=1)
     assert pool.num_replaced == 1
+
+
+@given(
+    num_workers=st.integers(1, 3),
+    faults=st.lists(FAULT, max_size=4),
+    choices=st.randoms(use_true_random=False),
+    at=st.integers(0, 6),
+)
+def test_weights_that_come_in_the_middle_lose_no_prompt_whatever_dies(
+    num_workers, faults, choices, at, tmp_path_factory
+):
+    pool = make_pool(Host(faults, choices.randrange), num_workers=num_workers, max_replaced=100)
+    channel, requests = Channel(tmp_path_factory.mktemp("w")), make_requests(7)
+    pool.update(channel, Weights(10), version=1)
+    answers = []
+    try:
+        for index, answer in pool.generate(requests):
+            answers.append(index)
+            # What was begun with version 1 may end with the new weights; what was begun later has them.
+            assert 1 <= answer.version <= pool.version
+            of_weights = [stub_worker.samples_of(requests[index], weights) for weights in (10, 20)]
+            assert answer.samples in of_weights[answer.version - 1 : pool.version]
+            if len(answers) == at + 1:
+                pool.update(channel, Weights(20), version=2, goes_on=True)
+        assert sorted(answers) == list(range(7))
+        check_answers(pool, requests, 20)
+    except RunStopped as error:
+        assert "each time when 2 rollout workers were lost" in str(error)
+    assert len(answers) == len(set(answers))
+
+
+def test_what_is_at_work_goes_on_after_an_update_and_carries_the_version_it_was_begun_with(tmp_path):
+    pool = make_pool(Host(), num_workers=1)
+    pool.update(Channel(tmp_path), Weights(10), version=1)
+    requests = [
+        dataclasses.replace(request, seed=4) for request in make_requests(3)
+    ]  # all of them end in the same step
+    generation = pool.generate([dataclasses.replace(requests[0], seed=0), *requests])
+    first, answer = next(generation)
+    assert (first, answer.version, answer.samples) == (0, 1, stub_worker.samples_of(make_requests(1)[0], 10))
+    pool.update(Channel(tmp_path), Weights(20), version=2, goes_on=True)
+    for _, answer in generation:
+        assert (answer.version, answer.samples) == (1, stub_worker.samples_of(requests[0], 20))
+
+
+def test_another_thread_may_bring_weights_and_end_a_generation(tmp_path):
+    pool = make_pool(Host())
+    endless = [dataclasses.replace(each, token_ids=[stub_worker.ENDLESS]) for each in make_requests(4)]
+    with ThreadPoolExecutor(1) as thread:
+        task = thread.submit(lambda: list(pool.generate(endless)))
+        for version in (1, 2, 3):
+            pool.update(Channel(tmp_path), Weights(10 * version), version=version, goes_on=True)
+        assert not task.done()
+        while not pool._requests:  # the thread has begun
+            pass
+        pool.abort()
+        with pytest.raises(RuntimeError, match="this generation was ended"):
+            task.result(60)
+    check_answers(pool, make_requests(4), 30)
 
 
 def test_a_generation_that_was_overtaken_by_another_does_not_go_on():

@@ -118,3 +118,31 @@ def test_off_it_changes_nothing_and_a_bad_value_is_named():
     assert not [key for key in opened(4, drift=False).metrics() if "drift" in key]
     with pytest.raises(UsageError, match=r"selector\.drift='yes': must be true or false"):
         Drift("yes")
+
+
+def test_outcomes_of_an_older_policy_age_from_when_they_were_sampled():
+    """With the same lag for all, visits are as far apart as ever, and every belief is that many steps older."""
+    lag, rng = 2, np.random.default_rng(0)
+    plain, late = opened(60, drift=True, forgetting=0.9), opened(60, drift=True, forgetting=0.9)
+    for _ in range(30):
+        ids = [str(i) for i in rng.choice(60, 20, replace=False)]
+        successes = rng.binomial(K, rng.random(20))
+        outcomes = [
+            Counts(prompt_id=i, num_judged=K, num_successes=int(s)) for i, s in zip(ids, successes, strict=True)
+        ]
+        plain.observe(outcomes)
+        late.expect_lags(dict.fromkeys(ids, lag))
+        late.observe(outcomes)
+    one, other = plain._pool, late._pool
+    np.testing.assert_array_equal(other.visited, one.visited)
+    np.testing.assert_array_equal(other.last_observed, one.last_observed - lag)
+    for name, value in one.drift.state_dict().items():
+        np.testing.assert_array_equal(other.drift.state_dict()[name], value)
+    waited = (31 - one.last_observed).astype(float)
+    success, failure = one._success[one.visited], one._failure[one.visited]
+    older = _moved(success, failure, (1.0, 1.0), waited + lag, 1.0 - one.drift.fading, one.drift._shift)
+    np.testing.assert_allclose(other.beliefs(one.visited), np.array(older) + 1.0)
+    assert late.metrics()["selector/version_lag"] == lag
+    assert "selector/version_lag" not in plain.metrics()
+    late.observe([Counts(prompt_id="0", num_judged=K, num_successes=1)])
+    assert "selector/version_lag" not in late.metrics(), "a lag is of one observation"
