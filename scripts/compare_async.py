@@ -4,9 +4,9 @@
     python scripts/compare_async.py --seeds 0 --steps 2 --small --output /tmp/small
 
 Both arms make the same number of rollouts with the same settings, seed by seed, one run after the other; a run that is
-there already is not made again. The rollouts come from one worker process and the learner is the trainer's process, with
-one thread each, so that on two cores each side has one. The first step of a run is left out of its seconds: the engine
-warms up in it. The seconds mean something on a machine with nothing else to do, and only there.
+there already is not made again. The rollouts come from one worker process, the learner is in the trainer's, each with
+one thread, so that on two cores each side has one. The first step of a run is left out of its seconds: the engine warms
+up in it. The seconds mean something on a machine with nothing else to do, and only there.
 """
 
 from __future__ import annotations

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +15,7 @@ from transformers import AutoModelForCausalLM
 from insight_rl.build import build_part
 from insight_rl.errors import UsageError
 from insight_rl.learner.lora import describe_weights
-from insight_rl.rollout.base import RolloutSpec
+from insight_rl.rollout.base import RolloutSpec, UpdatesWhileGenerating
 from insight_rl.tokenizer import ModelTokenizer
 from insight_rl.types import Prompt, Sampling
 from insight_rl.weight_sync.base import SyncSeconds
@@ -231,6 +233,38 @@ def test_new_weights_change_the_policy_and_its_version(engine, reference):
     after = generate(engine)
     assert {completion.policy_version for group in after.values() for completion in group} == {7}
     assert largest_gap(reference, after) <= 1e-4
+
+
+def test_weights_that_come_in_the_middle_are_those_of_every_token_after_them(engine, reference):
+    """Each token's log-prob is of the weights that sampled it: first of the old ones, then of the new ones."""
+    if not isinstance(engine, UpdatesWhileGenerating):
+        pytest.skip("takes weights between generations only")
+    torch.manual_seed(1)
+    changed = copy.deepcopy(reference)
+    with torch.no_grad():
+        for parameter in changed.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    # So many that most of them are still to come when the first is finished.
+    prompts = [dataclasses.replace(PROMPTS[i % len(PROMPTS)], id=f"many/{i}") for i in range(60)]
+    stream = engine.generate(prompts, sampling=sampling(num_rollouts=8, max_tokens=40))
+    finished = [next(stream)]
+    engine.update_while_generating(ModelWeights(changed), version=1)
+    finished += stream
+    assert sorted(prompt.id for prompt, _ in finished) == sorted(prompt.id for prompt in prompts)
+    versions = set()
+    for prompt, completions in finished[::6]:
+        for completion in completions[:2]:
+            old, new = (
+                np.abs(forward_logprobs(model, prompt, completion, 1.0).numpy() - completion.logprobs) <= 1e-4
+                for model in (reference, changed)
+            )
+            from_the_start = np.logical_and.accumulate(old)
+            to_the_end = np.logical_and.accumulate(new[::-1])[::-1]
+            assert (from_the_start | to_the_end).all()
+            versions.add(completion.policy_version)
+            assert completion.policy_version == 0 or new.all()
+    assert not old.all(), "the new weights have come before the end"
+    assert versions <= {0, 1} and 0 in versions
 
 
 def test_an_engine_goes_on_after_a_caller_that_stopped_listening(engine):

@@ -25,6 +25,7 @@ NOT_RUN = {
     "bash scripts/test.sh": "runs this test",
     "bash scripts/reproduce_*": "installs, and trains for minutes to hours; their plans are read by the contract tests",
     "insight-rl compare *": "trains for minutes; a small comparison runs in tests/integration/test_compare.py",
+    "python scripts/compare_async.py *": "trains for minutes; the loop runs in tests/integration/test_async.py",
     "python scripts/look_into_comparison.py *": "needs a comparison before it",
     "python scripts/measure_repeats.py": "trains for ten minutes",
     "python scripts/simulate_wrong_verdicts.py *": "needs a file of pass rates; tests/unit/simulation has its table",

@@ -40,6 +40,13 @@ def test_a_run_brings_its_task_reward_model_and_settings(run_dir):
     assert (config.task_name, config.reward_name) == ("dataset", "math")
 
 
+def test_settings_that_only_one_trainer_has_come_with_the_run(run_dir):
+    OmegaConf.save(compose_config([*SETTINGS, "trainer=async", "trainer.max_staleness=3"]), run_dir / "config.yaml")
+    config = compose(run_dir)
+    assert (config.trainer_name, config.trainer.max_staleness) == ("async", 3)
+    assert config.trainer.max_completion_tokens == 31
+
+
 def test_the_command_line_wins(run_dir):
     config = compose(run_dir, "seed=1", "task.test_path=t.jsonl", "evaluation.samples_per_problem=2", "rollout=vllm")
     assert (config.seed, config.task["test_path"], config.evaluation.samples_per_problem) == (1, "t.jsonl", 2)

@@ -46,6 +46,10 @@ class Engine:
     def __init__(self):
         self.version, self.begun, self.is_generating, self.on_prompt = 0, [], False, lambda number: None
 
+    def start(self, spec): ...
+
+    def close(self): ...
+
     def generate(self, prompts, *, sampling):
         self.is_generating = True
         self.begun.append(([prompt.id for prompt in prompts], self.version))
