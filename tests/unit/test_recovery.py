@@ -55,7 +55,12 @@ def trainer():
 
     clock, progress = PhaseClock(), Progress(step=6, num_rollouts=48)
     return SimpleNamespace(
-        selector=selector, clock=clock, progress=progress, save_checkpoint=save_checkpoint, saved=saved
+        selector=selector,
+        clock=clock,
+        progress=progress,
+        save_checkpoint=save_checkpoint,
+        saved=saved,
+        saves_rollouts=False,
     )
 
 
@@ -87,6 +92,19 @@ def test_a_step_given_up_while_it_rolls_out_leaves_a_checkpoint_of_the_one_befor
     resumed.open(expected._pool.prompts, num_rollouts=2, seed=5)
     resumed.load_state_dict(state)
     assert [p.id for p in resumed.select(4)] == [p.id for p in expected.select(4)]
+
+
+def test_rollouts_under_way_stay_where_a_checkpoint_holds_them(trainer):
+    trainer.saves_rollouts = True
+    last_step = LastStep(trainer)
+    do_step(trainer)
+    last_step.log({}, step=7)
+    trainer.selector.select(4)
+    trainer.clock.running = "wait"
+    assert last_step.give_up_next("step_000005").endswith("the same command goes on after step 7")
+    ((progress, state),) = trainer.saved
+    assert progress.step == 7
+    assert len(state["pool"]["pending_ids"]) == 4
 
 
 def test_a_checkpoint_that_is_there_is_not_written_again(trainer):
