@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from types import SimpleNamespace
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from insight_rl.child_process import ChildLost
@@ -179,6 +179,7 @@ FAULT = st.one_of(
 )
 
 
+@settings(deadline=None)
 @given(
     num_workers=st.integers(1, 3),
     faults=st.lists(FAULT, max_size=8),
@@ -350,6 +351,7 @@ def test_a_transfer_never_begins_with_a_worker_that_has_died_before_it(tmp_path)
     assert pool.num_replaced == 1
 
 
+@settings(deadline=None)
 @given(
     num_workers=st.integers(1, 3),
     faults=st.lists(FAULT, max_size=4),
