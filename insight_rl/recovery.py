@@ -101,14 +101,17 @@ class LastStep:
         """
         trainer, kept = self._trainer, self._progress
         start = "the grace time is over, so this step is given up"
-        if kept is not None and trainer.clock.running in _LEARNER_IS_IDLE and trainer.progress.step == kept.step > 0:
-            newest_step = int((newest_checkpoint or "_0").rpartition("_")[2])
-            if kept.step > newest_step:
+        rest = f"the same command goes on from {newest_checkpoint or 'its start, as it has no checkpoint yet'}"
+        if kept is None or trainer.clock.running not in _LEARNER_IS_IDLE or not trainer.progress.step == kept.step > 0:
+            return f"{start}; {rest}"
+        try:
+            if kept.step > int((newest_checkpoint or "_0").rpartition("_")[2]):
                 if not trainer.saves_rollouts:
                     trainer.selector.load_state_dict(self._selector)
                 trainer.save_checkpoint(kept, {})
-            return f"{start}; the same command goes on after step {kept.step}"
-        return f"{start}; the same command goes on from {newest_checkpoint or 'its start, as it has no checkpoint yet'}"
+        except (RunStopped, OSError) as error:  # what the run was asked for is to end
+            return f"{start}; the step before it has no checkpoint ({error}), so {rest}"
+        return f"{start}; the same command goes on after step {kept.step}"
 
 
 class Recovery:

@@ -125,6 +125,18 @@ def test_where_the_learner_may_be_at_work_the_newest_checkpoint_stays(trainer, p
     assert trainer.saved == []
 
 
+@pytest.mark.parametrize("error", [LOST, OSError("No space left on device")])
+def test_a_checkpoint_that_cannot_be_written_is_told_and_does_not_hide_why_the_run_ends(error, trainer):
+    def fail(progress, metrics):
+        raise error
+
+    last_step = LastStep(trainer)
+    last_step.keep()
+    trainer.clock.running, trainer.save_checkpoint = "rollout", fail
+    told = last_step.give_up_next("step_000005")
+    assert f"has no checkpoint ({error}), so the same command goes on from step_000005" in told
+
+
 # -- going back
 
 
