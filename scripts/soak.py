@@ -7,8 +7,8 @@
 Every process of the run is looked at once a second. From the step that it is flat from (--from-step) to the last one,
 the median of the first tenth of the looks is compared with the median of the last tenth: memory is flat if it has grown
 by less than 2 %, file handles if there are no more of them. Judges are replaced every 50,000 completions, so they are
-compared over all processes that had their place. At the end nothing of the run may be left in /dev/shm, and no process.
-Ends with 1 if anything grew or was left.
+compared over all processes that had their place. What comes after the last step (model, curves) does not count. At the
+end nothing of the run may be left in /dev/shm, and no process. Ends with 1 if anything grew or was left.
 """
 
 from __future__ import annotations
@@ -115,7 +115,7 @@ def main() -> int:
                 seen.update(pids)
                 for pid in [process.pid, *pids]:
                     look = look_at(pid, step)
-                    if look is not None:
+                    if look is not None and step < arguments.steps:
                         looks["driver" if pid == process.pid else name_of(pid)].append(look)
                 time.sleep(arguments.every_s)
         finally:
@@ -125,7 +125,11 @@ def main() -> int:
             print((base / "output.txt").read_text(errors="replace"))
         until(lambda: not any(map(is_alive, seen)), 15)
         num_steps = last_step(base / "run")
-    left = sorted(set(os.listdir("/dev/shm")) - shared_before) + [f"process {pid}" for pid in seen if is_alive(pid)]
+    new = set(os.listdir("/dev/shm")) - shared_before
+    # Those of other programs on this machine are in use.
+    maps = "".join(read(str(path)) for path in Path("/proc").glob("[0-9]*/maps")) if new else ""
+    left = [name for name in sorted(new) if f"/dev/shm/{name}" not in maps]
+    left += [f"process {pid}" for pid in seen if is_alive(pid)]
     print("| process | looks | MiB from step on | MiB at the end | growth | handles | verdict |")
     print("|---|---|---|---|---|---|---|")
     is_flat = True
