@@ -89,6 +89,15 @@ def judge(looks: Sequence[Look], from_step: int) -> tuple[float, float, int, int
     return memory[0], memory[1], files[0], files[1]
 
 
+def left_behind(shared_before: set[str], seen: set[int]) -> list[str]:
+    """New files in /dev/shm, and those of the processes ``seen`` that live."""
+    new = set(os.listdir("/dev/shm")) - shared_before
+    # Those of other programs on this machine are in use.
+    maps = "".join(read(str(path)) for path in Path("/proc").glob("[0-9]*/maps")) if new else ""
+    files = [name for name in sorted(new) if f"/dev/shm/{name}" not in maps]
+    return files + [f"process {pid}" for pid in seen if is_alive(pid)]
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="changes to the run's configuration")
@@ -125,11 +134,7 @@ def main() -> int:
             print((base / "output.txt").read_text(errors="replace"))
         until(lambda: not any(map(is_alive, seen)), 15)
         num_steps = last_step(base / "run")
-    new = set(os.listdir("/dev/shm")) - shared_before
-    # Those of other programs on this machine are in use.
-    maps = "".join(read(str(path)) for path in Path("/proc").glob("[0-9]*/maps")) if new else ""
-    left = [name for name in sorted(new) if f"/dev/shm/{name}" not in maps]
-    left += [f"process {pid}" for pid in seen if is_alive(pid)]
+    left = left_behind(shared_before, seen)
     print("| process | looks | MiB from step on | MiB at the end | growth | handles | verdict |")
     print("|---|---|---|---|---|---|---|")
     is_flat = True
