@@ -20,6 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
+from insight_rl.checkpoint import PartWriting
 from insight_rl.errors import check
 from insight_rl.learner.base import Learner, ReleasesMemory, ScoresCompletions
 from insight_rl.learner.settings import StartSpec
@@ -96,9 +97,9 @@ class _AlternatingLearner:
         self._rollout.release_memory()
         return self._learner.logprobs(completions)
 
-    def save_checkpoint(self, folder: Path) -> None:
+    def save_checkpoint(self, folder: Path) -> PartWriting | None:
         self._rollout.release_memory()
-        self._learner.save_checkpoint(folder)
+        return self._learner.save_checkpoint(folder)
 
     def load_checkpoint(self, folder: Path) -> None:
         self._rollout.release_memory()

@@ -117,7 +117,8 @@ class LastStep:
 class Recovery:
     """Carries a run to its end, whatever is lost on the way.
 
-    ``go_back`` starts the learner again and takes the run back to its newest checkpoint, or to its start.
+    ``go_back`` starts the learner again and takes the run back to its newest checkpoint, or to its start. ``settle``
+    waits for a checkpoint that is being written, for a bounded time.
     """
 
     def __init__(
@@ -127,12 +128,13 @@ class Recovery:
         max_restarts: int,
         go_back: Callable[[], None],
         newest_checkpoint: Callable[[], str | None],
+        settle: Callable[[], None],
         say: Callable[[str], None],
     ) -> None:
         self._trainer = trainer
         self._restarts = Restarts(max_restarts, say)
         self._last_step = LastStep(trainer)
-        self._go_back, self._newest_checkpoint, self._say = go_back, newest_checkpoint, say
+        self._go_back, self._newest_checkpoint, self._settle, self._say = go_back, newest_checkpoint, settle, say
         trainer.process_metrics = lambda: peak_memory() | self._restarts.metrics()
 
     def run(self, work: Callable[[], T], stop: StopRequest, *, grace_s: float | None) -> T:
@@ -163,5 +165,7 @@ class Recovery:
                 is_lost = True
             except Interrupted:
                 if stop.is_grace_over:
+                    self._settle()
                     self._say(self._last_step.give_up_next(self._newest_checkpoint()))
+                    self._settle()
                 raise

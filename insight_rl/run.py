@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -23,7 +23,7 @@ from insight_rl.build import (
     place_engines,
     quiet_libraries,
 )
-from insight_rl.checkpoint import CheckpointStore, part_folder
+from insight_rl.checkpoint import CheckpointStore, CheckpointWatch, Part, StatePart, part_folder
 from insight_rl.config import RunConfig, parse_config
 from insight_rl.device_time import device_clock
 from insight_rl.disk_failures import explain_disk_failures
@@ -52,7 +52,7 @@ from insight_rl.runtime.base import Runtime
 from insight_rl.seeding import derive_seed
 from insight_rl.selector.base import FollowsItsRun, Selector
 from insight_rl.selector.decision_log import DECISIONS_FOLDER, DecisionLog, RecordsDecisions
-from insight_rl.state_codec import load_state, save_state
+from insight_rl.state_codec import load_state
 from insight_rl.stop_signals import stop_on_signals
 from insight_rl.supervision import Supervision, supervise
 from insight_rl.sync_check import SyncCheck
@@ -123,6 +123,7 @@ def train(tree: DictConfig, output: RunOutput | None = None) -> Summary:
         run_dir = RunDir(choose_run_dir(config))
         cleanup.callback(run_dir.close)
         store = CheckpointStore(run_dir.path / "checkpoints", keep_last=config.checkpoint.keep_last)
+        cleanup.callback(store.abandon)
         cleanup.enter_context(explain_disk_failures(run_dir.path, store.newest_name))
         run_dir.check_same_run(tree, resume=config.resume)
         watching = Supervision(run_dir=run_dir.path, heartbeat_deadline_s=parts.runtime.heartbeat_deadline_s)
@@ -154,10 +155,11 @@ def train(tree: DictConfig, output: RunOutput | None = None) -> Summary:
             max_restarts=parts.runtime.max_restarts,
             go_back=lambda: _go_back(trainer, config, parts, store),
             newest_checkpoint=store.newest_name,
+            settle=store.settle,
             say=parts.say,
         )
         summary = recovery.run(
-            lambda: _train_to_the_end(trainer, parts, run_dir, output), stop, grace_s=parts.runtime.grace_s
+            lambda: _train_to_the_end(trainer, parts, run_dir, store, output), stop, grace_s=parts.runtime.grace_s
         )
         if stop.number is not None and not trainer.is_over():
             raise Interrupted(stop.number)
@@ -295,13 +297,13 @@ def assemble(
         last_checkpoint_s = time.monotonic()
         accuracy = metrics.get("eval/accuracy")
         assert accuracy is None or isinstance(accuracy, float)
-        writers: dict[str, Callable[[Path], None]] = {
-            "trainer": lambda folder: save_state(folder, asdict(progress)),
-            "selector": lambda folder: save_state(folder, parts.selector.state_dict()),
+        states: dict[str, Part] = {
+            "trainer": StatePart(asdict(progress)),
+            "selector": StatePart(parts.selector.state_dict()),
             "learner": learner.save_checkpoint,
             **trainer_choice.rollouts_writers(trainer),
         }
-        store.save(progress.step, writers, accuracy=accuracy)
+        store.save(progress.step, states, accuracy=accuracy)
 
     watch = Watch(parts.say, num_problems=len(parts.data.problems))
     watch.open(run_dir.path, config={}, num_steps=config.trainer.num_steps, first_step=first_step)
@@ -323,7 +325,7 @@ def assemble(
             sampling=sampling,
             store=EvaluationLog(run_dir.path / EVALUATIONS_FILE, first_step=first_step, start=start),
         ),
-        monitors=[*parts.monitors, watch],
+        monitors=[*parts.monitors, watch, CheckpointWatch(store)],
         selection_log=SelectionLogs(*logs),
         save_checkpoint=save_checkpoint,
         sync_check=SyncCheck(
@@ -415,13 +417,20 @@ def _restore(trainer: Trainer, progress: Progress, checkpoint: Path) -> None:
     trainer.sync(progress.step)
 
 
-def _train_to_the_end(trainer: Trainer, parts: Parts, run_dir: RunDir, output: RunOutput) -> Summary:
+def _train_to_the_end(
+    trainer: Trainer, parts: Parts, run_dir: RunDir, store: CheckpointStore, output: RunOutput
+) -> Summary:
     trainer.train()
+    # Still the checkpoint: a grace time that ends now lets it be written.
+    trainer.clock.running = "checkpoint"
+    store.wait()
+    trainer.clock.running = None
     return _finish(trainer, parts, run_dir, output)
 
 
 def _go_back(trainer: Trainer, config: RunConfig, parts: Parts, store: CheckpointStore) -> None:
     """Start the learner again and take the whole run back to its newest checkpoint, or to its start."""
+    store.abandon()
     checkpoint, damage = store.newest_sound()
     for text in damage:
         parts.say(text)

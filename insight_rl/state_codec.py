@@ -20,9 +20,16 @@ _JSON_ENTRY = "json"
 
 def save_state(folder: Path, state: Mapping[str, Any]) -> None:
     """Write ``state.json`` and ``arrays.npz``; neither is durable before the caller has seen to it."""
+    for name, content in state_files(state).items():
+        (folder / name).write_bytes(content)
+
+
+def state_files(state: Mapping[str, Any]) -> dict[str, bytes]:
+    """The files of :func:`save_state` by name: a copy, which what becomes of ``state`` later does not change."""
     tree, arrays = _split(state)
-    (folder / "state.json").write_text(json.dumps(tree), encoding="utf-8")
-    np.savez(folder / "arrays.npz", allow_pickle=False, **arrays)
+    buffer = io.BytesIO()
+    np.savez(buffer, allow_pickle=False, **arrays)
+    return {"state.json": json.dumps(tree).encode(), "arrays.npz": buffer.getvalue()}
 
 
 def load_state(folder: Path) -> dict[str, Any]:

@@ -35,6 +35,7 @@ LAYERS = (
         "device_time",
         "disk_failures",
         "files",
+        "hashed_files",
         "recorded_config",
         "stacks",
         "target_check",

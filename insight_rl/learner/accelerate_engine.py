@@ -4,23 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
-from pathlib import Path
 from typing import Any, cast
 
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 
-from insight_rl.errors import UsageError
 from insight_rl.learner.engine import Scorer
 from insight_rl.learner.logprobs import TokenScorer
 from insight_rl.learner.lora import adapter_tensors, add_adapter, describe_weights, merged_tensors, reference_scorer
 from insight_rl.learner.models import kernel_for, load_policy, set_policy_mode, trainable_parameters
-from insight_rl.learner.safe_load import load_tensors
 from insight_rl.learner.settings import LearnerSettings, StartSpec
+from insight_rl.learner.shards import Fragment, whole_fragments
 from insight_rl.weight_sync.base import TensorInfo
-
-_CHECKPOINT = "learner.pt"
 
 
 class AccelerateEngine:
@@ -102,26 +98,13 @@ class AccelerateEngine:
     def adapter_tensors(self) -> Iterator[tuple[str, torch.Tensor]]:
         return adapter_tensors(self.model, nullcontext)
 
-    def _trained(self) -> dict[str, torch.nn.Parameter]:
-        return {name: parameter for name, parameter in self.model.named_parameters() if parameter.requires_grad}
+    def fragments(self, *, owned: bool) -> list[Fragment]:
+        trained = ((name, each) for name, each in self.model.named_parameters() if each.requires_grad)
+        share = (self.rank, self._accelerator.num_processes) if owned else (0, 1)
+        return list(whole_fragments(trained, self._optimizer.optimizer, share=share))
 
-    def save(self, folder: Path) -> None:
-        if self.rank == 0:
-            state = {"model": self._trained(), "optimizer": self._optimizer.state_dict()}
-            torch.save(state, folder / _CHECKPOINT)
-
-    def load(self, folder: Path) -> None:
-        state = load_tensors(folder / _CHECKPOINT)
-        parameters = self._trained()
-        if not isinstance(state, dict) or parameters.keys() != state.get("model", {}).keys():
-            raise UsageError(
-                f"{folder / _CHECKPOINT}: not a checkpoint of the model at {self._spec.model_path}; remove it to go on "
-                "from an older one, or take another run_dir"
-            )
-        with torch.no_grad():
-            for name, parameter in parameters.items():
-                parameter.copy_(state["model"][name])
-        self._optimizer.load_state_dict(state["optimizer"])
+    def take_over_fragments(self) -> None:
+        """They are the parameters themselves."""
 
     def close(self) -> None:
         self._accelerator.free_memory()

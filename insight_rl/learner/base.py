@@ -8,6 +8,7 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 
+from insight_rl.checkpoint import PartWriting
 from insight_rl.learner.processes import RankHost
 from insight_rl.learner.settings import StartSpec
 from insight_rl.types import Group, Metrics, Prompt
@@ -37,8 +38,12 @@ class Learner(Protocol):
         """The weights as they are when they are asked for, not when this is called."""
         ...
 
-    def save_checkpoint(self, folder: Path) -> None:
-        """Model, optimizer, schedule and generators, for an exact resume."""
+    def save_checkpoint(self, folder: Path) -> PartWriting | None:
+        """Model, optimizer, schedule and generators as they are now, for an exact resume.
+
+        ``None``: all of it is in the folder. Else it is written in the background, whatever is learnt meanwhile, and
+        is whole once :meth:`~insight_rl.checkpoint.PartWriting.write` of what is returned has come back.
+        """
         ...
 
     def load_checkpoint(self, folder: Path) -> None:

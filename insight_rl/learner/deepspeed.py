@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from insight_rl.learner.multi_rank import MultiRankLearner
 from insight_rl.learner.processes import MakeWorker
@@ -27,9 +27,6 @@ class DeepSpeedLearner(MultiRankLearner, DeepSpeedSettings):
 
     def _make_worker(self) -> MakeWorker:
         return functools.partial(_make_worker, self.settings)
-
-    def _kind(self) -> dict[str, Any]:
-        return super()._kind() | {"zero_stage": self.zero_stage}
 
 
 def _make_worker(settings: DeepSpeedSettings) -> RankWorker:

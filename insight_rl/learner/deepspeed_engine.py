@@ -5,65 +5,33 @@ DeepSpeed compiles small C++ extensions at first use, so a C++ compiler must be 
 
 from __future__ import annotations
 
-import enum
 import importlib
 import os
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any, cast
 
 import deepspeed
 import torch
 from deepspeed.runtime import compiler
-from deepspeed.runtime.checkpoint_engine import TorchCheckpointEngine
-from deepspeed.runtime.fp16.loss_scaler import LossScaler
-from deepspeed.utils.tensor_fragment import fragment_address
 from transformers.integrations.deepspeed import HfDeepSpeedConfig
 
-from insight_rl.errors import UsageError
 from insight_rl.learner.engine import Scorer
 from insight_rl.learner.logprobs import TokenScorer
 from insight_rl.learner.lora import adapter_tensors, add_adapter, describe_weights, merged_tensors, reference_scorer
 from insight_rl.learner.models import kernel_for, load_policy, set_policy_mode, trainable_parameters
-from insight_rl.learner.safe_load import load_tensors
 from insight_rl.learner.settings import DeepSpeedSettings, StartSpec
+from insight_rl.learner.shards import MOMENTS, WEIGHT, Fragment, adamw_state, whole_fragments
 from insight_rl.nested import merged
 from insight_rl.weight_sync.base import TensorInfo
 from insight_rl.weight_sync.memory_folder import check_shared_memory
 
-_TAG = "deepspeed"
 _MUON = "deepspeed.runtime.zero.muon.muon_optimizer"
 
 # DeepSpeed calls collectives by their old names, once a bucket.
 warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed")
-
-# Classes of DeepSpeed's whose objects stand in its checkpoints: plain records.
-_ALLOWED_IN_CHECKPOINTS = (fragment_address, LossScaler)
-
-
-class _SafeCheckpointEngine(TorchCheckpointEngine):  # type: ignore[misc]  # DeepSpeed has no types
-    """Writes as DeepSpeed does, and reads without executing anything."""
-
-    def save(self, state_dict: Mapping[str, Any], path: str) -> None:
-        super().save(_without_enums(state_dict), path)
-
-    def load(self, path: str, map_location: object = None) -> Any:
-        return load_tensors(Path(path), allowed=_ALLOWED_IN_CHECKPOINTS)
-
-
-def _without_enums(node: Any) -> Any:
-    """``node`` with the values of enum members in their place.
-
-    Python before 3.11.4 pickles a member as a call of ``getattr``, which must stay refused when a checkpoint is read.
-    """
-    if isinstance(node, enum.Enum):
-        return node.value
-    if isinstance(node, Mapping):
-        plain = {key: _without_enums(value) for key, value in node.items()}
-        return plain if any(plain[key] is not value for key, value in node.items()) else node
-    return node
 
 
 def _gather_head(scorer: TokenScorer) -> None:
@@ -83,6 +51,18 @@ def _import_muon_uncompiled() -> None:
         importlib.import_module(_MUON)
     finally:
         compiler.compile = original
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Place:
+    """Where a piece of a parameter lies in one of ZeRO's flat tensors."""
+
+    begin: int
+    """Of the piece in the parameter."""
+    flat: torch.Tensor
+    start: int
+    """Of the piece in ``flat``."""
+    size: int
 
 
 class DeepSpeedEngine:
@@ -128,8 +108,6 @@ class DeepSpeedEngine:
         assert isinstance(self._engine, deepspeed.DeepSpeedEngine), type(self._engine)
         wanted = self._settings.zero_stage
         assert stage == wanted, f"asked DeepSpeed for ZeRO stage {wanted}, got {stage}"
-        # DeepSpeed's own would unpickle whatever a checkpoint contains.
-        self._engine.checkpoint_engine = _SafeCheckpointEngine(self._engine._config)
         # DeepSpeed sets the mode of every module as it starts.
         self._engine.eval()
         set_policy_mode(self.model)
@@ -219,16 +197,53 @@ class DeepSpeedEngine:
         # A part at a time: the whole model may not fit on a device, and gathers must not be nested.
         return deepspeed.zero.GatheredParameters(parameters, enabled=self._settings.zero_stage == 3)
 
-    def save(self, folder: Path) -> None:
-        has_adapter = self._settings.adapter is not None
-        self._engine.save_checkpoint(str(folder), tag=_TAG, exclude_frozen_parameters=has_adapter)
+    def fragments(self, *, owned: bool) -> list[Fragment]:
+        trained = ((name, each) for name, each in self.model.named_parameters() if each.requires_grad)
+        if self._settings.zero_stage == 0:
+            share = (self.rank, self._num_ranks) if owned else (0, 1)
+            return list(whole_fragments(trained, self._engine.optimizer, share=share))
+        place_of = self._place_in_stage_3 if self._settings.zero_stage == 3 else self._place_in_stage_1_or_2
+        fragments = []
+        for name, parameter in trained:
+            place = place_of(parameter)
+            if place is not None and place.size > 0:
+                size = getattr(parameter, "ds_numel", parameter.numel())
+                fragments.append(self._fragment(name, size, place))
+        return fragments
 
-    def load(self, folder: Path) -> None:
-        # Strict: with an adapter the checkpoint lacks the frozen weights, which model.path has.
-        is_strict = self._settings.adapter is None
-        loaded, _ = self._engine.load_checkpoint(str(folder), tag=_TAG, load_module_strict=is_strict)
-        if loaded is None:
-            raise UsageError(f"{folder}: DeepSpeed finds no checkpoint in it; remove it to go on from an older one")
+    def _place_in_stage_1_or_2(self, parameter: Any) -> _Place | None:
+        found = parameter._hp_mapping
+        if found is None:  # all of it lies with other ranks
+            return None
+        (flat,) = self._engine.optimizer.optimizer.param_groups[found.param_group_index]["params"]
+        there, here = found.lp_fragment_address, found.hp_fragment_address
+        return _Place(begin=there.start, flat=flat, start=here.start, size=here.numel)
+
+    def _place_in_stage_3(self, parameter: Any) -> _Place:
+        zero = self._engine.optimizer
+        # DeepSpeed's public functions copy to the GPU what is offloaded.
+        group, start, _ = zero.grad_position[zero.get_param_id(parameter)]
+        # The pieces of the last ranks are padding in part, or all of it.
+        begin = self.rank * parameter.ds_tensor.ds_numel
+        size = min(parameter.ds_tensor.ds_numel, parameter.ds_numel - begin)
+        return _Place(begin=begin, flat=zero.fp32_partitioned_groups_flat[group], start=start, size=size)
+
+    def _fragment(self, name: str, num_elements: int, place: _Place) -> Fragment:
+        state = adamw_state(self._engine.optimizer.optimizer, place.flat)
+        tensors = {WEIGHT: place.flat, **{moment: state[moment] for moment in MOMENTS}}
+        pieces = {kind: tensor.detach().narrow(0, place.start, place.size) for kind, tensor in tensors.items()}
+        return Fragment(name=name, num_elements=num_elements, start=place.begin, tensors=pieces, state=state)
+
+    def take_over_fragments(self) -> None:
+        zero = self._engine.optimizer
+        if self._settings.zero_stage in (1, 2):
+            zero.update_lp_params()
+        elif self._settings.zero_stage == 3:
+            # As after a step of the optimizer.
+            zero.checkpoint_event_prologue()
+            for group in range(len(zero.fp32_partitioned_groups_flat)):
+                zero._reassign_or_swap_out_partitioned_parameters(group)
+            zero.checkpoint_event_epilogue()
 
     def close(self) -> None:
         self._engine.destroy()

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 
 from insight_rl.learner.settings import Kernel, LearnerSettings, StartSpec
+from insight_rl.learner.shards import Fragment
 from insight_rl.weight_sync.base import TensorInfo
 
 if TYPE_CHECKING:
@@ -70,10 +70,15 @@ class TrainEngine(Protocol):
         """The adapter's parameters, whole, under peft's names; none without LoRA. Collective, as above."""
         ...
 
-    def save(self, folder: Path) -> None:
-        """What is trained (with LoRA the adapter alone) and the optimizer's state, exactly. Collective."""
+    def fragments(self, *, owned: bool) -> list[Fragment]:
+        """What is trained (with LoRA the adapter alone) and the optimizer's state, exactly; nothing is gathered.
+
+        ``owned``: this rank's share, so that the shares of all ranks are the whole; else all that this rank holds.
+        """
         ...
 
-    def load(self, folder: Path) -> None: ...
+    def take_over_fragments(self) -> None:
+        """The fragments that this rank holds have been filled from a checkpoint: train on with them. Collective."""
+        ...
 
     def close(self) -> None: ...

@@ -6,6 +6,7 @@ The work is done by one rank in this process, or by one process per rank; nothin
 from __future__ import annotations
 
 import json
+import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
@@ -15,9 +16,12 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
+from insight_rl.checkpoint import PartWriting
 from insight_rl.errors import UsageError, check
+from insight_rl.hashed_files import Digest, hashed_file
 from insight_rl.learner.plan import BatchSettings, plan_step
 from insight_rl.learner.processes import Answer, MakeWorker, RankHost, RankProcesses, Ranks
+from insight_rl.learner.rank_files import RankFiles
 from insight_rl.learner.schedule import lr_at
 from insight_rl.learner.settings import LearnerSettings, StartSpec
 from insight_rl.learner.step_sums import to_metrics
@@ -129,14 +133,18 @@ class MultiRankLearner(LearnerSettings, ABC):
             self._everywhere("release_memory")
             self._is_released = True
 
-    def save_checkpoint(self, folder: Path) -> None:
+    def save_checkpoint(self, folder: Path) -> PartWriting:
+        """See :meth:`~insight_rl.learner.base.Learner.save_checkpoint`. The ranks write in the background."""
         folder.mkdir(parents=True, exist_ok=True)
-        self._everywhere("save_checkpoint", folder)
+        self._everywhere("begin_checkpoint", folder)
         state = self._kind() | {"num_steps_done": self._num_steps_done, "base": self._base}
-        (folder / _STATE).write_text(json.dumps(state))
+        return _LearnerWriting(self, folder, json.dumps(state).encode())
 
     def load_checkpoint(self, folder: Path) -> None:
-        """Raises ``UsageError`` for a damaged checkpoint, or one of another kind of learner or number of ranks."""
+        """Raises ``UsageError`` for a damaged checkpoint, or one of another kind of learner.
+
+        Any number of ranks, and any stage of ZeRO, goes on from what any other has written.
+        """
         file = folder / _STATE
         try:
             state = json.loads(file.read_text(encoding="utf-8"))
@@ -169,7 +177,7 @@ class MultiRankLearner(LearnerSettings, ABC):
     def _kind(self) -> dict[str, Any]:
         """What a checkpoint must have in common with the learner that loads it."""
         lora = None if self.adapter is None else json.loads(json.dumps(asdict(self.adapter)))
-        return {"kind": type(self).__name__, "num_ranks": self.num_ranks, "lora": lora}
+        return {"kind": type(self).__name__, "lora": lora}
 
     def _everywhere(self, method: str, *arguments: Any, answer: Answer | None = None) -> Any:
         """Call ``method`` with the same arguments on every rank; returns rank 0's result."""
@@ -190,6 +198,23 @@ class MultiRankLearner(LearnerSettings, ABC):
 
 def _nothing_to_see() -> None:
     """The only rank is in this process: it waits for the answer."""
+
+
+class _LearnerWriting:
+    """See :class:`~insight_rl.checkpoint.PartWriting`."""
+
+    def __init__(self, learner: MultiRankLearner, folder: Path, state: bytes) -> None:
+        self._learner, self._folder, self._state = learner, folder, state
+        self._of_ranks = RankFiles(folder, learner.num_ranks, deadline_s=learner.deadline_s)
+
+    def write(self, cancelled: threading.Event) -> dict[str, Digest]:
+        digests: dict[str, Digest] = {}
+        with hashed_file(self._folder / _STATE, cancelled, digests) as file:
+            file.write(self._state)
+        return digests | self._of_ranks.write(cancelled)
+
+    def check(self) -> None:
+        self._learner._everywhere("check_checkpoint")
 
 
 class _LearnerWeights:

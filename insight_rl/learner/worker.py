@@ -29,6 +29,7 @@ from insight_rl.learner.lora import ADAPTER_FOLDER, describe_adapter, has_adapte
 from insight_rl.learner.models import save_pretrained, write_weights
 from insight_rl.learner.plan import BatchPlan, RankPlan, lay_out
 from insight_rl.learner.settings import ModelFacts, StartSpec
+from insight_rl.learner.shards import ShardWriter, read_shards
 from insight_rl.learner.step_sums import StepSums
 from insight_rl.learner.weight_handover import HandedWeights, write_to_memory
 from insight_rl.weight_sync.base import Sender, SenderSpec, SyncSeconds, TensorInfo
@@ -70,11 +71,13 @@ class RankWorker:
         self._handed_file: BinaryIO | None = None
         self._sender: Sender | None = None
         self._parked: ParkedMemory | None = None
+        self._shards = ShardWriter()
 
     def start(self, spec: StartSpec) -> ModelFacts:
         from transformers import set_seed
 
         set_seed(spec.seed)
+        self._shards.wait_for_copy()
         self._spec = spec
         self._engine.start(spec)
         self._reference = self._engine.load_reference() if spec.loss.uses_reference else None
@@ -130,7 +133,8 @@ class RankWorker:
         return _mean_gap(together, by_head if calls_head else by_model) < context_margin
 
     def step(self, plan: RankPlan, lr: float) -> StepSums:
-        """Raises ``RunStopped`` where the gradient is not finite."""
+        """Raises ``RunStopped`` where the gradient is not finite, ``OSError`` where a checkpoint cannot be written."""
+        self._shards.wait_for_copy()
         sequences = plan.table.sequences()
         updates = [[_Batch(plan=batch, sequences=sequences) for batch in batches] for batches in plan.updates]
         result = StepSums()
@@ -255,6 +259,7 @@ class RankWorker:
 
     def release_memory(self) -> int:
         """Move all that is on the device to host memory, until :meth:`take_memory`; returns how many bytes it was."""
+        self._shards.wait_for_copy()
         self._parked = ParkedMemory([self._engine, self._reference], self._engine.device)
         return self._parked.num_bytes
 
@@ -328,13 +333,21 @@ class RankWorker:
         seconds.transfer_s = time.perf_counter() - started - seconds.gather_s
         return seconds
 
-    def save_checkpoint(self, folder: Path) -> None:
-        self._engine.save(folder)
+    def begin_checkpoint(self, folder: Path) -> None:
+        """Start writing this rank's share to ``folder``, in the background."""
+        self._shards.begin(folder, self._engine.rank, self._engine.fragments(owned=True), self._engine.device)
+
+    def check_checkpoint(self) -> None:
+        """Raise what writing has failed of, if it has; never waits."""
+        self._shards.check()
 
     def load_checkpoint(self, folder: Path) -> None:
-        self._engine.load(folder)
+        self._shards.wait_for_copy()
+        read_shards(folder, self._engine.fragments(owned=False))
+        self._engine.take_over_fragments()
 
     def close(self) -> None:
+        self._shards.cancel()
         self._engine.close()
 
 

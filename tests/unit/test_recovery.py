@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 
 from insight_rl.clock import PhaseClock
-from insight_rl.errors import RanksLost, RunStopped
+from insight_rl.errors import Interrupted, RanksLost, RunStopped
 from insight_rl.recovery import LastStep, Recovery, Restarts
 from insight_rl.selector.belief_selector import BeliefSelector
 from insight_rl.stop_signals import stop_on_signals
@@ -151,7 +151,12 @@ def test_lost_ranks_take_the_run_back_until_it_is_done():
 
     trainer = SimpleNamespace(progress=Progress(step=4), monitors=[], request_stop=None)
     recovery = Recovery(
-        trainer, max_restarts=1, go_back=lambda: done.append("back"), newest_checkpoint=lambda: None, say=said.append
+        trainer,
+        max_restarts=1,
+        go_back=lambda: done.append("back"),
+        newest_checkpoint=lambda: None,
+        settle=lambda: None,
+        say=said.append,
     )
     with stop_on_signals() as stop:
         assert recovery.run(work, stop, grace_s=None) == "summary"
@@ -164,6 +169,31 @@ def test_a_loss_while_going_back_counts_too():
         raise LOST
 
     trainer = SimpleNamespace(progress=Progress(step=4), monitors=[], request_stop=None)
-    recovery = Recovery(trainer, max_restarts=1, go_back=fail, newest_checkpoint=lambda: None, say=lambda text: None)
+    recovery = Recovery(
+        trainer, max_restarts=1, go_back=fail, newest_checkpoint=lambda: None, settle=fail, say=lambda text: None
+    )
     with stop_on_signals() as stop, pytest.raises(RunStopped, match=r"started again once, and now they are lost once"):
         recovery.run(fail, stop, grace_s=None)
+
+
+def test_a_run_that_is_cut_short_leaves_no_checkpoint_half_written(trainer):
+    """The one that is being written is whole before its age is asked for, and so is the last one before the end."""
+    order = []
+    trainer.monitors, trainer.request_stop, trainer.clock.running = [], None, "rollout"
+    trainer.save_checkpoint = lambda progress, metrics: order.append("save")
+
+    def work():
+        raise Interrupted(15)
+
+    recovery = Recovery(
+        trainer,
+        max_restarts=0,
+        go_back=lambda: None,
+        newest_checkpoint=lambda: order.append("ask"),
+        settle=lambda: order.append("settle"),
+        say=lambda text: None,
+    )
+    stop = SimpleNamespace(finish_first=lambda *arguments, **settings: None, is_grace_over=True)
+    with pytest.raises(Interrupted):
+        recovery.run(work, stop, grace_s=1.0)
+    assert order == ["settle", "ask", "save", "settle"]
