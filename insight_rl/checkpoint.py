@@ -19,7 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Protocol
 
-from insight_rl.errors import UsageError
+from insight_rl.errors import UsageError, check
 from insight_rl.files import fsync, write_atomically
 from insight_rl.hashed_files import Digest, digest_of, hashed_file
 from insight_rl.state_codec import state_files
@@ -215,6 +215,29 @@ class CheckpointStore:
                 "run_dir"
             )
         return None, notices
+
+    def sound(self, name: str) -> Path:
+        """The checkpoint called ``name`` (``step_000020``), ``latest`` or ``best``, whose files are as written.
+
+        Raises ``UsageError`` where it is damaged or not there.
+        """
+        there = [path.name for path in self._all()]
+        wanted = name
+        if name == "latest" and there:
+            wanted = there[-1]
+        elif name == "best" and (self.folder / "best").is_file():
+            with (self.folder / "best").open(encoding="utf-8", errors="replace") as file:
+                wanted = file.read(100).strip()
+        check(
+            wanted in there,
+            "checkpoint",
+            name,
+            f"there is no such checkpoint in {self.folder}; there are {', '.join(there) or 'none'} (and best, once one "
+            "of them has been evaluated)",
+        )
+        damage = _find_damage(self.folder / wanted)
+        check(damage is None, "checkpoint", name, f"{self.folder / wanted} is damaged ({damage}); take another one")
+        return self.folder / wanted
 
     def newest_name(self) -> str | None:
         """Its folder's name, e.g. ``step_000020``; whether it is sound is seen on resuming."""

@@ -27,7 +27,9 @@ from __future__ import annotations
 import argparse
 import json
 import re
+import shutil
 import tempfile
+import threading
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -182,8 +184,10 @@ class Lab:
         return groups
 
     def keep(self, name: str) -> None:
-        (self._folder / name).mkdir(exist_ok=True)
-        self.trainer.learner.save_checkpoint(self._folder / name)
+        shutil.rmtree(self._folder / name, ignore_errors=True)
+        writing = self.trainer.learner.save_checkpoint(self._folder / name)
+        if writing is not None:
+            writing.write(threading.Event())
 
     def back_to(self, name: str) -> None:
         self.trainer.learner.load_checkpoint(self._folder / name)

@@ -20,6 +20,7 @@ COMMANDS = {
     "train": ("insight_rl.cli.train", "train a model: insight-rl train selector=insight seed=1"),
     "doctor": ("insight_rl.cli.doctor", "memory and time of a training command, before anything is downloaded"),
     "evaluate": ("insight_rl.cli.evaluate", "accuracy on held-out problems: avg@k and pass@k"),
+    "export": ("insight_rl.cli.export", "a Hugging Face model from any checkpoint of a run"),
     "data": ("insight_rl.cli.data", "look into a task's prompts before a run, or prepare data sets as local files"),
     "plot": ("insight_rl.cli.plot", "draw the curves of one or several runs in one picture"),
     "dashboard": ("insight_rl.cli.dashboard", "a W&B workspace and report of all runs, or its definition as a file"),

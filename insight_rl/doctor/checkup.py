@@ -13,6 +13,7 @@ from insight_rl.doctor.memory import (
     Situation,
     Verdict,
     activations_of,
+    count_checkpoint,
     count_host,
     count_kv_cache,
     count_situations,
@@ -202,6 +203,7 @@ def host_need(work: Workload) -> int:
         need += states.weights + states.gradients + states.optimizer + states.reference + count_host(work, work.learner)
         need += passes.kept + passes.head + passes.temporary
         need *= work.learner.num_ranks
+        need += count_checkpoint(work)
     if work.rollout is not None:
         sequences = min(work.completions_per_step, work.rollout.max_batch or work.completions_per_step)
         cache = kv_bytes_per_token(work, 1) * work.max_length * sequences

@@ -154,7 +154,7 @@ def _main_memory(work: Workload, *, has_gpu: bool) -> Iterator[Finding]:
     need = host_need(work)
     if has_gpu:
         need = count_host(work, work.learner) if work.learner is not None else 0
-        need += count_parked(work)
+        need += count_parked(work) + count_checkpoint(work)
     if need:
         text = f"main memory: {free / GIB:.0f} GiB free, about {need / GIB:.1f} needed"
         yield Finding(is_good=need <= free, text=text)

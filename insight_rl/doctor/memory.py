@@ -227,13 +227,8 @@ def count_host(work: Workload, learner: LearnerPlan) -> int:
 
 
 def count_checkpoint(work: Workload) -> int:
-    """Bytes of one checkpoint on disk."""
-    learner = work.learner
-    if learner is None:
-        return 0
-    if learner.kind == "accelerate" or learner.zero_stage == 0:
-        return 12 * work.num_trained
-    return (12 + work.dtype_bytes) * work.num_trained
+    """Bytes of one checkpoint on disk, and of the copy in main memory that it is written from."""
+    return 0 if work.learner is None else 12 * work.num_trained
 
 
 def _learner_phases(work: Workload, learner: LearnerPlan) -> dict[str, dict[str, int]]:

@@ -94,6 +94,15 @@ def write_weights(named_tensors: NamedTensors, folder: Path) -> None:
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
 
 
+def save_merged(
+    model: PreTrainedModel, named_tensors: NamedTensors, *, source: Path, folder: Path, dtype: torch.dtype
+) -> None:
+    """A Hugging Face folder of ``named_tensors``, which are all parameters of ``model`` under their own names."""
+    state = {name: tensor.to("cpu", copy=True) for name, tensor in named_tensors}
+    persistent = {name: buffer.cpu() for name, buffer in model.named_buffers() if name in model.state_dict()}
+    save_pretrained(model, state | persistent, source=source, folder=folder, dtype=dtype)
+
+
 def save_pretrained(
     model: PreTrainedModel, state: dict[str, torch.Tensor], *, source: Path, folder: Path, dtype: torch.dtype
 ) -> None:

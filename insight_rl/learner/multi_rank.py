@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from insight_rl.checkpoint import PartWriting
-from insight_rl.errors import UsageError, check
+from insight_rl.errors import check
 from insight_rl.hashed_files import Digest, hashed_file
+from insight_rl.learner.learner_state import STATE_FILE, LearnerState
 from insight_rl.learner.plan import BatchSettings, plan_step
 from insight_rl.learner.processes import Answer, MakeWorker, RankHost, RankProcesses, Ranks
 from insight_rl.learner.rank_files import RankFiles
@@ -33,8 +34,6 @@ if TYPE_CHECKING:
     import torch
 
     from insight_rl.learner.worker import RankWorker
-
-_STATE = "learner.json"
 
 
 class MultiRankLearner(LearnerSettings, ABC):
@@ -59,6 +58,7 @@ class MultiRankLearner(LearnerSettings, ABC):
         self._processes: Ranks | None = None
         self._worker: RankWorker | None = None
         self._num_steps_done = 0
+        self._base: str | None = None
         self._is_released = False
 
     @abstractmethod
@@ -137,31 +137,25 @@ class MultiRankLearner(LearnerSettings, ABC):
         """See :meth:`~insight_rl.learner.base.Learner.save_checkpoint`. The ranks write in the background."""
         folder.mkdir(parents=True, exist_ok=True)
         self._everywhere("begin_checkpoint", folder)
-        state = self._kind() | {"num_steps_done": self._num_steps_done, "base": self._base}
-        return _LearnerWriting(self, folder, json.dumps(state).encode())
+        return _LearnerWriting(self, folder, self._state().content())
 
     def load_checkpoint(self, folder: Path) -> None:
         """Raises ``UsageError`` for a damaged checkpoint, or one of another kind of learner.
 
         Any number of ranks, and any stage of ZeRO, goes on from what any other has written.
         """
-        file = folder / _STATE
-        try:
-            state = json.loads(file.read_text(encoding="utf-8"))
-            num_steps_done = int(state["num_steps_done"])
-        except (ValueError, TypeError, KeyError) as error:
-            raise UsageError(f"{file}: damaged ({error}); remove this checkpoint to go on from an older one") from error
-        for key, present in self._kind().items():
-            found = state.get(key)
-            check(found == present, f"learner ({key})", present, f"the checkpoint in {folder} has {found!r}")
+        found, present = LearnerState.read(folder), self._state()
+        for key in ("kind", "lora"):
+            wanted, there = getattr(present, key), getattr(found, key)
+            check(there == wanted, f"learner ({key})", wanted, f"the checkpoint in {folder} has {there!r}")
         check(
-            state.get("base") == self._base,
+            found.base == present.base,
             "model.path",
             str(self._model_path),
             f"is another model than the one that the adapter in {folder} was trained beside; give that one",
         )
         self._everywhere("load_checkpoint", folder)
-        self._num_steps_done = num_steps_done
+        self._num_steps_done = found.num_steps_done
 
     def save_model(self, folder: Path) -> None:
         self._everywhere("save_model", folder)
@@ -174,10 +168,9 @@ class MultiRankLearner(LearnerSettings, ABC):
         self._worker = self._processes = None
         self._is_released = False
 
-    def _kind(self) -> dict[str, Any]:
-        """What a checkpoint must have in common with the learner that loads it."""
+    def _state(self) -> LearnerState:
         lora = None if self.adapter is None else json.loads(json.dumps(asdict(self.adapter)))
-        return {"kind": type(self).__name__, "lora": lora}
+        return LearnerState(kind=type(self).__name__, lora=lora, base=self._base, num_steps_done=self._num_steps_done)
 
     def _everywhere(self, method: str, *arguments: Any, answer: Answer | None = None) -> Any:
         """Call ``method`` with the same arguments on every rank; returns rank 0's result."""
@@ -185,7 +178,7 @@ class MultiRankLearner(LearnerSettings, ABC):
 
     def _call(self, method: str, arguments_R: Sequence[tuple[Any, ...]], *, answer: Answer | None = None) -> list[Any]:
         """See :meth:`~insight_rl.learner.processes.RankProcesses.call`. Memory that was released is taken again."""
-        if self._is_released and method != "describe":
+        if self._is_released and method not in ("describe", "check_checkpoint"):
             self._is_released = False
             self._everywhere("take_memory")
         if self._worker is not None:
@@ -209,7 +202,7 @@ class _LearnerWriting:
 
     def write(self, cancelled: threading.Event) -> dict[str, Digest]:
         digests: dict[str, Digest] = {}
-        with hashed_file(self._folder / _STATE, cancelled, digests) as file:
+        with hashed_file(self._folder / STATE_FILE, cancelled, digests) as file:
             file.write(self._state)
         return digests | self._of_ranks.write(cancelled)
 

@@ -21,6 +21,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -112,7 +113,7 @@ def whole_fragments(
 class ShardWriter:
     """Writes a rank's fragments in a thread, one checkpoint at a time, while training goes on.
 
-    The thread copies them to host memory first; :meth:`wait_for_copy` keeps training from changing them until then.
+    The thread copies them to main memory first; :meth:`wait_for_copy` keeps training from changing them until then.
     The copies are kept for the next checkpoint: memory that is new to a process costs more time than copying.
     """
 
@@ -124,7 +125,7 @@ class ShardWriter:
         self._copies: dict[str, torch.Tensor] = {}
 
     def begin(self, folder: Path, rank: int, fragments: Iterable[Fragment], device: torch.device) -> None:
-        """Start writing ``fragments``, which lie on ``device`` or in host memory, as ``rank``'s files in ``folder``.
+        """Start writing ``fragments``, which lie on ``device`` or in main memory, as ``rank``'s files in ``folder``.
 
         Raises what the checkpoint before failed of.
         """
@@ -200,7 +201,7 @@ class ShardWriter:
 def write_shards(
     folder: Path, rank: int, fragments: Sequence[Fragment], cancelled: threading.Event
 ) -> dict[str, Digest]:
-    """Write the fragments, which are in host memory, as this rank's file; returns its digest by its name.
+    """Write the fragments, which are in main memory, as this rank's file; returns its digest by its name.
 
     Raises ``OSError``, and :class:`~insight_rl.hashed_files.WriteCancelled` soon after ``cancelled`` is set.
     """
@@ -237,13 +238,7 @@ def read_shards(folder: Path, fragments: Iterable[Fragment]) -> None:
     Raises ``UsageError`` where the files are damaged, or hold other parameters than the fragments are of.
     """
     fragments = list(fragments)
-    steps = _read_records(folder)
-    missing = {fragment.name for fragment in fragments} - steps.keys()
-    if missing:
-        raise UsageError(
-            f"{folder}: not a checkpoint of this model (it has no {min(missing)}); remove it to go on from an older "
-            "one, or take another run_dir"
-        )
+    steps = _steps_of(folder, {fragment.name for fragment in fragments})
     with _explaining(folder):
         read_pieces(
             folder,
@@ -258,6 +253,17 @@ def read_shards(folder: Path, fragments: Iterable[Fragment]) -> None:
         fragment.set_step(0)
     for fragment in fragments:
         fragment.set_step(max(fragment.step, steps[fragment.name]))
+
+
+def read_weights(folder: Path, parameters: Mapping[str, torch.Tensor]) -> None:
+    """Fill whole parameters alone, without the optimizer's state; they lie in main memory. Raises as above."""
+    _steps_of(folder, parameters.keys())
+    pieces = {
+        f"{WEIGHT}/{name}": Piece(tensor=each.detach().view(-1), start=0, num_elements=each.numel())
+        for name, each in parameters.items()
+    }
+    with _explaining(folder):
+        read_pieces(folder, pieces)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -305,6 +311,18 @@ def read_pieces(folder: Path, pieces: Mapping[str, Piece]) -> None:
         reads += of_piece
     with torch.no_grad():
         reader.read_data(LoadPlan(reads), Places()).wait()
+
+
+def _steps_of(folder: Path, names: AbstractSet[str]) -> dict[str, int]:
+    """The optimizer's step counts; raises ``UsageError`` unless the checkpoint has parameters of all ``names``."""
+    steps = _read_records(folder)
+    missing = names - steps.keys()
+    if missing:
+        raise UsageError(
+            f"{folder}: not a checkpoint of this model (it has no {min(missing)}); remove it to go on from an older "
+            "one, or take another run_dir"
+        )
+    return steps
 
 
 def _read_records(folder: Path) -> dict[str, int]:

@@ -26,7 +26,7 @@ from insight_rl.learner.engine import Scorer, TrainEngine
 from insight_rl.learner.flops import ModelShape, Work, measure_peak
 from insight_rl.learner.head import check_plain_head
 from insight_rl.learner.lora import ADAPTER_FOLDER, describe_adapter, has_adapter, write_adapter
-from insight_rl.learner.models import save_pretrained, write_weights
+from insight_rl.learner.models import save_merged, write_weights
 from insight_rl.learner.plan import BatchPlan, RankPlan, lay_out
 from insight_rl.learner.settings import ModelFacts, StartSpec
 from insight_rl.learner.shards import ShardWriter, read_shards
@@ -311,11 +311,12 @@ class RankWorker:
             _exhaust(self._engine.named_tensors())
             self.save_adapter(folder.with_name(ADAPTER_FOLDER))
             return
-        state = {name: tensor.to("cpu", copy=True) for name, tensor in self._engine.named_tensors()}
-        model = self._engine.model
-        persistent = {name: buffer.cpu() for name, buffer in model.named_buffers() if name in model.state_dict()}
-        save_pretrained(
-            model, state | persistent, source=self._spec.model_path, folder=folder, dtype=self._engine.dtype
+        save_merged(
+            self._engine.model,
+            self._engine.named_tensors(),
+            source=self._spec.model_path,
+            folder=folder,
+            dtype=self._engine.dtype,
         )
         self.save_adapter(folder.with_name(ADAPTER_FOLDER))
 

@@ -257,7 +257,8 @@ ENTRIES: tuple[MetricEntry, ...] = (
     _entry("time/sync_load_s", "s", "lower", "Of `time/sync_s`: waiting for the rollout engine to load what has come."),
     _entry("time/sync_check_s", "s", "lower", "Of `time/sync_s`: the check of the log-probs, in steps that had one."),
     _entry("time/evaluate_s", "s", "lower", "Evaluation after the step; not part of `time/step_s`."),
-    _entry("time/checkpoint_s", "s", "lower", "Writing the checkpoint; not part of `time/step_s`."),
+    _entry("time/checkpoint_s", "s", "lower", "Training stands still for a checkpoint: its state is taken, and the one "
+           "before is waited for if it is still being written; not part of `time/step_s`."),
     _entry("time/device_s", "s", "lower", "Device seconds of all steps since the start of the run, evaluations and "
            "checkpoints left out: processor seconds on a CPU (of the trainer and its child processes), wall seconds "
            "times the GPUs in use on GPUs. An axis to compare selectors on that counts the selector's own work too."),

@@ -8,6 +8,7 @@ import json
 import math
 import re
 import shutil
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from insight_rl.algorithm.loss import GRPO
 from insight_rl.build import build_part
 from insight_rl.config import compose_config
 from insight_rl.errors import RunStopped, UsageError
+from insight_rl.hashed_files import digest_of
 from insight_rl.learner.settings import StartSpec
 from insight_rl.monitor.dictionary import is_of_the_machine
 from insight_rl.run_stops import stop_if_logprobs_diverge
@@ -139,6 +141,16 @@ def without_speed(metrics: Metrics) -> Metrics:
     return {key: value for key, value in metrics.items() if not is_of_the_machine(key)}
 
 
+def write_checkpoint(learner, folder: Path) -> None:
+    """As a run's store does, but at once."""
+    writing = learner.save_checkpoint(folder)
+    if writing is not None:
+        digests = writing.write(threading.Event())
+        files = [path for path in folder.rglob("*") if path.is_file()]
+        assert digests == {str(path.relative_to(folder)): digest_of(path) for path in files}
+        writing.check()
+
+
 def weights_of(learner) -> dict[str, torch.Tensor]:
     return {name: tensor.clone() for name, tensor in learner.weights().named_tensors()}
 
@@ -185,7 +197,7 @@ def history_of(tied_model, tmp_path_factory):
         second, empty = step(learner, 2), learner.step([], [])
         learner.save_model(folder / "model")
         learner.weights().save(folder / "weights")
-        learner.save_checkpoint(folder / "checkpoint")
+        write_checkpoint(learner, folder / "checkpoint")
         at_checkpoint = weights_of(learner)
         described, scored = learner.weights().describe(), learner.logprobs(SCORED)
         num_bytes_released = learner._everywhere("release_memory")
@@ -331,9 +343,9 @@ def test_a_checkpoint_of_another_kind_and_none_at_all_are_refused(name, history_
     folder = tmp_path / "checkpoint"
     shutil.copytree(history_of(name).folder / "checkpoint", folder)
     state_file = folder / "learner.json"
-    state_file.write_text(json.dumps(json.loads(state_file.read_text()) | {"num_ranks": 7}))
+    state_file.write_text(json.dumps(json.loads(state_file.read_text()) | {"kind": "Another"}))
     learner = make_learner(name)
-    with pytest.raises(UsageError, match="num_ranks"):
+    with pytest.raises(UsageError, match=r"learner \(kind\)"):
         learner.load_checkpoint(folder)
     for damaged in ("", "[1]", "{}"):
         state_file.write_text(damaged)
@@ -357,21 +369,23 @@ class RunsCode:
 def test_a_checkpoint_executes_nothing(name, history_of, tied_model, tmp_path) -> None:
     """Each file of the checkpoint in turn holds a pickle that acts when loaded, in torch's new or its old format."""
     source = history_of(name).folder / "checkpoint"
-    files = [file.relative_to(source) for file in sorted(source.rglob("*.pt"))]
-    assert files
+    files = sorted(file.name for file in source.iterdir())
+    assert files == ["learner.json", "rank_00000.json", "rank_00000.safetensors"]
     proof = tmp_path / "executed"
-    for number, (file, as_zip) in enumerate([*((file, True) for file in files[:-1] or files), (files[-1], False)]):
-        folder = tmp_path / str(number)
-        shutil.copytree(source, folder)
-        content = torch.load(folder / file, weights_only=False)
-        torch.save(content | {"extra": RunsCode(proof)}, folder / file, _use_new_zipfile_serialization=as_zip)
-        learner = started(name, tied_model)
-        try:
-            with pytest.raises(UsageError, match=rf"{file.name}: damaged, or .*; nothing in it was executed"):
-                learner.load_checkpoint(folder)
-        finally:
-            learner.close()
-        assert not proof.exists()
+    learner = started(name, tied_model)
+    try:
+        for file in files:
+            for as_zip in (True, False):
+                folder = tmp_path / f"{file}-{as_zip}"
+                shutil.copytree(source, folder)
+                torch.save({"extra": RunsCode(proof)}, folder / file, _use_new_zipfile_serialization=as_zip)
+                with pytest.raises(UsageError, match="damaged"):
+                    learner.load_checkpoint(folder)
+                assert not proof.exists()
+                if learner._processes is not None:
+                    learner.start(spec_of(tied_model))
+    finally:
+        learner.close()
     # Else nothing was tried.
     torch.load(folder / file, weights_only=False)
     assert proof.exists()
@@ -385,3 +399,44 @@ def test_a_closed_learner_says_so(name, history_of) -> None:
 @each_learner
 def test_a_gradient_that_is_not_finite_stops_the_run(name, history_of) -> None:
     assert re.search(r"gradient norm is (nan|inf)", str(history_of(name).error_not_finite))
+
+
+CHANGES = {
+    "accelerate": [({"num_ranks": 2}, {"num_ranks": 1})],
+    "deepspeed": [
+        ({"num_ranks": 2, "zero_stage": 3}, {"num_ranks": 3, "zero_stage": 3}),
+        ({"num_ranks": 2, "zero_stage": 2}, {"num_ranks": 1, "zero_stage": 0}),
+    ],
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "before", "after"),
+    [(name, *changes) for name in NAMES for changes in CHANGES[name]],
+    ids=lambda value: value if isinstance(value, str) else "-".join(map(str, value.values())),
+)
+def test_another_number_of_ranks_goes_on_with_the_same_losses(name, before, after, untied_model, tmp_path) -> None:
+    """Weights and optimizer are those of the checkpoint to the last bit; the steps after it add up in another order."""
+    learner = started(name, untied_model, **before)
+    try:
+        step(learner, 1)
+        tmp_path.joinpath("first").mkdir()
+        write_checkpoint(learner, tmp_path / "first")
+        expected = weights_of(learner)
+        gone_on = [step(learner, seed) for seed in (2, 3)]
+        end = weights_of(learner)
+    finally:
+        learner.close()
+    resumed = started(name, untied_model, **after)
+    try:
+        resumed.load_checkpoint(tmp_path / "first")
+        assert_equal(weights_of(resumed), expected)
+        metrics = [step(resumed, seed) for seed in (2, 3)]
+        for key in ("learner/loss", "learner/grad_norm", "learner/entropy", "learner/kl_to_rollout", "learner/lr"):
+            assert [m[key] for m in metrics] == pytest.approx([m[key] for m in gone_on], rel=1e-4, abs=1e-6), key
+        for key, tensor in weights_of(resumed).items():
+            # AdamW divides by the size of the gradient: where that is nearly 0, noise decides its sign.
+            assert (tensor - end[key]).abs().mean() < 1e-5, key
+    finally:
+        resumed.close()

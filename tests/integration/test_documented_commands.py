@@ -95,6 +95,7 @@ MADE = {
     "insight-rl simulate synthetic_learner=hopeless80 *": "runs/simulation_*/simulation.png",
     "insight-rl data prepare *": "data/deepscaler/train.parquet data/deepscaler/test.parquet",
     "insight-rl judge *": "out.jsonl",
+    "insight-rl export * output_dir=exported": "exported/model.safetensors",
     "insight-rl audit-rewards samples=*": "audit.json",
 }
 """Files that are there once a command has run."""

@@ -19,6 +19,7 @@ COMMANDS = {
     "train": ["train", "run_dir={run}", "trainer.num_steps=1", "trainer.prompts_per_step=2", "evaluation.every=0"],
     "plot": ["plot", "{run}"],
     "explain": ["explain", "run_dir={run}"],
+    "export": ["export", "run_dir={run}", "output_dir={run}/out"],
     "simulate": ["simulate", "replay={run}", "output_dir={run}/out"],
 }
 PARTS = ("task", "reward", "selector", "gate", "rollout", "monitor", "learner")

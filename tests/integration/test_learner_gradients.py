@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -395,7 +396,8 @@ def test_ranks_in_processes(untied_model, groups, reference, tmp_path, make, num
 def check_resumption(learner: MultiRankLearner, model_path: Path, groups: list[Group], folder: Path) -> None:
     """Started anew in the same processes; ``tests/contract/test_learner_contract.py`` has new ones.
 
-    The one that goes on leaves its device before that, and nothing is different when it has come back.
+    The one that goes on leaves its device before that, and nothing is different when it has come back. It goes on while
+    its checkpoint is being written, and does not wait for it.
     """
 
     def step() -> tuple[dict[str, object], dict[str, torch.Tensor]]:
@@ -405,9 +407,12 @@ def check_resumption(learner: MultiRankLearner, model_path: Path, groups: list[G
 
     learner.start(spec_of(model_path, PLAIN))
     _, after_first = step()
-    learner.save_checkpoint(folder)
+    writing = learner.save_checkpoint(folder)
+    assert writing is not None
     learner.release_memory()
     metrics, weights = step()
+    writing.write(threading.Event())
+    writing.check()
     assert all(not torch.equal(weights[name], after_first[name]) for name in weights)
     learner.start(spec_of(model_path, PLAIN))
     learner.load_checkpoint(folder)

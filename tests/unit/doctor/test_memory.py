@@ -103,7 +103,7 @@ def test_offload_moves_the_states_to_main_memory(workload):
     work = workload(*BASE, "model=qwen3-4b", "learner.offload=cpu")
     assert count_states(work, work.learner).optimizer == 0
     assert count_host(work, work.learner) == 16 * work.parameters.total
-    assert count_checkpoint(work) / 1e9 == pytest.approx(56, rel=0.02)
+    assert count_checkpoint(work) == 12 * work.parameters.total
 
 
 @pytest.mark.parametrize(("model", "tokens"), [("qwen3-0.6b", 267_000), ("qwen3-4b", 161_000)])
