@@ -21,6 +21,8 @@ _FULL_IN_WORDS = re.compile(
     # that carries the traceback of another process.
     "iostream error|unexpected pos|PytorchStreamWriter failed|No space left on device|Disk quota exceeded"
 )
+_IN_WORDS = re.compile(r"Error: \[Errno (\d+)\] ([^:\n]+)(?:: '([^'\n]+)')?")
+"""How the traceback of another process ends that the disk has failed."""
 _ROOMY_MIB = 64
 """With more than this free, it is another disk that is full."""
 
@@ -41,15 +43,23 @@ def explain_disk_failures(run_dir: Path, newest_checkpoint: Callable[[], str | N
 
 def _explain(error: Exception, run_dir: Path) -> str | None:
     causes = list(_chain(error))
-    numbers = {cause.errno for cause in causes if isinstance(cause, OSError)}
+    failures = [failure for cause in causes for failure in _failures_in(cause)]
+    numbers = {failure.errno for failure in failures}
     if numbers & set(_FULL) or any(_FULL_IN_WORDS.search(str(cause)) for cause in causes):
         return _explain_full_disk(run_dir)
     if not run_dir.is_dir() and (errno.ENOENT in numbers or any(isinstance(cause, UsageError) for cause in causes)):
         return "the folder was deleted or moved while the run wrote to it"
-    for cause in causes:
-        if isinstance(cause, OSError) and cause.errno in _FAILED and _is_below(cause.filename, run_dir):
-            return f"{cause.filename or 'a file'} cannot be read or written ({cause.strerror})"
+    for failure in failures:
+        if failure.errno in _FAILED and _is_below(failure.filename, run_dir):
+            return f"{failure.filename or 'a file'} cannot be read or written ({failure.strerror})"
     return None
+
+
+def _failures_in(error: BaseException) -> list[OSError]:
+    """The error of the disk that this one is, or that its message tells of."""
+    if isinstance(error, OSError):
+        return [error]
+    return [OSError(int(number), words, name) for number, words, name in _IN_WORDS.findall(str(error))]
 
 
 def _explain_full_disk(run_dir: Path) -> str:
@@ -77,4 +87,4 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
 
 def _is_below(filename: object, folder: Path) -> bool:
     """An error in the middle of a file names none: then it is taken for one of the run's."""
-    return filename is None or (isinstance(filename, (str, Path)) and Path(filename).is_relative_to(folder))
+    return not filename or (isinstance(filename, (str, Path)) and Path(filename).is_relative_to(folder))

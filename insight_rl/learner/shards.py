@@ -37,6 +37,7 @@ from insight_rl.learner.rank_files import RECORD
 WEIGHT, MOMENTS = "weight", ("exp_avg", "exp_avg_sq")
 _SHARD = "rank_{:05d}.safetensors"
 _MAX_RECORD_BYTES = 64 << 20
+_CANCEL_S = 10.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,8 +133,7 @@ class ShardWriter:
         self.wait()
         self._has_copied.clear()
         self._cancelled.clear()
-        fragments = list(fragments)
-        arguments = (folder, rank, fragments, {fragment.name: fragment.step for fragment in fragments}, device)
+        arguments = (folder, rank, list(fragments), device)
         self._thread = threading.Thread(target=self._run, args=arguments, name="shard writer", daemon=True)
         self._thread.start()
 
@@ -157,21 +157,20 @@ class ShardWriter:
         self.check()
 
     def cancel(self) -> None:
-        """Write no more of it."""
+        """Write no more of it. A thread that hangs in a write is left behind."""
         self._cancelled.set()
         if self._thread is not None:
-            self._thread.join()
+            self._thread.join(_CANCEL_S)
             self._thread = self._error = None
 
-    def _run(
-        self, folder: Path, rank: int, fragments: Sequence[Fragment], steps: Mapping[str, int], device: torch.device
-    ) -> None:
+    def _run(self, folder: Path, rank: int, fragments: Sequence[Fragment], device: torch.device) -> None:
         try:
             if device.type == "cuda":
                 torch.cuda.set_device(device)
             pieces = [self._copy(fragment) for fragment in fragments]
             self._has_copied.set()
             digests = write_shards(folder, rank, pieces, self._cancelled)
+            steps = {piece.name: piece.step for piece in pieces}
             write_atomically(folder / RECORD.format(rank), json.dumps({"files": digests, "steps": steps}))
         except WriteCancelled:
             pass
@@ -186,8 +185,8 @@ class ShardWriter:
             key = f"{kind}/{fragment.name}"
             copy = self._copies.get(key)
             if copy is None:
-                copy = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=tensor.device.type == "cuda")
-                self._copies[key] = copy
+                # Not pinned: that would be faster from a GPU, but torch rounds such memory up to powers of two.
+                copy = self._copies[key] = torch.empty(tensor.shape, dtype=tensor.dtype)
             copies[kind] = copy.copy_(tensor)
         return Fragment(
             name=fragment.name,

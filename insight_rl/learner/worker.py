@@ -77,7 +77,8 @@ class RankWorker:
         from transformers import set_seed
 
         set_seed(spec.seed)
-        self._shards.wait_for_copy()
+        self._shards.wait()
+        self._shards = ShardWriter()
         self._spec = spec
         self._engine.start(spec)
         self._reference = self._engine.load_reference() if spec.loss.uses_reference else None

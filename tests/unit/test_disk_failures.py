@@ -51,7 +51,13 @@ def test_without_a_checkpoint_it_says_so(tmp_path):
         fail(os_error(errno.ENOSPC), tmp_path, checkpoint=None)
 
 
-@pytest.mark.parametrize("error", [FileNotFoundError(errno.ENOENT, "", "x"), UsageError("x: no step is recorded")])
+IN_A_RANK = "learner rank 1 failed in step:\nTraceback ...\nFileNotFoundError: [Errno 2] No such file or directory: 'x'"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [FileNotFoundError(errno.ENOENT, "", "x"), UsageError("x: no step is recorded"), RuntimeError(IN_A_RANK)],
+)
 def test_a_deleted_folder(error, tmp_path):
     with pytest.raises(RunStopped, match="deleted or moved while the run wrote to it"):
         fail(error, tmp_path / "gone")
@@ -78,3 +84,13 @@ def test_every_other_error_stays_what_it_is(error, tmp_path):
     with pytest.raises(type(error)) as raised:
         fail(error, tmp_path)
     assert raised.value is error
+
+
+def test_a_disk_that_fails_under_a_rank_is_told_as_under_the_trainer(tmp_path):
+    """The rank's own error comes as words: OSError: [Errno 5] Input/output error: '...'."""
+    file = tmp_path / "checkpoints" / ".writing" / "rank_00001.safetensors"
+    trace = f"learner rank 1 failed in step:\nTraceback ...\nOSError: {os_error(errno.EIO, str(file))}"
+    with pytest.raises(RunStopped, match=r"rank_00001\.safetensors cannot be read or written \(Input/output error\)"):
+        fail(RuntimeError(trace), tmp_path)
+    with pytest.raises(RuntimeError, match="Traceback"):
+        fail(RuntimeError(trace), tmp_path / "another")
