@@ -301,7 +301,7 @@ def assemble(
             "trainer": StatePart(asdict(progress)),
             "selector": StatePart(parts.selector.state_dict()),
             "learner": learner.save_checkpoint,
-            **trainer_choice.rollouts_writers(trainer),
+            **trainer_choice.rollouts_parts(trainer),
         }
         store.save(progress.step, states, accuracy=accuracy)
 

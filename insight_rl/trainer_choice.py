@@ -7,10 +7,10 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from insight_rl.checkpoint import part_folder
+from insight_rl.checkpoint import Part, StatePart, part_folder
 from insight_rl.config import AsyncTrainerConfig, RunConfig, TrainerConfig
 from insight_rl.errors import UsageError, check
-from insight_rl.state_codec import load_state, save_state
+from insight_rl.state_codec import load_state
 from insight_rl.types import Prompt
 
 if TYPE_CHECKING:
@@ -59,13 +59,13 @@ def load_progress(checkpoint: Path | None) -> Progress:
     return Progress(**load_state(part_folder(checkpoint, "trainer"))) if checkpoint else Progress()
 
 
-def rollouts_writers(trainer: Trainer) -> dict[str, Callable[[Path], None]]:
+def rollouts_parts(trainer: Trainer) -> dict[str, Part]:
     """What a checkpoint of ``trainer`` holds beside the parts of every run."""
     from insight_rl.trainer_async import AsyncTrainer
 
     if not isinstance(trainer, AsyncTrainer):
         return {}
-    return {ROLLOUTS_PART: lambda folder: save_state(folder, trainer.state_dict())}
+    return {ROLLOUTS_PART: StatePart(trainer.state_dict())}
 
 
 def load_rollouts(config: TrainerConfig, checkpoint: Path | None) -> dict[str, Any]:
