@@ -72,8 +72,10 @@ class LastStep:
     Weights need no copy: they are those of the last step until the learner begins with the next.
     """
 
-    def __init__(self, trainer: Trainer) -> None:
+    def __init__(self, trainer: Trainer, *, settle: Callable[[], None]) -> None:
+        """``settle`` waits for a checkpoint that is being written, for a bounded time."""
         self._trainer = trainer
+        self._settle = settle
         self._progress: Progress | None = None
         self._selector: dict[str, Any] = {}
 
@@ -109,6 +111,7 @@ class LastStep:
                 if not trainer.saves_rollouts:
                     trainer.selector.load_state_dict(self._selector)
                 trainer.save_checkpoint(kept, {})
+                self._settle()
         except (RunStopped, OSError) as error:  # what the run was asked for is to end
             return f"{start}; the step before it has no checkpoint ({error}), so {rest}"
         return f"{start}; the same command goes on after step {kept.step}"
@@ -133,7 +136,7 @@ class Recovery:
     ) -> None:
         self._trainer = trainer
         self._restarts = Restarts(max_restarts, say)
-        self._last_step = LastStep(trainer)
+        self._last_step = LastStep(trainer, settle=settle)
         self._go_back, self._newest_checkpoint, self._settle, self._say = go_back, newest_checkpoint, settle, say
         trainer.process_metrics = lambda: peak_memory() | self._restarts.metrics()
 
@@ -165,7 +168,13 @@ class Recovery:
                 is_lost = True
             except Interrupted:
                 if stop.is_grace_over:
-                    self._settle()
+                    self._settle_and_tell()
                     self._say(self._last_step.give_up_next(self._newest_checkpoint()))
-                    self._settle()
                 raise
+
+    def _settle_and_tell(self) -> None:
+        """The newest checkpoint may still be on its way to the disk."""
+        try:
+            self._settle()
+        except (RunStopped, OSError) as error:  # what the run was asked for is to end
+            self._say(f"the newest checkpoint could not be written ({error})")

@@ -78,7 +78,7 @@ def as_text(state):
 
 
 def test_a_step_given_up_while_it_rolls_out_leaves_a_checkpoint_of_the_one_before(trainer):
-    last_step = LastStep(trainer)
+    last_step = LastStep(trainer, settle=lambda: None)
     do_step(trainer)
     last_step.log({}, step=7)
     before, expected = as_text(trainer.selector.state_dict()), copy.deepcopy(trainer.selector)
@@ -96,7 +96,7 @@ def test_a_step_given_up_while_it_rolls_out_leaves_a_checkpoint_of_the_one_befor
 
 def test_rollouts_under_way_stay_where_a_checkpoint_holds_them(trainer):
     trainer.saves_rollouts = True
-    last_step = LastStep(trainer)
+    last_step = LastStep(trainer, settle=lambda: None)
     do_step(trainer)
     last_step.log({}, step=7)
     trainer.selector.select(4)
@@ -108,7 +108,7 @@ def test_rollouts_under_way_stay_where_a_checkpoint_holds_them(trainer):
 
 
 def test_a_checkpoint_that_is_there_is_not_written_again(trainer):
-    last_step = LastStep(trainer)
+    last_step = LastStep(trainer, settle=lambda: None)
     last_step.keep()
     trainer.clock.running = "select"
     assert last_step.give_up_next("step_000006").endswith("goes on after step 6")
@@ -117,7 +117,7 @@ def test_a_checkpoint_that_is_there_is_not_written_again(trainer):
 
 @pytest.mark.parametrize("phase", ["learn", "sync", "checkpoint", "evaluate", None])
 def test_where_the_learner_may_be_at_work_the_newest_checkpoint_stays(trainer, phase):
-    last_step = LastStep(trainer)
+    last_step = LastStep(trainer, settle=lambda: None)
     last_step.keep()
     trainer.clock.running = phase
     assert last_step.give_up_next("step_000005").endswith("goes on from step_000005")
@@ -125,14 +125,22 @@ def test_where_the_learner_may_be_at_work_the_newest_checkpoint_stays(trainer, p
     assert trainer.saved == []
 
 
+@pytest.mark.parametrize("in_the_background", [False, True])
 @pytest.mark.parametrize("error", [LOST, OSError("No space left on device")])
-def test_a_checkpoint_that_cannot_be_written_is_told_and_does_not_hide_why_the_run_ends(error, trainer):
+def test_a_checkpoint_that_cannot_be_written_is_told_and_does_not_hide_why_the_run_ends(
+    error, in_the_background, trainer
+):
     def fail(progress, metrics):
         raise error
 
-    last_step = LastStep(trainer)
+    def fail_later():
+        raise error
+
+    last_step = LastStep(trainer, settle=fail_later if in_the_background else lambda: None)
     last_step.keep()
-    trainer.clock.running, trainer.save_checkpoint = "rollout", fail
+    trainer.clock.running = "rollout"
+    if not in_the_background:
+        trainer.save_checkpoint = fail
     told = last_step.give_up_next("step_000005")
     assert f"has no checkpoint ({error}), so the same command goes on from step_000005" in told
 
@@ -178,7 +186,13 @@ def test_a_loss_while_going_back_counts_too():
 
 def test_a_run_that_is_cut_short_leaves_no_checkpoint_half_written(trainer):
     """The one that is being written is whole before its age is asked for, and so is the last one before the end."""
-    order = []
+    order, said = [], []
+
+    def settle():
+        order.append("settle")
+        if len(order) == 1:
+            raise OSError("a disk that fails")
+
     trainer.monitors, trainer.request_stop, trainer.clock.running = [], None, "rollout"
     trainer.save_checkpoint = lambda progress, metrics: order.append("save")
 
@@ -190,10 +204,11 @@ def test_a_run_that_is_cut_short_leaves_no_checkpoint_half_written(trainer):
         max_restarts=0,
         go_back=lambda: None,
         newest_checkpoint=lambda: order.append("ask"),
-        settle=lambda: order.append("settle"),
-        say=lambda text: None,
+        settle=settle,
+        say=said.append,
     )
     stop = SimpleNamespace(finish_first=lambda *arguments, **settings: None, is_grace_over=True)
     with pytest.raises(Interrupted):
         recovery.run(work, stop, grace_s=1.0)
     assert order == ["settle", "ask", "save", "settle"]
+    assert said[0] == "the newest checkpoint could not be written (a disk that fails)"
