@@ -351,7 +351,7 @@ def test_a_transfer_never_begins_with_a_worker_that_has_died_before_it(tmp_path)
     assert pool.num_replaced == 1
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=40)
 @given(
     num_workers=st.integers(1, 3),
     faults=st.lists(FAULT, max_size=4),
