@@ -58,7 +58,7 @@ class Restarts:
             ) from error
         self._number += 1
         self._say(
-            f"{error.reason} after step {step}; all ranks are started again from the newest checkpoint (restart "
+            f"after step {step}: {error.reason}; all ranks are started again from the newest checkpoint (restart "
             f"{self._number} of at most {self._max_restarts})"
         )
 

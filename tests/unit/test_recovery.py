@@ -25,7 +25,7 @@ def test_each_restart_is_told_and_counted_and_one_too_many_ends_the_run():
     restarts.count(LOST, step=9)
     assert restarts.metrics() == {"runtime/num_restarts": 2}
     assert said[0] == (
-        "learner rank 1 died in step (killed by SIGKILL) after step 6; all ranks are started again from the newest "
+        "after step 6: learner rank 1 died in step (killed by SIGKILL); all ranks are started again from the newest "
         "checkpoint (restart 1 of at most 2)"
     )
     with pytest.raises(RunStopped, match=r"2 times, .* raise runtime\.max_restarts=2; the last loss: learner rank 1"):

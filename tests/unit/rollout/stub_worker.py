@@ -71,6 +71,7 @@ class Engine:
                 os.kill(os.getpid(), signal.SIGKILL)
             if FAILING in request.token_ids:
                 print("tried to allocate 2 GiB", file=sys.stderr, flush=True)
+                self.at_work.clear()
                 raise MemoryError("CUDA out of memory")
             if ENDLESS in request.token_ids:
                 continue
