@@ -136,7 +136,7 @@ class AsyncTrainer(Trainer):
         """The groups of the next step, waited for. Raises what went wrong with them."""
         began_s = time.perf_counter()
         self.clock.running = "wait"
-        while not self._ready:
+        while not self._ready or (self._tasks and self._tasks[0].done()):
             self._tasks.popleft().result()
         self.clock.running = None
         self._waited_s += time.perf_counter() - began_s
