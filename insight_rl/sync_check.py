@@ -70,9 +70,9 @@ class SyncCheck:
             return {}
         started = time.perf_counter()
         samples_W = self._sample(version)
-        scores = iter(learner.logprobs([(p, c.token_ids) for samples in samples_W for p, (c,) in samples]))
+        scores = iter(learner.logprobs([(p, np.asarray(c.token_ids)) for samples in samples_W for p, (c,) in samples]))
         gaps_W = [
-            np.concatenate([np.abs(completion.logprobs - next(scores)) for _, (completion,) in samples])
+            np.concatenate([np.abs(np.asarray(completion.logprobs) - next(scores)) for _, (completion,) in samples])
             for samples in samples_W
         ]
         means_W = [float(gaps.mean()) for gaps in gaps_W]

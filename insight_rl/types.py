@@ -14,6 +14,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from insight_rl.stored_arrays import AnyArray, StoredArray
+
 DTYPES = ("float32", "bfloat16")
 """Precisions that a policy can be trained in. float16 is not one: its gradients would need loss scaling."""
 
@@ -61,10 +63,10 @@ class Completion:
                    finish_reason="stop", policy_version=12)
     """
 
-    token_ids: np.ndarray
+    token_ids: AnyArray
     """int32 (T,): as sampled, the end-of-sequence token included; never re-tokenised from text."""
 
-    logprobs: np.ndarray
+    logprobs: AnyArray
     """float32 (T,): natural log-probability of each token under the sampling distribution (after temperature)."""
 
     text: str
@@ -76,8 +78,10 @@ class Completion:
     """Version of the weights that sampled it: the number of weight updates the engine had received."""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "token_ids", np.asarray(self.token_ids, dtype=np.int32))
-        object.__setattr__(self, "logprobs", np.asarray(self.logprobs, dtype=np.float32))
+        for name, dtype in (("token_ids", np.int32), ("logprobs", np.float32)):
+            value = getattr(self, name)
+            if not isinstance(value, StoredArray):
+                object.__setattr__(self, name, np.asarray(value, dtype=dtype))
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Completion):

@@ -25,6 +25,7 @@ LAYERS = (
         "process_table",
         "seeding",
         "state_codec",
+        "stored_arrays",
         "supervision",
         "types",
     ),

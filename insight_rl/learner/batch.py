@@ -15,6 +15,7 @@ import numpy as np
 
 from insight_rl.learner.flops import Work
 from insight_rl.learner.settings import Kernel
+from insight_rl.stored_arrays import AnyArray
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,9 +23,9 @@ class TrainSequence:
     """One completion with all that its loss needs."""
 
     prompt_ids: np.ndarray
-    completion_ids: np.ndarray
+    completion_ids: AnyArray
     """int32; at least one token."""
-    rollout_logprobs: np.ndarray
+    rollout_logprobs: AnyArray
     """float32, one for each token of the completion."""
     advantage: float
     weight: float
@@ -176,7 +177,7 @@ def make_micro_batch(rows: Sequence[Row], *, is_packed: bool = False, is_measure
         at = prompt_end
         for j, sequence in enumerate(row.sequences, start=1):
             end = at + sequence.completion_ids.size - 1
-            flat_ids[at:end] = sequence.completion_ids[:-1]
+            flat_ids[at:end] = np.asarray(sequence.completion_ids)[:-1]
             flat_segments[at:end] = j
             flat_positions[at:end] = np.arange(prompt_length, prompt_length + end - at)
             source = np.arange(at - 1, end)
@@ -197,9 +198,9 @@ def make_micro_batch(rows: Sequence[Row], *, is_packed: bool = False, is_measure
         positions=positions if has_mask or is_packed else None,
         parts=Parts(lengths=tuple(lengths), prompts=tuple(prompts)) if is_packed else None,
         sources_N=np.concatenate(sources),
-        targets_N=np.concatenate([sequence.completion_ids for sequence in sequences], dtype=np.int64),
+        targets_N=np.concatenate([np.asarray(sequence.completion_ids) for sequence in sequences], dtype=np.int64),
         sequences_N=np.repeat(np.arange(len(sequences)), sizes),
-        rollout_logprobs_N=np.concatenate([sequence.rollout_logprobs for sequence in sequences]),
+        rollout_logprobs_N=np.concatenate([np.asarray(sequence.rollout_logprobs) for sequence in sequences]),
         advantages_N=np.repeat([sequence.advantage for sequence in sequences], sizes),
         weights_N=np.repeat([sequence.weight for sequence in sequences], sizes),
         num_sequences=len(sequences),

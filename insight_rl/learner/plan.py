@@ -17,6 +17,7 @@ from numpy.typing import DTypeLike
 from insight_rl.algorithm.loss import LossSettings
 from insight_rl.learner.batch import MicroBatch, Row, TrainSequence, make_micro_batch, packs_rows
 from insight_rl.learner.settings import Kernel
+from insight_rl.stored_arrays import AnyArray, JoinedArrays, fetch_joined
 from insight_rl.types import Completion, Group
 
 
@@ -33,9 +34,9 @@ class SequenceTable:
     prompt_lengths_P: np.ndarray
     prompts_S: np.ndarray
     """int64: number of the sequence's prompt, 0 <= p < P."""
-    completion_ids: np.ndarray
-    """int32: the completions, one after the other."""
-    rollout_logprobs: np.ndarray
+    completion_ids: np.ndarray | JoinedArrays
+    """int32: the completions, one after the other. Stored arrays stay where they are until :meth:`sequences`."""
+    rollout_logprobs: np.ndarray | JoinedArrays
     """float32, as ``completion_ids``."""
     lengths_S: np.ndarray
     advantages_S: np.ndarray
@@ -50,20 +51,21 @@ class SequenceTable:
             prompt_ids=_joined(prompts.values(), np.int32),
             prompt_lengths_P=np.array([prompt.size for prompt in prompts.values()], dtype=np.int64),
             prompts_S=np.array([numbers[id(sequence.prompt_ids)] for sequence in sequences], dtype=np.int64),
-            completion_ids=_joined((sequence.completion_ids for sequence in sequences), np.int32),
-            rollout_logprobs=_joined((sequence.rollout_logprobs for sequence in sequences), np.float32),
+            completion_ids=_column([sequence.completion_ids for sequence in sequences], np.int32),
+            rollout_logprobs=_column([sequence.rollout_logprobs for sequence in sequences], np.float32),
             lengths_S=np.array([sequence.completion_ids.size for sequence in sequences], dtype=np.int64),
             advantages_S=np.array([sequence.advantage for sequence in sequences], dtype=np.float64),
             weights_S=np.array([sequence.weight for sequence in sequences], dtype=np.float64),
         )
 
     def sequences(self) -> list[TrainSequence]:
-        """What :meth:`of` was given; views, no copies."""
+        """What :meth:`of` was given; views, no copies, and stored arrays fetched."""
+        completion_ids, rollout_logprobs = fetch_joined(self.completion_ids, self.rollout_logprobs)
         prompts = _split(self.prompt_ids, self.prompt_lengths_P)
         columns = (
             self.prompts_S.tolist(),
-            _split(self.completion_ids, self.lengths_S),
-            _split(self.rollout_logprobs, self.lengths_S),
+            _split(completion_ids, self.lengths_S),
+            _split(rollout_logprobs, self.lengths_S),
             self.advantages_S.tolist(),
             self.weights_S.tolist(),
         )
@@ -334,6 +336,11 @@ def _fill(rows: Sequence[Row], settings: BatchSettings) -> list[list[Row]]:
         else:
             parts.append([row])
     return parts
+
+
+def _column(arrays: Sequence[AnyArray], dtype: DTypeLike) -> np.ndarray | JoinedArrays:
+    here = [array for array in arrays if isinstance(array, np.ndarray)]
+    return _joined(here, dtype) if len(here) == len(arrays) else JoinedArrays(tuple(arrays))
 
 
 def _joined(arrays: Iterable[np.ndarray], dtype: DTypeLike) -> np.ndarray:

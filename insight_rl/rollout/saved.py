@@ -11,18 +11,20 @@ from typing import Any
 import numpy as np
 
 from insight_rl.rollout.base import Finished
+from insight_rl.stored_arrays import fetch_all
 from insight_rl.types import Completion, Group, Prompt, Reward
 
 
 def save_completions(finished: Sequence[tuple[Prompt, Sequence[Completion]]]) -> dict[str, Any]:
     """Prompts with their completions, in order; tokens and log-probs of all of them as two arrays."""
     completions = [completion for _, completions_G in finished for completion in completions_G]
+    arrays = fetch_all([each.token_ids for each in completions] + [each.logprobs for each in completions])
     return {
         "prompt_ids": [prompt.id for prompt, _ in finished],
         "num_rollouts": [len(completions_G) for _, completions_G in finished],
         "lengths": [len(completion.token_ids) for completion in completions],
-        "token_ids": np.concatenate([np.zeros(0, np.int32), *(each.token_ids for each in completions)]),
-        "logprobs": np.concatenate([np.zeros(0, np.float32), *(each.logprobs for each in completions)]),
+        "token_ids": np.concatenate([np.zeros(0, np.int32), *arrays[: len(completions)]]),
+        "logprobs": np.concatenate([np.zeros(0, np.float32), *arrays[len(completions) :]]),
         "texts": [completion.text for completion in completions],
         "finish_reasons": [completion.finish_reason for completion in completions],
         "policy_versions": [completion.policy_version for completion in completions],
