@@ -33,6 +33,7 @@ from insight_rl.learner.shards import ShardWriter, read_shards
 from insight_rl.learner.step_sums import StepSums
 from insight_rl.learner.weight_handover import HandedWeights, write_to_memory
 from insight_rl.weight_sync.base import Sender, SenderSpec, SyncSeconds, TensorInfo
+from insight_rl.weight_sync.checksum import checksum
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,7 +61,7 @@ class _Batch:
 
     @property
     def rollout_logprobs_N(self) -> np.ndarray:
-        return np.concatenate([self.sequences[s].rollout_logprobs for row in self.plan.rows for s in row])
+        return np.concatenate([np.asarray(self.sequences[s].rollout_logprobs) for row in self.plan.rows for s in row])
 
 
 class RankWorker:
@@ -271,6 +272,10 @@ class RankWorker:
 
     def named_tensors(self) -> Iterator[tuple[str, torch.Tensor]]:
         return self._engine.named_tensors()
+
+    def checksum(self) -> str:
+        """Of the weights that rollout engines get: see :mod:`insight_rl.weight_sync.checksum`. Collective."""
+        return checksum(self._engine.named_tensors())
 
     def describe(self) -> list[TensorInfo]:
         return self._engine.describe()

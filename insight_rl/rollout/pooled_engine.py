@@ -6,6 +6,8 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from insight_rl.child_process import check_deadline
 from insight_rl.errors import check
 from insight_rl.rollout.base import Finished, RolloutSpec, check_lengths
@@ -115,7 +117,9 @@ class PooledEngine:
             yield prompts[index], self._completions(answer.samples, answer.version)
 
     def _completions(self, samples: Sequence[Sample], version: int) -> tuple[Completion, ...]:
-        texts = self._tokenizer.decode_batch([sample.token_ids for sample in samples])
+        texts = [sample.text for sample in samples if sample.text is not None]
+        if len(texts) < len(samples):
+            texts = self._tokenizer.decode_batch([np.asarray(sample.token_ids) for sample in samples])
         return tuple(
             Completion(
                 token_ids=sample.token_ids,

@@ -207,6 +207,10 @@ class TransformersEngine:
             raise RuntimeError(f"weight sync left {len(stale)} parameters as they were, among them {min(stale)}")
         self._policy_version = version
 
+    def named_tensors(self) -> Iterator[tuple[str, torch.Tensor]]:
+        """The weights as they are loaded."""
+        yield from self._parameters.items()
+
     def close(self) -> None:
         self._parameters = {}
         del self._model

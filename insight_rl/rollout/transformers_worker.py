@@ -110,6 +110,13 @@ class _Worker:
         self._version = version
         yield from ()
 
+    def checksum(self) -> Iterator[str]:
+        """Of the weights as they are loaded: see :mod:`insight_rl.weight_sync.checksum`."""
+        from insight_rl.weight_sync.checksum import checksum
+
+        assert self._engine is not None
+        yield checksum(self._engine.named_tensors())
+
     def shut_down(self) -> None:
         """The process ends, and all of its memory with it."""
 

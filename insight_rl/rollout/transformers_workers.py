@@ -9,7 +9,8 @@ from __future__ import annotations
 from insight_rl.errors import check
 from insight_rl.rollout.base import RolloutSpec
 from insight_rl.rollout.pooled_engine import PooledEngine
-from insight_rl.weight_sync.auto import AutoChannel
+from insight_rl.weight_sync.auto import AutoChannel, MemoryChannel
+from insight_rl.weight_sync.object_store import ObjectStoreChannel
 from insight_rl.weight_sync.shared_memory import SharedMemoryChannel
 
 
@@ -45,15 +46,14 @@ class TransformersWorkers(PooledEngine):
 
     def start(self, spec: RolloutSpec) -> None:
         """Raises ``UsageError`` for a weight channel that is made for vLLM."""
-        channel = SharedMemoryChannel() if isinstance(spec.weight_channel, (AutoChannel, type(None))) else None
-        channel = spec.weight_channel if isinstance(spec.weight_channel, SharedMemoryChannel) else channel
+        given = spec.weight_channel
+        channel = MemoryChannel() if given is None or isinstance(given, AutoChannel) else given
         check(
-            channel is not None,
+            isinstance(channel, (MemoryChannel, SharedMemoryChannel, ObjectStoreChannel)),
             "weight_sync",
-            type(spec.weight_channel).__name__,
+            type(given).__name__,
             "is for vLLM; rollout=transformers_workers takes weight_sync=shared_memory, or auto",
         )
-        assert channel is not None
         arguments = {
             "model_path": str(spec.model_path),
             "dtype": spec.dtype,

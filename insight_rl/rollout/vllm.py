@@ -109,6 +109,8 @@ class VllmEngine(PooledEngine):
             "transfer_backend": channel.vllm_backend,
             "engine_args": {
                 "tensor_parallel_size": self.tensor_parallel_size,
+                # On the worker's own machine: inside one of Ray's actors vLLM would take Ray's executor.
+                **({"distributed_executor_backend": "mp"} if self.tensor_parallel_size > 1 else {}),
                 **_adapter_args(spec.adapter_rank),
                 **self.engine_args,
             },

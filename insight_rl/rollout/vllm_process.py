@@ -22,6 +22,23 @@ _WAIT_S = 0.5
 # Where the learner's ranks meet; vLLM would join them.
 _LEARNERS_OWN = frozenset({"RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"})
 
+WORKER_DEFAULTS = {
+    "VLLM_LOGGING_LEVEL": "WARNING",
+    "VLLM_NO_USAGE_STATS": "1",
+    # The model is a local folder by now.
+    "HF_HUB_OFFLINE": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+    # vLLM would bind its threads to one core per physical core less one: on two hyperthreads, a single one.
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+    # Threads that spin while they wait: 42 instead of 390 tokens/s where other processes want the same cores.
+    "OMP_WAIT_POLICY": "PASSIVE",
+    # A forked engine core would keep a copy of the socket to the trainer, and the state of every library.
+    "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
+    # Handles of shared GPU memory are sent by pickle, between processes of ours on this machine.
+    "VLLM_ALLOW_INSECURE_SERIALIZATION": "1",
+}
+"""Environment variables of a rollout worker, unless the user has set them."""
+
 
 class VllmProcess:
     """A process that runs :func:`insight_rl.rollout.vllm_worker.serve`.
@@ -47,6 +64,10 @@ class VllmProcess:
     @property
     def pid(self) -> int:
         return self._child.pid
+
+    @property
+    def is_here(self) -> bool:
+        return True
 
     @property
     def is_started(self) -> bool:
@@ -201,22 +222,7 @@ class VllmProcesses:
 
 def make_environment(num_threads: int | None, devices: Sequence[str]) -> dict[str, str]:
     """The trainer's environment, plus defaults that the user's own settings override, and the worker's own devices."""
-    defaults = {
-        "VLLM_LOGGING_LEVEL": "WARNING",
-        "VLLM_NO_USAGE_STATS": "1",
-        # The model is a local folder by now.
-        "HF_HUB_OFFLINE": "1",
-        "TOKENIZERS_PARALLELISM": "false",
-        # vLLM would bind its threads to one core per physical core less one: on two hyperthreads, a single one.
-        "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-        # Threads that spin while they wait: 42 instead of 390 tokens/s where other processes want the same cores.
-        "OMP_WAIT_POLICY": "PASSIVE",
-        # A forked engine core would keep a copy of the socket to the trainer, and the state of every library.
-        "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
-        # Handles of shared GPU memory are sent by pickle, between processes of ours on this machine.
-        "VLLM_ALLOW_INSECURE_SERIALIZATION": "1",
-    }
-    environment = defaults | {name: value for name, value in os.environ.items() if name not in _LEARNERS_OWN}
+    environment = WORKER_DEFAULTS | {name: value for name, value in os.environ.items() if name not in _LEARNERS_OWN}
     environment |= visible_devices(devices, os.environ)
     if num_threads is not None:
         environment["OMP_NUM_THREADS"] = str(num_threads)

@@ -19,6 +19,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from insight_rl.child_process import Channel
+from insight_rl.stored_arrays import AnyArray
 
 _CPU_KV_CACHE_BYTES = 1 << 30
 GPU_SHARE_COLOCATED, GPU_SHARE_SEPARATE = 0.4, 0.9
@@ -53,9 +54,11 @@ class Request:
 class Sample:
     """One rollout: its tokens (int32) as vLLM sampled them, end-of-sequence included, and their log-probs (float32)."""
 
-    token_ids: np.ndarray
-    logprobs: np.ndarray
+    token_ids: AnyArray
+    logprobs: AnyArray
     finish_reason: str
+    text: str | None = None
+    """The tokens as text; ``None`` leaves that to the trainer."""
 
 
 ALIVE = object()

@@ -140,6 +140,11 @@ class RolloutProcess(Protocol):
         ...
 
     @property
+    def is_here(self) -> bool:
+        """Whether it runs on the trainer's machine, and so can read files in its memory."""
+        ...
+
+    @property
     def num_devices(self) -> int:
         """On how many devices it runs: vLLM's tensor times its pipeline parallel size."""
         ...

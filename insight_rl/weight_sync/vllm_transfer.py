@@ -10,6 +10,7 @@ vLLM's own engines on a CPU with the CUDA calls alone replaced.
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -88,8 +89,8 @@ class IpcChannel(_VllmChannel):
 class NcclChannel(_VllmChannel):
     """Broadcasts from the GPU of the learner's rank 0 to all GPUs of the rollout processes, which must be others.
 
-    The other ranks of the learner only take part in gathering. Both sides meet at a free port of this machine. On both
-    ends two buffers of ``buffer_bytes``, or of the largest tensor, are needed.
+    The other ranks of the learner only take part in gathering. Both sides meet at a free port of rank 0's machine. On
+    both ends two buffers of ``buffer_bytes``, or of the largest tensor, are needed.
     """
 
     vllm_backend = "nccl"
@@ -114,12 +115,12 @@ class NcclChannel(_VllmChannel):
         settings = {
             "packed": True,
             "packed_buffer_size_bytes": self.buffer_bytes,
-            "master_address": "127.0.0.1",
-            "master_port": free_port(),
             # The sender, and every GPU that receives.
             "world_size": 1 + sum(process.num_devices for process in processes),
         }
-        return VllmSenderSpec("vllm.distributed.weight_transfer.nccl_engine", "NCCLTrainerInitInfo", settings)
+        return VllmSenderSpec(
+            "vllm.distributed.weight_transfer.nccl_engine", "NCCLTrainerInitInfo", settings, meets=True
+        )
 
 
 def _check_gpu(name: str, device: str) -> None:
@@ -192,12 +193,19 @@ class VllmSenderSpec:
     module: str
     init_info: str
     settings: dict[str, Any]
+    meets: bool = False
+    """Whether both sides meet at a port: on the machine of rank 0, which tells the rollout processes of it."""
 
     def open(self, weights: RankWeights, call: Call) -> VllmSender:
         import importlib
 
         info = getattr(importlib.import_module(self.module), self.init_info)
-        return VllmSender(info(rank=weights.rank, **self.settings), weights, call)
+        settings = self.settings
+        if self.meets:
+            # Where the ranks meet too; a single rank in the trainer's process has no such place.
+            address = os.environ.get("MASTER_ADDR", "127.0.0.1")
+            settings = settings | {"master_address": address, "master_port": free_port()}
+        return VllmSender(info(rank=weights.rank, **settings), weights, call)
 
 
 class VllmSender:

@@ -21,6 +21,8 @@ from insight_rl.weight_sync.vllm_transfer import ControlClient, IpcChannel, Nccl
 
 OPTIONS = sorted(file.stem for file in (conf_dir() / "weight_sync").glob("*.yaml"))
 NEED_A_GPU = {"ipc", "nccl"}
+NEED_A_CLUSTER = {"object_store"}
+"""Whole runs with it: tests/integration/test_ray_run.py."""
 
 
 class Weights:
@@ -51,7 +53,7 @@ class Weights:
 class Process:
     """Loads what it is sent at once, as the rollout process does while ``finish`` waits."""
 
-    device = "cpu"
+    device, is_here = "cpu", True
 
     def __init__(self):
         self.loaded = None
@@ -142,7 +144,11 @@ ON_A_CPU = (replaces_the_weights_before_it_returns, leaves_nothing_behind, leave
 
 @pytest.mark.parametrize(
     ("option", "promise"),
-    [(option, promise) for option in OPTIONS for promise in (*ANYWHERE, *(() if option in NEED_A_GPU else ON_A_CPU))],
+    [
+        (option, promise)
+        for option in OPTIONS
+        for promise in (*ANYWHERE, *(() if option in NEED_A_GPU | NEED_A_CLUSTER else ON_A_CPU))
+    ],
 )
 def test_a_weight_channel(option, promise, build_option):
     promise(build_option(f"weight_sync={option}"))

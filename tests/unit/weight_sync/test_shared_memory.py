@@ -39,7 +39,7 @@ class Process:
     """A rollout process that looks at what it is given."""
 
     def __init__(self, weights):
-        self.device = "cpu"
+        self.device, self.is_here = "cpu", True
         self._weights = weights
         self.calls = []
 
