@@ -49,6 +49,7 @@ from insight_rl.run_identity import RunIdentity, identify
 from insight_rl.run_notices import describe, doubts, tell_resumption
 from insight_rl.run_stops import MEAN_LOGPROB_GAP_LIMITS
 from insight_rl.runtime.base import Runtime
+from insight_rl.runtime.fit import check_fit
 from insight_rl.seeding import derive_seed
 from insight_rl.selector.base import FollowsItsRun, Selector
 from insight_rl.selector.decision_log import DECISIONS_FOLDER, DecisionLog, RecordsDecisions
@@ -194,6 +195,7 @@ def build_parts(config: RunConfig) -> Parts:
     weight_channel = build_part("weight_sync", config.weight_sync)
     _check_learner(engines["learner"], model_path, config.model.dtype)
     _check_channel(weight_channel, _adapter(engines["learner"]))
+    check_fit(engines["runtime"], engines["rollout"], weight_channel)
     # A learner of the user's own need not have ranks.
     num_ranks = getattr(engines["learner"], "num_ranks", 1)
     placement = place_engines(engines["rollout"], num_ranks, num_gpus=engines["runtime"].count_gpus())

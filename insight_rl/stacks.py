@@ -12,7 +12,7 @@ import time
 import weakref
 from datetime import datetime
 from pathlib import Path
-from typing import IO
+from typing import IO, Protocol
 
 from insight_rl.child_main import STACKS_VARIABLE
 from insight_rl.process_table import handles, session_of, state
@@ -20,6 +20,29 @@ from insight_rl.supervision import present
 
 _WAIT_S = 3.0
 _MAX_BYTES = 1 << 20
+
+
+class Shows(Protocol):
+    """A process whose stacks can be had. :func:`show` has :func:`write_stacks` ask it too, as long as it is kept."""
+
+    @property
+    def order(self) -> int:
+        """Its place in the file."""
+        ...
+
+    def dump(self) -> str:
+        """Its stacks, under a line with its name, or why there are none. May take some seconds."""
+        ...
+
+
+def show(process: Shows) -> None:
+    with _lock:
+        _shown.add(process)
+
+
+def hide(process: Shows) -> None:
+    with _lock:
+        _shown.discard(process)
 
 
 class ShowsStacks:
@@ -38,8 +61,11 @@ class ShowsStacks:
     def watch(self, leader: int) -> None:
         """From now on :func:`write_stacks` asks process ``leader`` and its session too."""
         self._leader = leader
-        with _lock:
-            _shown.add(self)
+        show(self)
+
+    @property
+    def order(self) -> int:
+        return self._leader or 0
 
     def dump(self) -> str:
         """The stacks of the child and of the processes it has started, as far as they can be had."""
@@ -76,7 +102,7 @@ class ShowsStacks:
 
 _lock = threading.RLock()
 """Judges are started and ended by a thread of their own."""
-_shown: weakref.WeakSet[ShowsStacks] = weakref.WeakSet()
+_shown: weakref.WeakSet[Shows] = weakref.WeakSet()
 
 
 def write_stacks() -> str:
@@ -87,7 +113,7 @@ def write_stacks() -> str:
         text = os.pread(own.fileno(), _MAX_BYTES, 0).decode(errors="replace")
     parts = [f"---- the trainer, process {os.getpid()} ----\n{text}"]
     with _lock:
-        parts += [child.dump() for child in sorted(_shown, key=lambda child: child._leader or 0)]
+        parts += [child.dump() for child in sorted(_shown, key=lambda child: child.order)]
     file = (present().run_dir or Path(tempfile.gettempdir())) / f"stacks-{datetime.now():%Y%m%d-%H%M%S}.txt"
     try:
         file.write_text("\n".join(parts), encoding="utf-8")

@@ -162,6 +162,8 @@ def examine(config: RunConfig) -> list[str]:
     """
     if config.doctor.mode == "off":
         return []
+    if config.runtime_name == "ray" and config.doctor.gpu is None:
+        return []  # the machines of the cluster are others than this one, and nobody has said what they are
     found = check_up(config)
     if found is None:
         return []

@@ -33,6 +33,7 @@ NOT_RUN = {
     "pip install *": "installs",
     "insight-rl * rollout=vllm *engine_args*": "needs a GPU; vLLM itself runs in tests/integration/test_vllm_engine.py",
     "insight-rl evaluate evaluation=math_suite model=qwen3-0.6b rollout=vllm": "starts vLLM: see test_vllm_engine.py",
+    "insight-rl train *runtime=ray *": "needs a cluster; tests/integration/test_ray_run.py starts one",
     "insight-rl train *learner=deepspeed *": "DeepSpeed's stages and ranks run in tests/contract",
     "insight-rl train *experiment=paper_*": "needs a GPU and hours",
     "insight-rl evaluate run_dir=runs/paper_*": "needs the run before it",
@@ -46,6 +47,7 @@ NOT_RUN = {
     "python scripts/check_gpu.py*": "needs a GPU; its small form runs in tests/integration/test_check_gpu.py",
     "python scripts/check_information.py --points 100000": "see tests/unit/selector/test_information.py",
     "python scripts/check_speedup_estimator.py": "takes a minute; the estimator has tests/unit/compare/test_speedup.py",
+    "python scripts/check_ray.py*": "its small form runs in tests/integration/test_ray_run.py",
     "python scripts/check_service_crash.py *": "run by tests/integration/test_service_crash.py",
     "python scripts/compare_trl_selection.py *": "trains for an hour; see tests/integration/test_trl_integration.py",
 }

@@ -116,3 +116,11 @@ def test_the_gpus_that_are_here(monkeypatch):
     found = check_up(config(*IMPOSSIBLE[:3]))
     assert (found.card, found.num_gpus, found.is_stated) == (card, 2, False)
     assert check_up(config(*IMPOSSIBLE[:3], "doctor.num_gpus=1")).num_gpus == 1
+
+
+def test_a_cluster_is_not_judged_by_the_machine_that_the_command_runs_on(monkeypatch):
+    monkeypatch.setattr("insight_rl.doctor.checkup.check_up", lambda config: pytest.fail("looked at this machine"))
+    assert examine(config("runtime=ray", "learner.num_ranks=16")) == []
+    monkeypatch.undo()
+    with pytest.raises(UsageError, match="doctor: "):
+        examine(config(*IMPOSSIBLE, "runtime=ray"))

@@ -126,7 +126,11 @@ STUBS: dict[str, Any] = {
 MODULES: dict[str, Any] = {"vllm": SimpleNamespace(), "vllm.inputs": SimpleNamespace(TokensPrompt=dict)}
 
 
-def serve(file_descriptor: int) -> None:
+def make_worker() -> Any:
     vars(vllm_worker).update(STUBS)
     sys.modules.update(MODULES)
-    vllm_worker.serve(file_descriptor)
+    return vllm_worker.make_worker()
+
+
+def serve(file_descriptor: int) -> None:
+    vllm_worker.serve_worker(make_worker(), file_descriptor)
