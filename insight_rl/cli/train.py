@@ -23,7 +23,7 @@ examples:
   insight-rl train --cfg selector=insight                    print the composed configuration and stop
 
 Every key of the configuration can be overridden as key=value; groups (task, selector, gate, rollout, weight_sync,
-reward, algorithm, learner, model, evaluation, monitor, doctor, experiment) choose a file of conf/.
+reward, algorithm, learner, trainer, runtime, model, evaluation, monitor, doctor, experiment) choose a file of conf/.
 """
 
 
