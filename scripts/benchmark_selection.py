@@ -2,6 +2,7 @@
 
     python scripts/benchmark_selection.py                     # the figures of docs/selectors.md, within a minute
     python scripts/benchmark_selection.py --pools 10000 100000 1000000 10000000    # and memory and time by pool size
+    python scripts/benchmark_selection.py --rounds 0 --pools 10000000 --pool-prompts 256 4096 --pool-steps 5   # no more
 
 Every row scores beliefs at K = 8 and picks the top 256 (the published Thompson sampler its 256 nearest to 0.5). The
 rivals take turns within each round, so that a change in the machine's load meets all of them; figures are medians.
@@ -21,6 +22,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import product
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -226,52 +228,60 @@ warm_up.open([Prompt(id=str(i), task="t", text="", token_ids=(), answer=None) fo
              num_rollouts=8, seed=0)
 warm_up.select(256)
 before = memory_mb("VmRSS")
-start = time.perf_counter()
-selector = BeliefSelector(score=partial(weighted_mutual_information, mu=0.3, eta=3.0))
+start, start_cpu = time.perf_counter(), time.process_time()
+selector = BeliefSelector(score=partial(weighted_mutual_information, mu=0.3, eta=3.0), **json.loads(sys.argv[4]))
 selector.open(MadePool(int(sys.argv[1])), num_rollouts=8, seed=0)
-open_ms = 1e3 * (time.perf_counter() - start)
-select, select_cpu, observe = [], [], []
+open_ms, open_cpu_ms = 1e3 * (time.perf_counter() - start), 1e3 * (time.process_time() - start_cpu)
+select, select_cpu, observe, observe_cpu = [], [], [], []
 for _ in range(int(sys.argv[2])):
-    start, start_cpu = time.perf_counter(), time.thread_time()
-    prompts = selector.select(256)
+    start, start_cpu = time.perf_counter(), time.process_time()
+    prompts = selector.select(int(sys.argv[3]))
     select.append(time.perf_counter() - start)
-    select_cpu.append(time.thread_time() - start_cpu)
+    select_cpu.append(time.process_time() - start_cpu)
     outcomes = [Counts(prompt_id=prompt.id, num_judged=8, num_successes=3) for prompt in prompts]
-    start = time.perf_counter()
+    start, start_cpu = time.perf_counter(), time.process_time()
     selector.observe(outcomes)
     selector.metrics()
     observe.append(time.perf_counter() - start)
-print(json.dumps({"open_ms": open_ms, "select_ms": 1e3 * statistics.median(select),
+    observe_cpu.append(time.process_time() - start_cpu)
+print(json.dumps({"open_ms": open_ms, "open_cpu_ms": open_cpu_ms, "select_ms": 1e3 * statistics.median(select),
                   "select_cpu_ms": 1e3 * statistics.median(select_cpu),
-                  "observe_ms": 1e3 * statistics.median(observe), "added_mb": memory_mb("VmRSS") - before,
+                  "observe_ms": 1e3 * statistics.median(observe),
+                  "observe_cpu_ms": 1e3 * statistics.median(observe_cpu), "added_mb": memory_mb("VmRSS") - before,
                   "peak_mb": memory_mb("VmHWM")}))
 """
 
 
-def pool_figures(size: int, steps: int) -> dict[str, float]:
-    """Opening, selecting (256 of 4,096) and observing over a pool whose prompts are made on demand."""
-    run = subprocess.run(
-        [sys.executable, "-c", POOL_RUN, str(size), str(steps)], capture_output=True, text=True, check=True
-    )
+def pool_figures(size: int, steps: int, num_prompts: int, settings: dict[str, Any]) -> dict[str, float]:
+    """Opening, selecting (M of 16 M) and observing over a pool whose prompts are made on demand."""
+    arguments = [str(size), str(steps), str(num_prompts), json.dumps(settings)]
+    run = subprocess.run([sys.executable, "-c", POOL_RUN, *arguments], capture_output=True, text=True, check=True)
     figures: dict[str, float] = json.loads(run.stdout.splitlines()[-1])
     return figures
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=5, help="rounds over 10^6 beliefs; 5 times as many over 4,096")
+    parser.add_argument("--rounds", type=int, default=5, help="over 10^6 beliefs; 5 times as many over 4,096; 0: none")
     parser.add_argument("--pools", type=int, nargs="*", default=[], help="pool sizes to measure memory and time for")
     parser.add_argument("--pool-steps", type=int, default=40)
+    parser.add_argument("--pool-prompts", type=int, nargs="+", default=[256], help="M, of 16 M candidates")
+    parser.add_argument("--whole-pool", action="store_true", help="score all prompts of the pool in place of 16 M")
     parser.add_argument("--selectors", action="store_true", help="whole steps of selectors in the place of scores")
     arguments = parser.parse_args()
     in_chunks(lambda a, b: a + b, np.ones(4), np.ones(4))
-    report: dict[str, object] = dict((step_figures if arguments.selectors else figures)(arguments.rounds))
+    report: dict[str, object] = {}
+    if arguments.rounds:
+        report = dict((step_figures if arguments.selectors else figures)(arguments.rounds))
     for name, value in report.items():
         print(f"{name:50} {value:12.3f}")
     pools = {}
-    for size in arguments.pools:
-        pools[str(size)] = pool_figures(size, arguments.pool_steps)
-        print(f"pool of {size:>10}  " + "  ".join(f"{key} {value:9.2f}" for key, value in pools[str(size)].items()))
+    settings = {"candidate_ratio": None} if arguments.whole_pool else {}
+    for size, num_prompts in product(arguments.pools, arguments.pool_prompts):
+        found = pool_figures(size, arguments.pool_steps, num_prompts, settings)
+        pools[str(size) if num_prompts == 256 else f"{size}, {num_prompts} prompts"] = found
+        text = "  ".join(f"{key} {value:9.2f}" for key, value in found.items())
+        print(f"{num_prompts} of {size}  {text}", flush=True)
     if pools:
         report["pools"] = pools
     print(json.dumps(report))

@@ -4,7 +4,8 @@
 
 Every client is a process with a run of its own on one shared pool and goes through select, then observe of what it
 got, without a pause: a trainer would come once in many seconds. The last line is a JSON object with the 50th and 99th
-percentile in milliseconds, as the clients see them, for one client alone and for all at once.
+percentile in milliseconds, as the clients see them, for one client alone and for all at once, and with the bytes of a
+request and its answer, headers left out.
 """
 
 from __future__ import annotations
@@ -23,14 +24,16 @@ from typing import Any
 import httpx
 import numpy as np
 
+from insight_rl.selector_service.pools import PromptIds
+
 NUM_ROLLOUTS = 8
 CHUNK = 50_000
 
 
 def client(url: str, run: str, num_rounds: int, num_prompts: int, barrier: Any, results: Any) -> None:
-    """Seconds of each select and observe, after a warm-up, to ``results``."""
+    """Seconds and bytes of each select and observe, after a warm-up, to ``results``."""
     rng = np.random.default_rng(0)
-    select_s, observe_s = [], []
+    select_s, observe_s, select_bytes, observe_bytes = [], [], [], []
     with httpx.Client(base_url=url, timeout=120, trust_env=False) as http:
         definition = {"run": run, "pool": "pool", "num_rollouts": NUM_ROLLOUTS, "seed": 0}
         http.post("/v1/runs", json=definition).raise_for_status()
@@ -41,15 +44,18 @@ def client(url: str, run: str, num_rounds: int, num_prompts: int, barrier: Any, 
             selection = http.post(f"/v1/runs/{run}/select", json={"step": step, "num_prompts": num_prompts})
             select_s.append(time.perf_counter() - started)
             selection.raise_for_status()
+            select_bytes.append(len(selection.request.content) + len(selection.content))
             outcomes = rng.integers(NUM_ROLLOUTS + 1, size=num_prompts).tolist()
             observations = [
                 {"id": prompt_id, "num_judged": NUM_ROLLOUTS, "num_successes": successes}
                 for prompt_id, successes in zip(selection.json()["ids"], outcomes, strict=True)
             ]
             started = time.perf_counter()
-            http.post(f"/v1/runs/{run}/observe", json={"step": step, "observations": observations}).raise_for_status()
+            answer = http.post(f"/v1/runs/{run}/observe", json={"step": step, "observations": observations})
             observe_s.append(time.perf_counter() - started)
-    results.put((select_s[5:], observe_s[5:]))
+            answer.raise_for_status()
+            observe_bytes.append(len(answer.request.content) + len(answer.content))
+    results.put((select_s[5:], observe_s[5:], select_bytes[5:], observe_bytes[5:]))
 
 
 def measure(url: str, name: str, num_clients: int, arguments: argparse.Namespace) -> dict[str, float]:
@@ -69,6 +75,7 @@ def measure(url: str, name: str, num_clients: int, arguments: argparse.Namespace
         milliseconds = 1e3 * np.concatenate([each[index] for each in measured])
         for percent in (50, 99):
             figures[f"{operation}_p{percent}_ms"] = round(float(np.percentile(milliseconds, percent)), 2)
+        figures[f"{operation}_bytes"] = round(float(np.mean(np.concatenate([each[index + 2] for each in measured]))))
     return figures
 
 
@@ -96,6 +103,17 @@ def disk_wait_ms(folder: Path, count: int = 50) -> float:
     return round(1e3 * float(np.median(times)), 2)
 
 
+def pool_bytes_a_prompt(size: int = 1_000_000) -> float:
+    """Memory of the service for one id of a pool, loaded: this process's, before and after making one."""
+
+    def resident() -> int:
+        return int(Path("/proc/self/statm").read_text(encoding="utf-8").split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+    before = resident()
+    pool = PromptIds([f"prompt/{index:09x}" for index in range(size)], [""] * size, {})
+    return (resident() - before) / len(pool)
+
+
 def cpu_s(pid: int) -> float:
     """Processor seconds that a process has taken so far."""
     fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
@@ -117,6 +135,7 @@ def main() -> None:
             assert service.stdout is not None
             url = "http://" + service.stdout.readline().split("http://")[1].split("/")[0]
             figures: dict[str, Any] = {"pool": arguments.pool, "candidates": 16 * arguments.prompts}
+            figures["pool_bytes_a_prompt"] = round(pool_bytes_a_prompt())
             figures["upload_s"] = round(upload(url, arguments.pool), 2)
             figures["disk_wait_ms"] = disk_wait_ms(folder)
             for label, count in (("one_client", 1), (f"{arguments.clients}_clients", arguments.clients)):
