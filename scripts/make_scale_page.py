@@ -255,7 +255,7 @@ WORDS = {
     "sync": "weight sync",
     "select": "select and observe",
     "trainer": "tokens through the trainer's thread",
-    "checkpoint": "checkpoint, a step's share",
+    "checkpoint": "checkpoint, a step's share if it were waited for",
 }
 
 
@@ -336,7 +336,7 @@ def break_table() -> Iterator[str]:
                 ("judge", "two judge processes are too few", "`judge.num_workers`, one for 8 GPUs"),
                 ("trainer", "the trainer's one thread moves all tokens", "tokens that never pass it (`runtime=ray`)"),
                 ("select", "selection", "the service, or fewer candidates"),
-                ("checkpoint", "the run stands still for checkpoints", "writing in the background; seldomer"),
+                ("checkpoint", "checkpoints, if they were waited for", "they are written in the background"),
             )
         ),
         (
