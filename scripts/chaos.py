@@ -251,7 +251,12 @@ def make_hit(run: Run, hit: Hit, service: Service) -> str:
             service.start()
         return ""
     found: list[int] = []
-    if not run.wait_for(lambda: bool(found.extend(run.find(hit.target)) or found)):
+
+    def is_found() -> bool:
+        found[:] = run.find(hit.target)
+        return bool(found)
+
+    if not run.wait_for(is_found):
         # After its last step a run may end before it is hit.
         return "" if run.process.poll() == 0 else f"there was no {hit.target}"
     with suppress(ProcessLookupError):  # it has ended in this moment

@@ -206,7 +206,8 @@ def with_logprobs(groups: list[Group], logprobs: Iterator[Any]) -> list[Group]:
         dataclasses.replace(
             group,
             completions_G=tuple(
-                completion_of(list(map(int, each.token_ids)), next(logprobs).tolist()) for each in group.completions_G
+                completion_of(np.asarray(each.token_ids).tolist(), next(logprobs).tolist())
+                for each in group.completions_G
             ),
         )
         for group in groups
@@ -235,7 +236,7 @@ def reference_logprobs(model: Any, groups: list[Group]) -> Iterator[Any]:
     for group in groups:
         for completion in group.completions_G:
             start = len(group.prompt.token_ids)
-            ids = torch.tensor([[*group.prompt.token_ids, *map(int, completion.token_ids)]])
+            ids = torch.tensor([[*group.prompt.token_ids, *np.asarray(completion.token_ids).tolist()]])
             logits = model(ids).logits[0, start - 1 : -1] / TEMPERATURE
             yield logits.log_softmax(-1).gather(-1, ids[0, start:, None]).squeeze(-1)
 
@@ -363,7 +364,7 @@ class Coin(BaseReward):
     bounded = True
 
     def __call__(self, prompt: Prompt, completion: Completion) -> Reward:
-        success = sum(map(int, completion.token_ids)) % 2 == 0
+        success = int(np.asarray(completion.token_ids).sum()) % 2 == 0
         return Reward(value=float(success), success=success, status="correct" if success else "wrong")
 
 

@@ -18,7 +18,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from insight_rl.config import compose_config, parse_config
 from insight_rl.doctor import duration
@@ -130,6 +130,7 @@ def inputs() -> dict[str, Input]:
 
 
 Level = Literal["low", "usual", "high"]
+Value = TypeVar("Value")
 LEVELS: tuple[Level, ...] = ("low", "usual", "high")
 OPPOSITE: dict[Level, Level] = {"low": "high", "usual": "usual", "high": "low"}
 
@@ -196,9 +197,9 @@ def checkpoint_seconds(work: Workload, level: Level) -> float:
     return count_checkpoint(work) / 1e9 / rate
 
 
-def first_share_above(share: Callable[[int], float]) -> int | None:
+def first_share_above(share: Callable[[int, Level], float], level: Level) -> int | None:
     """The fewest GPUs, among powers of two from 8 to 65,536, at which ``share`` exceeds ``NOTICEABLE``."""
-    return next((2**power for power in range(3, 17) if share(2**power) > NOTICEABLE), None)
+    return next((2**power for power in range(3, 17) if share(2**power, level) > NOTICEABLE), None)
 
 
 def share_of(part: str, num_gpus: int, level: Level) -> float:
@@ -281,7 +282,7 @@ def percent(number: float) -> str:
     return f"{figure(100 * number)} %"
 
 
-def levels(of: Callable[[Level], float]) -> dict[Level, float]:
+def levels(of: Callable[[Level], Value]) -> dict[Level, Value]:
     return {level: of(level) for level in LEVELS}
 
 
@@ -295,12 +296,12 @@ def table(header: list[str], rows: list[list[str]]) -> Iterator[str]:
 
 def step_table(*, grows: bool) -> Iterator[str]:
     works = [workload(num_gpus, grows=grows) for num_gpus in GPUS]
-    by_gpus = [levels(lambda level, work=work: step_parts(work, level)) for work in works]
+    by_gpus = [levels(functools.partial(step_parts, work)) for work in works]
     rows = [
         [words, *(span({level: parts[level][part] for level in LEVELS}) for parts in by_gpus)]
         for part, words in WORDS.items()
     ]
-    exchanged = [span(levels(lambda level, work=work: exchange_seconds(work, level))) for work in works]
+    exchanged = [span(levels(functools.partial(exchange_seconds, work))) for work in works]
     rows.insert(list(WORDS).index("learn") + 1, ["of it exchanging gradients", *exchanged])
     totals = [{level: sum(parts[level].values()) for level in LEVELS} for parts in by_gpus]
     rows.append(["**step**", *(f"**{span(total)}**" for total in totals)])
@@ -347,7 +348,7 @@ def break_table() -> Iterator[str]:
     ]
     found = []
     for words, share, cure in causes:
-        gpus = {level: first_share_above(functools.partial(share, level=level)) or math.inf for level in LEVELS}
+        gpus = {level: first_share_above(share, level) or math.inf for level in LEVELS}
         found.append((gpus["usual"], [words, span(gpus, count_words), cure]))
     rows = [row for _, row in sorted(found, key=lambda each: each[0])]
     yield from table(["what takes more than a tenth of the time", "from GPUs on", "what helps"], rows)
@@ -360,10 +361,10 @@ def count_words(number: float) -> str:
 def failure_table() -> Iterator[str]:
     rows = []
     for num_gpus in GPUS:
-        hours = levels(lambda level, n=num_gpus: hours_between_failures(n, level))
+        hours = levels(functools.partial(hours_between_failures, num_gpus))
         best = {w: best_interval_s(num_gpus, writing=w, failing=f) / 60 for w, f in OPPOSITE.items()}
-        lost = levels(lambda level, n=num_gpus: lost_share(n, level))
-        write = levels(lambda level, n=num_gpus: checkpoint_seconds(workload(n, grows=True), level))
+        lost = levels(functools.partial(lost_share, num_gpus))
+        write = levels(functools.partial(checkpoint_seconds, workload(num_gpus, grows=True)))
         rows.append([f"{num_gpus}", span(hours), span(write), span(best), span(lost, percent)])
     header = [
         "GPUs",
@@ -398,7 +399,7 @@ def selection_table() -> Iterator[str]:
 def service_table() -> Iterator[str]:
     rows = []
     for seconds in (1, 10, 60, 300):
-        load = levels(lambda level, seconds=seconds: 2 * TRAINERS * value("request", level) / seconds)
+        load = {level: 2 * TRAINERS * value("request", level) / seconds for level in LEVELS}
         rows.append([f"{seconds} s", figure(2 * TRAINERS / seconds), span(load, percent)])
     yield from table(["a step of each trainer takes", "requests/s", "of the service's one interpreter"], rows)
 

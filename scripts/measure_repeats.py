@@ -91,7 +91,9 @@ class Bank:
     @staticmethod
     def _right_ones(group: Group) -> list[tuple[int, ...]]:
         pairs = zip(group.completions_G, group.rewards_G, strict=True)
-        right = (tuple(c.token_ids.tolist()) for c, reward in pairs if reward.success and not c.is_truncated)
+        right = (
+            tuple(np.asarray(c.token_ids).tolist()) for c, reward in pairs if reward.success and not c.is_truncated
+        )
         return sorted(set(right))
 
     @staticmethod

@@ -32,7 +32,7 @@ def test_room_for_checkpoints(monkeypatch):
         monkeypatch.setattr(machine.shutil, "disk_usage", lambda _, free=free: Usage(0, 0, free * 2**30))
         disk = findings(*RUN)["disk"]
         assert disk.is_good == is_good
-        assert "3 checkpoints of 44.9 GiB" in disk.text and "187 GiB" in disk.text
+        assert "3 checkpoints of 45.0 GiB" in disk.text and "187 GiB" in disk.text
 
 
 def test_a_missing_compiler(monkeypatch):
