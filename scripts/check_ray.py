@@ -95,7 +95,10 @@ def two_nodes(nodes: Sequence[dict[str, int]] = NODES) -> Iterator[str]:
 def ports() -> dict[str, int]:
     """Those of a node's agents. A node that is left to choose them waits 20 s for its agents to say which, and dies."""
     names = ("metrics_agent_port", "metrics_export_port", "dashboard_agent_listen_port", "runtime_env_agent_port")
-    return {name: free_port() for name in names}
+    numbers: set[int] = set()
+    while len(numbers) < len(names):  # the same one may be free twice
+        numbers.add(free_port())
+    return dict(zip(names, numbers, strict=True))
 
 
 @contextmanager
