@@ -70,9 +70,9 @@ def test_failures_are_those_that_were_published():
 
 
 def test_the_first_number_of_gpus_with_a_noticeable_share():
-    assert scale_page.first_share_above(lambda num_gpus: num_gpus / 1000) == 128
-    assert scale_page.first_share_above(lambda num_gpus: 0.5) == 8
-    assert scale_page.first_share_above(lambda num_gpus: 0.1) is None
+    assert scale_page.first_share_above(lambda num_gpus, level: num_gpus / 1000, "usual") == 128
+    assert scale_page.first_share_above(lambda num_gpus, level: 0.5, "low") == 8
+    assert scale_page.first_share_above(lambda num_gpus, level: 0.1, "high") is None
 
 
 @pytest.mark.parametrize(
