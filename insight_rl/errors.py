@@ -14,7 +14,7 @@ class RunStopped(RuntimeError):
 
 
 class RanksLost(RunStopped):
-    """A rank of the learner died or hangs, and all of them have been ended: closed and started again, it can go on.
+    """A rank of the learner died or hangs, or what it is to learn from is gone: closed and started again, it can go on.
 
     What it had learnt since its newest checkpoint is lost. ``reason`` says in a clause what happened.
     """
@@ -22,6 +22,9 @@ class RanksLost(RunStopped):
     def __init__(self, reason: str, message: str) -> None:
         super().__init__(message)
         self.reason = reason
+
+    def __reduce__(self) -> tuple[type[RanksLost], tuple[str, str]]:
+        return type(self), (self.reason, str(self))  # a rank may raise it in a process of its own
 
 
 class Interrupted(KeyboardInterrupt):

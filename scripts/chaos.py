@@ -3,15 +3,16 @@
     python scripts/chaos.py                                      20 runs, and one undisturbed
     python scripts/chaos.py --runs 4 --seed 7 --keep /tmp/chaos  four other ones, whose folders stay
     python scripts/chaos.py rollout=vllm rollout.num_workers=2   with vLLM, whose engine core is hit too
-    python scripts/chaos.py runtime=ray                          ranks and rollout workers as actors
+    python scripts/chaos.py runtime=ray                          ranks and rollout workers as actors, in a cluster of
+                                                                 two nodes, of which a whole one is hit too
 
 Every run is the same: Countdown with the tiny model, two learner ranks, two rollout workers, two judge workers, and a
 selector at a selector service. In each, one process is chosen at random (seeded), and SIGKILL or SIGSTOP is sent to it
 at a random moment of training. What this script does itself, as a service manager or a person would: it starts the
-selector service again, gives the same command again where the driver was killed, and lets a stopped driver or service
-go on after some seconds. A run has passed if it ended with code 0, rolled out every prompt once, and has the selections
-and the metrics of the undisturbed run; `left` counts processes and files in /dev/shm that outlived it. Ends with 1 if
-one failed.
+selector service again, gives the same command again where the driver was killed, lets a stopped driver or service go on
+after some seconds, and adds a Ray node in the place of a lost one. A run has passed if it ended with code 0, rolled out
+every prompt once, and has the selections and the metrics of the undisturbed run; `left` counts processes and files in
+/dev/shm that outlived it. Ends with 1 if one failed.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from check_faults import descendants, is_alive, read, until
+from ray_nodes import FOR_LOST_NODES, RayNodes
 
 from insight_rl.monitor.dictionary import is_of_the_machine
 
@@ -61,6 +63,7 @@ TARGETS = {
 }
 """How the command line of each kind of child can be told, a process's and an actor's."""
 OUTSIDE = ("selector service", "driver")
+NODE = "Ray node"
 SIGNALS = (signal.SIGKILL, signal.SIGSTOP)
 _LOOK_S = 0.25
 
@@ -129,10 +132,14 @@ class Service:
 class Run:
     """A training run in ``folder``, and its processes."""
 
-    def __init__(self, folder: Path, overrides: Sequence[str], service: Service, *, patience_s: float) -> None:
+    def __init__(
+        self, folder: Path, overrides: Sequence[str], service: Service, *, nodes: RayNodes | None, patience_s: float
+    ) -> None:
         self.folder = folder
+        self.nodes = nodes
         self._command = [sys.executable, "-m", "insight_rl", "train", *RUN, *overrides]
         self._command += [f"run_dir={folder}", f"selector.url={service.url}", "selector.num_retries=60"]
+        self._command += [] if nodes is None else [f"runtime.address={nodes.address}"]
         self._patience_s = patience_s
         self._ports: set[str] = set()
         self.pids: set[int] = set()
@@ -162,20 +169,32 @@ class Run:
 
     def look(self) -> None:
         """Remember the run's processes, and how to tell the files that they may leave behind."""
-        for pid in descendants(self.process.pid):
-            if pid not in self.pids:
+        for pid in self._present() - self.pids:
+            # A node's other processes are there for every run.
+            if pid in self._own() or any(part in command_of(pid) for parts in TARGETS.values() for part in parts):
                 self.pids.add(pid)
                 variables = dict(item.partition("=")[::2] for item in read(f"/proc/{pid}/environ").split("\0"))
                 self._ports.update(variables.get("MASTER_PORT", "").split())
 
     def find(self, target: str) -> list[int]:
         self.look()
-        commands = {pid: read(f"/proc/{pid}/cmdline").replace("\0", " ") for pid in descendants(self.process.pid)}
         return sorted(
-            pid
-            for pid, command in commands.items()
-            if is_alive(pid) and any(part in command for part in TARGETS[target])
+            pid for pid in self._present() if is_alive(pid) and any(part in command_of(pid) for part in TARGETS[target])
         )
+
+    def _own(self) -> set[int]:
+        return set(descendants(self.process.pid))
+
+    def _present(self) -> set[int]:
+        return self._own() | (set() if self.nodes is None else self.nodes.pids())
+
+    def lose_node(self, hit: Hit) -> None:
+        """What was on it does not count as left: of a machine that is gone, nothing is."""
+        assert self.nodes is not None
+        self.look()
+        self.pids -= self.nodes.lose(hit.number)
+        time.sleep(hit.pause_s)
+        self.nodes.add()
 
     def wait(self) -> int | None:
         """Its exit code; ``None`` if it does not end in time, and then it is ended."""
@@ -189,7 +208,8 @@ class Run:
         return self.process.returncode
 
     def left(self) -> list[str]:
-        marks = [f"insight_rl-weights-{self.process.pid}-", *(f"_{port}_" for port in self._ports)]
+        weights = [f"insight_rl-weights-{pid}-" for pid in (self.process.pid, *self.pids)]
+        marks = [*weights, *(f"_{port}_" for port in self._ports)]
 
         def files() -> list[str]:
             return [name for name in os.listdir("/dev/shm") if any(mark in name for mark in marks)]
@@ -203,13 +223,24 @@ class Run:
         until(lambda: not any(map(is_alive, self.pids)), 15)
 
 
+def command_of(pid: int) -> str:
+    return read(f"/proc/{pid}/cmdline").replace("\0", " ")
+
+
 def make(
-    folder: Path, hits: Sequence[Hit], service: Service, overrides: Sequence[str], *, step_s: float, patience_s: float
+    folder: Path,
+    hits: Sequence[Hit],
+    service: Service,
+    overrides: Sequence[str],
+    *,
+    nodes: RayNodes | None = None,
+    step_s: float,
+    patience_s: float,
 ) -> Outcome:
     """One run in ``folder``, in which all of ``hits`` are made one after the other."""
     outcome = Outcome(name=folder.name, hits=list(hits))
     started_s = time.monotonic()
-    run = Run(folder, overrides, service, patience_s=patience_s)
+    run = Run(folder, overrides, service, nodes=nodes, patience_s=patience_s)
     try:
         for hit in hits:
             if not run.wait_for(lambda step=hit.after_step: run.step >= step):  # type: ignore[misc]
@@ -226,6 +257,8 @@ def make(
         outcome.problems += [] if code == 0 else [f"ended with {code}" if code is not None else "did not end in time"]
         outcome.codes += [] if code is None else [code]
         outcome.seconds = time.monotonic() - started_s
+        if nodes is not None:
+            nodes.end_lost()
         outcome.left = sorted({*outcome.left, *run.left()})
         notices = folder / "notices.jsonl"
         lines = notices.read_text().splitlines() if notices.exists() else []
@@ -249,6 +282,9 @@ def make_hit(run: Run, hit: Hit, service: Service) -> str:
             service.close()
             time.sleep(hit.pause_s)
             service.start()
+        return ""
+    if hit.target == NODE:
+        run.lose_node(hit)
         return ""
     found: list[int] = []
 
@@ -307,7 +343,7 @@ def main() -> int:
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="changes to the run's configuration")
     parser.add_argument("--runs", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0, help="of what is hit, how and when")
-    parser.add_argument("--targets", nargs="+", choices=[*TARGETS, *OUTSIDE], help="hit only these")
+    parser.add_argument("--targets", nargs="+", choices=[*TARGETS, *OUTSIDE, NODE], help="hit only these")
     parser.add_argument("--patience-s", type=float, default=900.0, help="a run that takes longer has failed")
     parser.add_argument("--keep", type=Path, help="folder for the runs; otherwise they are removed")
     arguments = parser.parse_intermixed_args()
@@ -315,14 +351,19 @@ def main() -> int:
     signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))
     has_core = any(override == "rollout=vllm" for override in arguments.overrides)
     os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "1")  # an engine core, on a CPU too
-    targets = arguments.targets or [name for name in (*TARGETS, *OUTSIDE) if has_core or name != "engine core"]
+    over_ray = any(override == "runtime=ray" for override in arguments.overrides)
+    targets = arguments.targets or [
+        *(name for name in (*TARGETS, *OUTSIDE) if has_core or name != "engine core"),
+        *([NODE] if over_ray else []),
+    ]
     num_failed = 0
     with tempfile.TemporaryDirectory() as temporary:
         base = arguments.keep or Path(temporary)
         base.mkdir(parents=True, exist_ok=True)
         service = Service(base / "service")
+        nodes = RayNodes(settings=FOR_LOST_NODES) if over_ray else None
         try:
-            settings = {"patience_s": arguments.patience_s}
+            settings = {"nodes": nodes, "patience_s": arguments.patience_s}
             reference = make(base / "undisturbed", [], service, arguments.overrides, step_s=0.0, **settings)
             if reference.problems:
                 print(f"the undisturbed run failed: {reference.problems}\n{(base / 'undisturbed.txt').read_text()}")
@@ -341,6 +382,8 @@ def main() -> int:
                 print(as_row(outcome, reference.seconds), flush=True)
         finally:
             service.close()
+            if nodes is not None:
+                nodes.close()
     print(f"\n{arguments.runs - num_failed} of {arguments.runs} passed")
     return 1 if num_failed else 0
 

@@ -15,14 +15,14 @@ import argparse
 import json
 import sys
 import tempfile
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from insight_rl.child_process import free_port
+from ray_nodes import two_nodes
+
 from insight_rl.config import compose_config
 from insight_rl.run import RunOutput, train
 from insight_rl.weight_sync.object_store import ObjectStoreChannel
@@ -42,17 +42,6 @@ RUN = (
     "monitor=jsonl",
 )
 MAX_LOGPROB_GAP = 1e-4
-FOR_A_BUSY_MACHINE = {
-    "health_check_timeout_ms": 60_000,
-    "health_check_failure_threshold": 20,
-    "worker_register_timeout_seconds": 600,
-    "agent_register_timeout_ms": 600_000,
-    "prestart_worker_first_driver": False,
-    "enable_metrics_collection": False,
-}
-"""A slow node must not be taken for a dead one where others want its cores; and nothing is started that is not used."""
-START_S = 300.0
-NODES = ({"num_cpus": 2}, {"num_cpus": 2})
 
 
 @dataclass(frozen=True)
@@ -71,58 +60,6 @@ class Comparison:
     @property
     def has_passed(self) -> bool:
         return self.same_selections and self.same_weights and max(self.largest_gap.values()) <= MAX_LOGPROB_GAP
-
-
-@contextmanager
-def two_nodes(nodes: Sequence[dict[str, int]] = NODES) -> Iterator[str]:
-    """The address of a cluster whose nodes are groups of processes of this machine."""
-    import ray
-    from ray.cluster_utils import Cluster
-
-    common = {"object_store_memory": 80 << 20, "include_log_monitor": False}
-    head = {**nodes[0], **common, "include_dashboard": False, "no_monitor": True, "_system_config": FOR_A_BUSY_MACHINE}
-    with patience_with_nodes():
-        cluster = Cluster(initialize_head=True, head_node_args=head | ports())
-        for node in nodes[1:]:
-            cluster.add_node(**node, **common, **ports(), wait=False)
-    try:
-        yield cluster.address
-    finally:
-        ray.shutdown()
-        cluster.shutdown()
-
-
-def ports() -> dict[str, int]:
-    """Those of a node's agents. A node that is left to choose them waits 20 s for its agents to say which, and dies."""
-    names = ("metrics_agent_port", "metrics_export_port", "dashboard_agent_listen_port", "runtime_env_agent_port")
-    numbers: set[int] = set()
-    while len(numbers) < len(names):  # the same one may be free twice
-        numbers.add(free_port())
-    return dict(zip(names, numbers, strict=True))
-
-
-@contextmanager
-def patience_with_nodes() -> Iterator[None]:
-    """Ray gives a node 30 s to start, whatever it is told; on a busy machine that is not enough."""
-    from ray._private import services
-
-    get_node = services.get_node
-
-    def wait_for_node(gcs_address: str, node_id: str) -> Any:
-        end = time.monotonic() + START_S
-        while True:
-            try:
-                return get_node(gcs_address, node_id)
-            except RuntimeError:
-                if time.monotonic() > end:
-                    raise
-                time.sleep(0.5)
-
-    services.get_node = wait_for_node
-    try:
-        yield
-    finally:
-        services.get_node = get_node
 
 
 @contextmanager

@@ -28,6 +28,7 @@ from insight_rl.heartbeat import SLICE_S
 from insight_rl.learner.processes import MakeWorker
 from insight_rl.leftovers import remove_at_the_end, remove_now
 from insight_rl.rollout.vllm_worker import ALIVE, RefusedError, Sample
+from insight_rl.runtime.ray_arrays import get_stored
 from insight_rl.tokenizer import ModelTokenizer
 from insight_rl.weight_sync.memory_folder import memory_folder
 
@@ -151,7 +152,10 @@ class RolloutActor(_Actor):
         self._worker = importlib.import_module(module).make_worker()
 
     def run(self, method: str, arguments: Mapping[str, Any]) -> tuple[str, Any]:
-        """``("done", what the method yields)``, ``("refused", message)`` or ``("failed", traceback)``."""
+        """What the method yields, or why it does not.
+
+        ``("done", items)``, ``("refused", message)``, ``("stopped", exception to raise)`` or ``("failed", traceback)``.
+        """
         try:
             if method == "start":
                 self._tokenizer = ModelTokenizer(Path(arguments["model_path"]))
@@ -161,6 +165,8 @@ class RolloutActor(_Actor):
             return "done", [item for item in own(**arguments) if item is not ALIVE]
         except RefusedError as error:
             return "refused", str(error)
+        except RunStopped as error:
+            return "stopped", error
         except Exception:  # for the trainer to report
             return "failed", traceback.format_exc()
 
@@ -197,11 +203,10 @@ class RolloutActor(_Actor):
 
     def _load_stored(self, *, files: Sequence[tuple[int, Any]]) -> Iterator[None]:
         """Load the checkpoint that the learner has put into the object store, by way of a folder in memory."""
-        import ray
-
         with memory_folder(sum(num_bytes for num_bytes, _ in files)) as folder:
             for number, (_, reference) in enumerate(files):
-                (folder / f"model-{number:05d}.safetensors").write_bytes(ray.get(reference).data)
+                content = get_stored(reference, "the weights")
+                (folder / f"model-{number:05d}.safetensors").write_bytes(content.data)
             yield from self._worker.reload(folder=str(folder))
 
 

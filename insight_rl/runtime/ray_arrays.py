@@ -8,7 +8,29 @@ from typing import Any
 
 import numpy as np
 
+from insight_rl.errors import RanksLost
 from insight_rl.stored_arrays import StoredArray
+
+
+def get_stored(references: Any, what: str) -> Any:
+    """As ``ray.get``; raises ``RanksLost`` where ``what`` (in the plural) is gone with the machine that had it.
+
+    With a machine go its own objects, and those that others had from its processes.
+    """
+    import ray
+    from ray.exceptions import RayError
+
+    try:
+        return ray.get(references)
+    except RayError as error:
+        reason = f"{what} are gone with the machine that kept them ({first_sentence(error)})"
+        raise RanksLost(reason, f"{reason}; the run can be resumed from its last checkpoint") from error
+
+
+def first_sentence(error: Exception) -> str:
+    """What Ray says of an error, in one line of bounded length."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return (lines[0] if lines else type(error).__name__)[:300]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -30,8 +52,7 @@ class RayArray(StoredArray):
 
     @classmethod
     def fetch(cls, arrays: Sequence[RayArray]) -> list[np.ndarray]:
-        import ray
-
+        """See :meth:`~insight_rl.stored_arrays.StoredArray.fetch`. Raises ``RanksLost`` where they are gone."""
         references = list(dict.fromkeys(array.reference for array in arrays))
-        contents = dict(zip(references, ray.get(references), strict=True))
+        contents = dict(zip(references, get_stored(references, "rollouts"), strict=True))
         return [contents[array.reference][array.column][array.start : array.stop] for array in arrays]

@@ -6,6 +6,7 @@ place among the ranks of its own machine. Accelerate and DeepSpeed find nothing 
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -18,9 +19,10 @@ from insight_rl.errors import RanksLost, RunStopped, UsageError
 from insight_rl.heartbeat import SLICE_S, Patience
 from insight_rl.learner.processes import Answer, MakeWorker, RankFailed
 from insight_rl.runtime.ray_actors import RankActor, Whereabouts
+from insight_rl.runtime.ray_arrays import first_sentence
 from insight_rl.runtime.ray_pulse import BESIDE, WatchedActor
-from insight_rl.runtime.ray_workers import first_sentence
 from insight_rl.stacks import write_stacks
+from insight_rl.supervision import present
 
 
 class RayRanks:
@@ -95,6 +97,20 @@ class RayRanks:
                 f"needs more time, raise learner.deadline_s={self._deadline_s:g}",
             )
 
+    def _check_all_live(self, doing: str) -> None:
+        """Raise ``RanksLost`` unless every rank gives a sign of life.
+
+        That a machine is gone Ray itself sees only after a while, and until then leaves questions to it unanswered.
+        """
+        signs = [actor.where.options(concurrency_group=BESIDE).remote() for actor in self._actors]
+        end = time.monotonic() + present().heartbeat_deadline_s
+        while len(ray.wait(signs, num_returns=len(signs), timeout=SLICE_S)[0]) < len(signs) and time.monotonic() < end:
+            continue
+        for rank, sign in enumerate(signs):
+            if not ray.wait([sign], timeout=0)[0]:
+                raise self._lost(rank, f"{self._names[rank]} is stopped, or out of reach, in {doing}")
+            self._get(sign, rank, doing)
+
     def _lost(self, rank: int, reason: str) -> RanksLost:
         tail = self._watched[rank].log_tail()
         return RanksLost(reason, f"{reason}; the run can be resumed from its last checkpoint{tail}")
@@ -164,9 +180,7 @@ class _Call:
         if isinstance(result, (UsageError, RunStopped)):
             raise result
         # Another that has died is the cause, and what this one raised only a consequence.
-        others = list(self._working)
-        for reference in ray.wait(others, num_returns=len(others), timeout=1.0)[0] if others else ():
-            self._ranks._get(reference, self._working[reference], self._method)
+        self._ranks._check_all_live(self._method)
         tail = self._ranks._watched[rank].log_tail()
         raise RankFailed(f"{self._ranks._names[rank]} failed in {self._method}:\n{trace}{tail}")
 

@@ -18,7 +18,7 @@ from insight_rl.rollout.pool import Finished, WorkerFailed, WorkerLost, WorkerPl
 from insight_rl.rollout.vllm_process import DEADLINE_KEY
 from insight_rl.rollout.vllm_worker import Request, Sample, Started
 from insight_rl.runtime.ray_actors import FinishedHead, RolloutActor
-from insight_rl.runtime.ray_arrays import RayArray
+from insight_rl.runtime.ray_arrays import RayArray, first_sentence
 from insight_rl.runtime.ray_pulse import BESIDE, WatchedActor
 from insight_rl.stacks import write_stacks
 
@@ -92,6 +92,8 @@ class RayWorker:
         self._patience.start_again()
         if kind == "refused":
             raise UsageError(f"rollout: vLLM refused its settings (rollout.engine_args and model.*): {value}")
+        if kind == "stopped":
+            raise value
         if kind == "failed":
             self._fail(method, value)
         if method == "abort":
@@ -211,12 +213,6 @@ def _samples(reference: Any, head: FinishedHead) -> tuple[Sample, ...]:
         )
         start = stop
     return tuple(samples)
-
-
-def first_sentence(error: Exception) -> str:
-    """What Ray says of an error, in one line of bounded length."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return (lines[0] if lines else type(error).__name__)[:300]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,6 +16,8 @@ from insight_rl.paths import conf_dir, data_dir
 from insight_rl.placement import Placement
 from insight_rl.rollout.pool import WorkerPlan, WorkerPool
 from insight_rl.runtime.ray import RayRuntime
+from insight_rl.runtime.ray_arrays import RayArray
+from insight_rl.supervision import Supervision, supervise
 from tests.support.ray_rank import RayRank
 from tests.unit.rollout.stub_worker import FAILING, samples_of
 from tests.unit.rollout.test_pool import Channel, Weights, make_requests
@@ -32,8 +34,8 @@ def address():
     """Of a cluster with two nodes of two CPUs each."""
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(conf_dir().parent / "scripts")
-        check_ray = importlib.import_module("check_ray")
-    with check_ray.two_nodes() as address:
+        ray_nodes = importlib.import_module("ray_nodes")
+    with ray_nodes.two_nodes() as address:
         yield address
 
 
@@ -88,6 +90,35 @@ def test_a_rank_that_raises_or_dies_is_named(make_ranks):
         make_ranks().call("send", [(None,), ("raise",)], answer=lambda request, look: None)
     with pytest.raises(RanksLost, match="learner rank 0 died in send"):
         make_ranks().call("send", [("die",), (None,)], answer=lambda request, look: None)
+
+
+def test_a_rank_that_raises_beside_one_that_is_out_of_reach_is_not_the_cause(make_ranks):
+    """As after a machine's loss, of which Ray hears last: the others' collectives fail first."""
+    ranks = make_ranks()
+    (_, pid, *_), _ = ranks.call("about", [(1,), (2,)])
+    os.kill(pid, signal.SIGSTOP)
+    with (
+        supervise(Supervision(heartbeat_deadline_s=3.0)),
+        pytest.raises(RanksLost, match="learner rank 0 is stopped, or out of reach, in send"),
+    ):
+        ranks.call("send", [(None,), ("raise",)], answer=lambda request, look: None)
+
+
+def test_rollouts_that_are_gone_with_the_process_that_had_them_are_a_loss_of_the_ranks(make_ranks):
+    class Keeper:
+        def keep(self):
+            return [ray.put((np.arange(3),)) for _ in range(2)]
+
+    keeper = ray.remote(num_cpus=0)(Keeper).remote()
+    first, array = (RayArray(kept, 0, 1, 3) for kept in ray.get(keeper.keep.remote()))
+    ranks = make_ranks()
+    assert ranks.call("total", [(first,), (first,)]) == [3, 3]
+    ray.kill(keeper)
+    with pytest.raises(RanksLost, match="rollouts are gone with the machine that kept them") as error:
+        ranks.call("total", [(array,), (array,)])
+    assert "\n" not in error.value.reason
+    with pytest.raises(RanksLost, match="rollouts are gone"):
+        np.asarray(array)
 
 
 def make_pool(runtime, say, **settings):

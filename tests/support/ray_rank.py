@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 
+import numpy as np
+
 from insight_rl.errors import UsageError
 from tests.support.asking_rank import AskingRank
 
@@ -15,6 +17,9 @@ class RayRank(AskingRank):
         import ray
 
         return number, os.getpid(), ray.get_runtime_context().get_node_id(), {name: os.environ[name] for name in _NAMES}
+
+    def total(self, array):
+        return int(np.asarray(array).sum())
 
     def refuse(self):
         raise UsageError("learner.lr=-1: must be above 0")

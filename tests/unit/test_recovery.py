@@ -1,6 +1,7 @@
 """How often the ranks of a run may be started again, and what is left of a run that gives up its step."""
 
 import copy
+import pickle
 from types import SimpleNamespace
 
 import pytest
@@ -212,3 +213,8 @@ def test_a_run_that_is_cut_short_leaves_no_checkpoint_half_written(trainer):
         recovery.run(work, stop, grace_s=1.0)
     assert order == ["settle", "ask", "save", "settle"]
     assert said[0] == "the newest checkpoint could not be written (a disk that fails)"
+
+
+def test_a_loss_that_a_rank_reports_arrives_whole():
+    error = pickle.loads(pickle.dumps(RanksLost("rollouts are gone", "rollouts are gone; the end of the log")))
+    assert (error.reason, str(error)) == ("rollouts are gone", "rollouts are gone; the end of the log")
