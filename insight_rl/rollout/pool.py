@@ -174,6 +174,8 @@ class WorkerPool(Generic[W]):
         self._dispatch = Dispatch({})
         self._requests: dict[int, Request] = {}
         self.num_replaced = 0
+        self._num_followed = 0
+        """Of these losses: after them the other workers were looked at."""
         self.workers: list[W] = []
         self._ready: set[int] = set()
         """Workers with the last weights. The others are on their way."""
@@ -220,6 +222,10 @@ class WorkerPool(Generic[W]):
         self._may_generate.wait()
         with self._lock:
             self._check_current(dispatch)
+            if self.num_replaced > self._num_followed:
+                # Those that were lost with another, as with its machine, are not to be given its prompts.
+                self._replace_lost()
+                self._num_followed = self.num_replaced
             self._submit(only)
             self._host.wait(self.workers)
             polled = [self._poll(worker) for worker in range(len(self.workers))]

@@ -44,6 +44,9 @@ class Whereabouts:
 
 
 class _Actor:
+    def __init__(self, is_there: None) -> None:
+        """``is_there``: what Ray has to wait for before it makes the actor."""
+
     def where(self) -> Whereabouts:
         import ray
 
@@ -75,7 +78,8 @@ class _Actor:
 class RankActor(_Actor):
     """A rank of the learner. Its other methods run beside :meth:`call`, in threads of their own."""
 
-    def __init__(self) -> None:
+    def __init__(self, is_there: None) -> None:
+        super().__init__(is_there)
         self._make_worker: MakeWorker | None = None
         self._worker: Any = None
         self._lock = threading.Lock()
@@ -143,7 +147,8 @@ class FinishedHead:
 class RolloutActor(_Actor):
     """A rollout worker, one method at a time."""
 
-    def __init__(self) -> None:
+    def __init__(self, is_there: None) -> None:
+        super().__init__(is_there)
         self._worker: Any = None
         self._tokenizer: ModelTokenizer | None = None
 

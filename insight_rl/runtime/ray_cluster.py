@@ -177,10 +177,17 @@ class Reservation:
         return _visible(found) if found else {}
 
     def start_actor(self, kind: type, bundle: int, *, groups: Mapping[str, int]) -> Any:
-        """An actor of class ``kind`` in the bundle. ``groups``: methods that run at the same time as its others."""
+        """An actor in the bundle, made as ``kind(None)``.
+
+        ``groups``: numbers of methods that run at the same time as its others, by the group's name.
+        """
         make = ray.remote(num_cpus=self._cpus_per_process, concurrency_groups=dict(groups))(kind)
+        strategy = self._strategy(bundle)
+        # Ray takes a while to see that a machine is gone: until then an actor that is to start on it dies at once, but
+        # a task is tried again, and comes to where the bundle is then.
+        is_there = ray.remote(num_cpus=0, max_retries=-1)(_answer).options(scheduling_strategy=strategy).remote()
         # Which GPUs it sees is set by gpus_of_*: ranks and workers share them, which Ray does not count in whole ones.
-        return make.options(scheduling_strategy=self._strategy(bundle), max_restarts=0).remote()
+        return make.options(scheduling_strategy=strategy, max_restarts=0).remote(is_there)
 
 
 def end_actor(actor: Any) -> None:
@@ -213,6 +220,10 @@ def _too_little(wanted: Sequence[Mapping[str, float]], wait_s: float) -> str:
 
 def _look_around(folders: Sequence[str]) -> tuple[str, str, list[str]]:
     return socket.gethostname(), insight_rl.__version__, [folder for folder in folders if not os.path.isdir(folder)]
+
+
+def _answer() -> None:
+    """Says by its end that the machine is there."""
 
 
 def _own_gpus() -> list[str]:

@@ -167,7 +167,7 @@ class RayWorker:
         if self._lost is not None:
             raise self._lost
         reference = self.actor.where.options(concurrency_group=BESIDE).remote()
-        if ray.wait([reference], timeout=_PING_S)[0]:
+        if ray.wait([reference], timeout=_PING_S if self.is_started else 0)[0]:
             self._get(reference, "waiting for work")
 
     def _get(self, reference: Any, doing: str) -> Any:

@@ -295,6 +295,21 @@ def test_a_prompt_that_two_workers_were_lost_with_ends_the_run_by_its_name():
         list(pool.generate(make_requests(4)))
 
 
+def test_a_prompt_is_not_given_to_a_worker_that_was_lost_together_with_its_first_one(monkeypatch):
+    """With their machine; of a worker elsewhere that is noticed late."""
+    said = []
+
+    def say(text):
+        said.append(text)
+        mate._child.is_dead = True
+
+    pool = make_pool(Host([{"dies_after": 5}]), say=say)
+    mate = pool.workers[1]
+    monkeypatch.setattr(mate, "poll", lambda: None)
+    check_answers(pool, make_requests(1), weights=0)
+    assert ["worker 0 died" in said[0], "worker 1 died" in said[1]] == [True, True] and pool.num_replaced == 2
+
+
 def test_the_number_of_replacements_has_a_limit(tmp_path):
     pool = make_pool(Host([{"dies_after": 3}] * 3), num_workers=1, max_replaced=2)
     with pytest.raises(RunStopped, match=r"2 rollout workers have been lost.*raise rollout\.max_replaced_workers=2"):
