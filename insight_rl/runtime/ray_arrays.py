@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +11,8 @@ import numpy as np
 
 from insight_rl.errors import RanksLost
 from insight_rl.stored_arrays import StoredArray
+
+_IDS = re.compile(r"\b[0-9a-f]{16,} ?")
 
 
 def get_stored(references: Any, what: str) -> Any:
@@ -28,9 +31,9 @@ def get_stored(references: Any, what: str) -> Any:
 
 
 def first_sentence(error: Exception) -> str:
-    """What Ray says of an error, in one line of bounded length."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return (lines[0] if lines else type(error).__name__)[:300]
+    """What Ray says of an error, without the numbers of its parts and what gRPC has to add."""
+    text = _IDS.sub("", str(error).strip().partition("\n")[0])
+    return re.split(r": |\. |\.$", text)[0][:200] or type(error).__name__
 
 
 @dataclass(frozen=True, slots=True, eq=False)
