@@ -23,7 +23,7 @@ def chaos(monkeypatch):
 @pytest.mark.slow
 def test_a_run_that_loses_one_process_after_another_decides_as_if_nothing_had_been(chaos, tmp_path):
     losses = (
-        ("rank", signal.SIGKILL, 1),
+        ("rank", signal.SIGSTOP, 1),
         ("rollout worker", signal.SIGSTOP, 3),
         ("judge worker", signal.SIGSTOP, 4),
         ("selector service", signal.SIGKILL, 5),
@@ -44,8 +44,10 @@ def test_a_run_that_loses_one_process_after_another_decides_as_if_nothing_had_be
     chaos.compare(outcome, tmp_path / "run", tmp_path / "undisturbed")
     assert (outcome.problems, outcome.left, outcome.codes) == ([], [], [-signal.SIGKILL, 0])
     told = " / ".join(outcome.said)
-    assert "rank 0 died in" in told and "(restart 1 of at most 2)" in told
-    assert "gave no sign of life for 10 s" in told and "it is replaced (loss 1 of at most 8)" in told
+    assert "learner rank 0 gave no sign of life for 10 s in" in told and "(restart 1 of at most 2)" in told
+    assert (
+        "rollout worker 0 gave no sign of life for 10 s in" in told and "it is replaced (loss 1 of at most 8)" in told
+    )
     assert {path.name for path in (tmp_path / "run" / "logs").iterdir()} >= {"learner_rank_0.log", "judge_worker.log"}
     assert list((tmp_path / "run").glob("stacks-*.txt"))
 
