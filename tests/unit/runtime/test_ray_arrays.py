@@ -11,8 +11,8 @@ from insight_rl.runtime.ray_arrays import first_sentence
     ("text", "said"),
     [
         (
-            "The actor ff26eae4bfcec9d01e9c44ca02000000 is unavailable: The actor is temporarily unavailable: RpcError: "
-            "RPC error: Socket closed rpc_code: 14.",
+            "The actor ff26eae4bfcec9d01e9c44ca02000000 is unavailable: The actor is temporarily unavailable: "
+            "RpcError: RPC error: Socket closed rpc_code: 14.",
             "The actor is unavailable",
         ),
         (
