@@ -100,6 +100,7 @@ class RemoteSelector:
         self._version, self._step, self._round = 0, 1, 0  # steps are counted from 1, as everywhere in a run
         self._last_scores: list[float] = []
         self._beliefs: dict[str, tuple[float, float]] = {}
+        self._lags: dict[str, int] = {}
         settings = self._call("POST", "/v1/selectors/check", self._choice)["settings"]
         self._fields = _numbers_asked_for(settings, pool)
         self._fingerprint = pool_fingerprint(pool, self._fields)
@@ -122,12 +123,22 @@ class RemoteSelector:
     def last_scores(self) -> Sequence[float]:
         return list(self._last_scores)
 
+    def expect_lags(self, lags: Mapping[str, int]) -> None:
+        """See :class:`~insight_rl.selector.base.KnowsVersionLags`."""
+        self._lags = dict(lags)
+
     def observe(self, outcomes: Sequence[Outcome], /) -> None:
         """On the service's disk when this returns."""
         observations = [
-            {"id": each.prompt_id, "num_judged": each.num_judged, "num_successes": each.num_successes}
+            {
+                "id": each.prompt_id,
+                "num_judged": each.num_judged,
+                "num_successes": each.num_successes,
+                "version_lag": self._lags.get(each.prompt_id, 0),
+            }
             for each in outcomes
         ]
+        self._lags = {}
         answer = self._operate("observe", {"step": self._step, "observations": observations})
         self._step, self._round = self._step + 1, 0
         pairs = zip(observations, answer["beliefs"], strict=True)

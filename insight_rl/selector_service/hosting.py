@@ -24,7 +24,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from insight_rl.errors import UsageError
-from insight_rl.selector.base import Selector, check_needs_counts_only
+from insight_rl.selector.base import KnowsVersionLags, Selector, check_needs_counts_only
 from insight_rl.selector.decision_log import RecordsDecisions
 from insight_rl.selector_service import schema
 from insight_rl.selector_service.history import MAX_PICKS, RunHistory, latest_picks
@@ -177,6 +177,8 @@ class HostedRun:
         self._positions(self._pool.prompts(), ids)  # refuses an id that is not in the pool
         for (alpha, beta), each in zip(beliefs_of(live.selector, ids), request.observations, strict=True):
             live.forecasts.append((alpha / (alpha + beta), each.num_successes, each.num_judged))
+        if isinstance(live.selector, KnowsVersionLags):
+            live.selector.expect_lags({each.id: each.version_lag for each in request.observations})
         live.selector.observe([counts_of(each) for each in request.observations])
         return {"beliefs": beliefs_of(live.selector, ids)}
 

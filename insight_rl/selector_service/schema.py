@@ -159,6 +159,9 @@ class Observation(Message):
     num_unjudged: int = Field(
         default=0, ge=0, le=MAX_ROLLOUTS, description="timeouts and errors: never count as failures"
     )
+    version_lag: int = Field(
+        default=0, ge=0, lt=2**31, description="policy versions between the one that sampled and the one to be trained"
+    )
 
     @model_validator(mode="after")
     def _counts_agree(self) -> Observation:

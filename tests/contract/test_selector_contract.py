@@ -13,6 +13,7 @@ from omegaconf import OmegaConf
 from insight_rl.build import build_part
 from insight_rl.config import compose_config
 from insight_rl.errors import UsageError
+from insight_rl.selector.base import KnowsVersionLags
 from insight_rl.types import Completion, Group, Histogram, Prompt, Reward
 
 CONF = Path(__file__).parents[2] / "conf" / "selector"
@@ -220,3 +221,28 @@ def test_dynamic_sampling_brings_its_gate_unless_another_is_named(overrides, gat
     config = compose_config(overrides)
     assert config.gate._target_.endswith(gate)
     assert config.selector._target_.startswith("insight_rl.selector.")
+
+
+def test_a_selector_that_is_told_of_version_lags_ages_outcomes_by_them(option):
+    """Once, for the next outcomes alone; at a service too."""
+
+    def beliefs_after(lag):
+        drifts = option == "remote" or "drift" in composed(option)
+        selector = make(option, pool=make_pool(20), **({"drift": True} if drifts else {}))
+        if not isinstance(selector, KnowsVersionLags):
+            pytest.skip("decides without beliefs")
+        ids, metrics = [], []
+        for step in range(6):
+            prompts = selector.select(20)
+            ids = sorted(prompt.id for prompt in prompts)
+            if step == 3:
+                selector.expect_lags(dict.fromkeys(ids[:10], lag))
+            selector.observe(rolled_out(prompts, step))
+            metrics.append(selector.metrics().get("selector/version_lag"))
+        return metrics, [selector.belief(each) for each in ids]
+
+    metrics, beliefs = beliefs_after(2)
+    assert metrics == [None, None, None, 1.0, None, None]
+    assert beliefs_after(0)[0] == [None] * 6
+    if option in ("insight", "remote"):
+        assert beliefs != beliefs_after(0)[1]
