@@ -7,6 +7,8 @@ import sys
 
 import pytest
 
+from insight_rl.cli.main import main
+
 SMALL = ["trainer.num_steps=1", "trainer.prompts_per_step=4", "trainer.rollouts_per_prompt=2", "evaluation.every=0"]
 
 WRONG = {
@@ -85,12 +87,35 @@ def run(arguments, cwd):
     return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env={**os.environ, "HF_HUB_OFFLINE": "1"})
 
 
+def run_here(arguments, capfd):
+    """In this process, which has loaded already what each process of its own needs seconds for."""
+    capfd.readouterr()
+    code = main(["train", *arguments])
+    output, errors = capfd.readouterr()
+    return subprocess.CompletedProcess(arguments, code, output, errors)
+
+
+IN_A_PROCESS = (
+    "unknown key",
+    "code that is not allowed",
+    "wrong type in a part",
+    "folder that is no model",
+    "broken row",
+    "mu out of range",
+    "target that cannot be imported",
+    "missing config dir",
+)
+"""Found at one stage of the start each, or what changes settings of the process."""
+
+
 @pytest.mark.parametrize("mistake", WRONG)
-def test_a_wrong_configuration_is_explained(mistake, folder):
+def test_a_wrong_configuration_is_explained(mistake, folder, monkeypatch, capfd):
     overrides, expected = WRONG[mistake]
     overrides = [override.format(tmp=folder) for override in overrides]
     run_dir = [] if any(o.startswith("run_dir") for o in overrides) else [f"run_dir={folder}/run"]
-    result = run([*SMALL, *run_dir, *overrides], cwd=folder)
+    arguments = [*SMALL, *run_dir, *overrides]
+    monkeypatch.chdir(folder)
+    result = run(arguments, cwd=folder) if mistake in IN_A_PROCESS else run_here(arguments, capfd)
     assert result.returncode == 2, result.stderr
     assert "Traceback" not in result.stderr + result.stdout
     assert len(result.stderr.strip().splitlines()) <= 3
