@@ -328,9 +328,10 @@ def metrics_of(folder: Path) -> list[dict[str, object]]:
     ]
 
 
-def as_row(outcome: Outcome, reference_s: float) -> str:
+def as_row(outcome: Outcome, reference_s: float, base: Path) -> str:
     hits = " + ".join(f"{hit.target} {hit.number.name} after step {hit.after_step}" for hit in outcome.hits)
     told = [text for text in outcome.said if any(word in text for word in ("replaced", "started again", "going on"))]
+    told = [text.replace(f"{base}/", "") for text in told]
     return (
         f"| {outcome.name} | {hits or 'nothing'} | {', '.join(map(str, outcome.codes))} | "
         f"{outcome.seconds - reference_s:+.0f} | {len(outcome.left)} | {'; '.join(outcome.problems) or 'passed'} | "
@@ -370,7 +371,10 @@ def main() -> int:
                 return 1
             steps = [json.loads(line) for line in (base / "undisturbed" / "metrics.jsonl").read_text().splitlines()]
             step_s = sorted(step["time/step_s"] for step in steps[1:])[len(steps) // 2]
-            print(f"undisturbed: {reference.seconds:.0f} s, {step_s:.2f} s a step\n")
+            words = " ".join(sys.argv[1:])
+            print(
+                f"`python scripts/chaos.py {words}`\n\nundisturbed: {reference.seconds:.0f} s, {step_s:.2f} s a step\n"
+            )
             print("| run | hit | codes | cost, s | left | verdict | told |\n|---|---|---|---|---|---|---|", flush=True)
             for number in range(arguments.runs):
                 generator = random.Random(f"{arguments.seed}/{number}")
@@ -379,7 +383,7 @@ def main() -> int:
                 outcome = make(folder, [hit], service, arguments.overrides, step_s=step_s, **settings)
                 compare(outcome, folder, base / "undisturbed")
                 num_failed += bool(outcome.problems or outcome.left)
-                print(as_row(outcome, reference.seconds), flush=True)
+                print(as_row(outcome, reference.seconds, base), flush=True)
         finally:
             service.close()
             if nodes is not None:
