@@ -367,12 +367,15 @@ class RunsCode:
 
 @each_learner
 def test_a_checkpoint_executes_nothing(name, history_of, tied_model, tmp_path) -> None:
-    """Each file of the checkpoint in turn holds a pickle that acts when loaded, in torch's new or its old format."""
+    """Each file of the checkpoint in turn holds a pickle that acts when loaded, in torch's new or its old format.
+
+    All ranks read it in the same way, so that those of other processes are given the last file only.
+    """
     source = history_of(name).folder / "checkpoint"
     files = sorted(file.name for file in source.iterdir())
     assert files == ["learner.json", "rank_00000.json", "rank_00000.safetensors"]
     proof = tmp_path / "executed"
-    for number, file in enumerate(files):
+    for number, file in enumerate(files if name in IN_PROCESS else files[-1:]):
         folder = tmp_path / str(number)
         shutil.copytree(source, folder)
         torch.save({"extra": RunsCode(proof)}, folder / file, _use_new_zipfile_serialization=number % 2 == 0)
@@ -398,21 +401,13 @@ def test_a_gradient_that_is_not_finite_stops_the_run(name, history_of) -> None:
     assert re.search(r"gradient norm is (nan|inf)", str(history_of(name).error_not_finite))
 
 
-CHANGES = {
-    "accelerate": ({"num_ranks": 2}, {"num_ranks": 3}),
-    "deepspeed": ({"num_ranks": 2, "zero_stage": 3}, {"num_ranks": 1, "zero_stage": 2}),
-}
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("name", "before", "after"),
-    [(name, *CHANGES[name]) for name in NAMES],
-    ids=lambda value: value if isinstance(value, str) else "-".join(map(str, value.values())),
-)
-def test_another_number_of_ranks_goes_on_with_the_same_losses(name, before, after, untied_model, tmp_path) -> None:
-    """Weights and optimizer are those of the checkpoint to the last bit; the steps after it add up in another order."""
-    learner = started(name, untied_model, **before)
+def test_another_number_of_ranks_goes_on_with_the_same_losses(untied_model, tmp_path) -> None:
+    """And another stage of ZeRO; ``scripts/check_rank_change.py`` has more changes.
+
+    Weights and optimizer are those of the checkpoint to the last bit; the steps after it add up in another order.
+    """
+    learner = started("deepspeed", untied_model, num_ranks=2, zero_stage=3)
     try:
         step(learner, 1)
         tmp_path.joinpath("first").mkdir()
@@ -422,7 +417,7 @@ def test_another_number_of_ranks_goes_on_with_the_same_losses(name, before, afte
         end = weights_of(learner)
     finally:
         learner.close()
-    resumed = started(name, untied_model, **after)
+    resumed = started("deepspeed", untied_model, num_ranks=1, zero_stage=2)
     try:
         resumed.load_checkpoint(tmp_path / "first")
         assert_equal(weights_of(resumed), expected)

@@ -36,8 +36,9 @@ def test_a_run_that_loses_one_process_after_another_decides_as_if_nothing_had_be
     service = chaos.Service(tmp_path / "service")
     try:
         settings = {"step_s": 0.5, "patience_s": 400.0}
-        undisturbed = chaos.make(tmp_path / "undisturbed", [], service, [], **settings)
-        outcome = chaos.make(tmp_path / "run", hits, service, ["runtime.heartbeat_deadline_s=10"], **settings)
+        one_each = ["rollout.num_workers=1", "judge.num_workers=1", "runtime.heartbeat_deadline_s=10"]
+        undisturbed = chaos.make(tmp_path / "undisturbed", [], service, one_each, **settings)
+        outcome = chaos.make(tmp_path / "run", hits, service, one_each, **settings)
     finally:
         service.close()
     assert undisturbed.problems == []

@@ -11,13 +11,13 @@ NUM_STEPS = 8
 LR = 3e-4
 """Three times the quickstart's, so that these few steps show what takes it two dozen."""
 MIN_GAIN = 0.015
-"""Of held-out accuracy, mean over the seeds: less than half of what these steps brought (0.023, 0.049 and 0.030)."""
+"""Of held-out accuracy, mean over the seeds: less than half of what these steps brought (0.023 and 0.049)."""
 
 
 @pytest.mark.slow
 def test_the_quickstart_learns_with_every_seed(tmp_path):
     gains = []
-    for seed in (0, 1, 2):
+    for seed in (0, 1):
         run_dir = tmp_path / str(seed)
         settings = [
             f"trainer.num_steps={NUM_STEPS}",

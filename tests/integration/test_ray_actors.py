@@ -6,6 +6,7 @@ import dataclasses
 import importlib
 import os
 import signal
+import time
 
 import numpy as np
 import pytest
@@ -30,13 +31,19 @@ MODEL = data_dir() / "tiny_countdown"
 
 
 @pytest.fixture(scope="module")
-def address():
-    """Of a cluster with two nodes of two CPUs each."""
+def nodes():
+    """Two, of two CPUs each. One that is busy is waited for, and one that is gone is soon seen to be."""
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(conf_dir().parent / "scripts")
         ray_nodes = importlib.import_module("ray_nodes")
-    with ray_nodes.two_nodes() as address:
-        yield address
+    nodes = ray_nodes.RayNodes(settings=ray_nodes.FOR_A_BUSY_MACHINE | {"health_check_failure_threshold": 3})
+    yield nodes
+    nodes.close()
+
+
+@pytest.fixture(scope="module")
+def address(nodes):
+    return nodes.address
 
 
 @pytest.fixture(scope="module")
@@ -104,21 +111,23 @@ def test_a_rank_that_raises_beside_one_that_is_out_of_reach_is_not_the_cause(mak
         ranks.call("send", [(None,), ("raise",)], answer=lambda request, look: None)
 
 
-def test_rollouts_that_are_gone_with_the_process_that_had_them_are_a_loss_of_the_ranks(make_ranks):
+def test_rollouts_that_are_gone_are_a_loss_of_the_ranks(make_ranks):
     class Keeper:
-        def keep(self):
-            return [ray.put((np.arange(3),)) for _ in range(2)]
+        def keep(self, seconds):
+            time.sleep(seconds)
+            return (np.arange(3),)
 
     keeper = ray.remote(num_cpus=0)(Keeper).remote()
-    first, array = (RayArray(kept, 0, 1, 3) for kept in ray.get(keeper.keep.remote()))
+    kept = RayArray(keeper.keep.remote(0), 0, 1, 3)
     ranks = make_ranks()
-    assert ranks.call("total", [(first,), (first,)]) == [3, 3]
+    assert ranks.call("total", [(kept,), (kept,)]) == [3, 3]
+    gone = RayArray(keeper.keep.remote(600), 0, 1, 3)
     ray.kill(keeper)
+    with pytest.raises(RanksLost, match="rollouts are gone with the machine that kept them"):
+        np.asarray(gone)
     with pytest.raises(RanksLost, match="rollouts are gone with the machine that kept them") as error:
-        ranks.call("total", [(array,), (array,)])
+        ranks.call("total", [(gone,), (kept,)])
     assert "\n" not in error.value.reason
-    with pytest.raises(RanksLost, match="rollouts are gone"):
-        np.asarray(array)
 
 
 def make_pool(runtime, say, **settings):
@@ -182,3 +191,20 @@ def test_what_the_cluster_cannot_give_is_said_in_one_line(runtime, address, tmp_
     missing = tmp_path / "nowhere"
     with pytest.raises(UsageError, match=f"does not see {missing}, which every machine needs"):
         runtime._reserved().check_nodes([tmp_path, missing])
+
+
+def test_what_ran_on_a_lost_machine_starts_on_the_next_one(nodes, pool, make_ranks, said):
+    ranks = make_ranks()
+    check_answers(pool, make_requests(4), 0)
+    nodes.lose(signal.SIGKILL)
+    nodes.add()
+    lost_ranks = False
+    try:
+        ranks.call("about", [(1,), (2,)])
+    except RanksLost:
+        lost_ranks = True
+    (one, *_), (two, *_) = make_ranks().call("about", [(1,), (2,)]) if lost_ranks else ranks.call("about", [(1,), (2,)])
+    check_answers(pool, make_requests(8), 0)
+    assert (one, two) == (1, 2)
+    # Two CPUs each: of the four processes, two were there.
+    assert 2 * lost_ranks + pool.num_replaced >= 2 and pool.num_replaced <= 2, said
