@@ -21,9 +21,10 @@ def check_fit(runtime: Runtime, rollout: RolloutEngine, channel: WeightChannel) 
         return
     check(
         isinstance(rollout, HasWorkers),
-        "rollout",
-        type(rollout).__name__,
-        "samples in the trainer's process, where the cluster is of no use; take rollout=vllm or transformers_workers",
+        "runtime",
+        "ray",
+        "this rollout engine samples in the trainer's process, where the cluster is of no use; take rollout=vllm or "
+        "rollout=transformers_workers",
     )
     name = _FOR_ONE_MACHINE.get(type(channel))
     check(name is None, "weight_sync", name, "is for one machine; with runtime=ray take weight_sync=auto")

@@ -28,7 +28,7 @@ def test_what_fits_is_let_through():
 @pytest.mark.parametrize(
     ("runtime", "engine", "channel", "message"),
     [
-        (ELSEWHERE, TransformersEngine, AutoChannel, "rollout='TransformersEngine': samples in the trainer's process"),
+        (ELSEWHERE, TransformersEngine, AutoChannel, "runtime='ray': this rollout engine samples in the trainer's"),
         (ELSEWHERE, TransformersWorkers, SharedMemoryChannel, "weight_sync='shared_memory': is for one machine"),
         (ELSEWHERE, TransformersWorkers, AdapterChannel, "weight_sync='adapter': is for one machine"),
         (HERE, TransformersWorkers, ObjectStoreChannel, "weight_sync='object_store': needs runtime=ray"),
