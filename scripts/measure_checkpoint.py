@@ -102,6 +102,8 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, help="where to write: the disk that is measured (default: /tmp)")
     parser.add_argument("--output", type=Path, required=True)
     arguments = parser.parse_args()
+    if arguments.folder is not None:
+        arguments.folder.mkdir(parents=True, exist_ok=True)
     learner = start(arguments.model)
     with tempfile.TemporaryDirectory(dir=arguments.folder) as name:
         before = [write_in_place(learner, Path(name)) for _ in range(arguments.times + 1)][1:]
