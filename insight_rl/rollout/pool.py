@@ -20,9 +20,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Generic, NamedTuple, NoReturn, Protocol, TypeVar
 
-from insight_rl.errors import RunStopped
+from insight_rl.errors import RunStopped, UsageError
 from insight_rl.rollout.dispatch import Dispatch
-from insight_rl.rollout.vllm_worker import Request, Sample
+from insight_rl.rollout.vllm_worker import Request, Sample, Started
 from insight_rl.types import Metrics
 from insight_rl.weight_sync.base import RolloutProcess, WeightChannel, WeightSource, call_all
 
@@ -88,6 +88,39 @@ class PoolWorker(RolloutProcess, Protocol):
     def poll(self) -> Finished | None:
         """The next request that it has finished, or ``None``; does not wait. Also one that came during ``finish``."""
         ...
+
+
+class StartedWorker:
+    """What every kind of worker has said of itself once its model is loaded."""
+
+    _started: Started | None = None
+
+    @property
+    def is_started(self) -> bool:
+        return self._started is not None
+
+    @property
+    def device(self) -> str:
+        """The engine's name for what it runs on, such as ``cpu`` or ``cuda``."""
+        return "unknown" if self._started is None else self._started.device
+
+    @property
+    def num_devices(self) -> int:
+        return 1 if self._started is None else self._started.num_devices
+
+    @property
+    def num_cache_tokens(self) -> int:
+        return 0 if self._started is None else self._started.num_cache_tokens
+
+
+def settings_refused(reason: str) -> UsageError:
+    return UsageError(f"rollout: vLLM refused its settings (rollout.engine_args and model.*): {reason}")
+
+
+def worker_failed(name: str, doing: str, trace: str, log_tail: str) -> WorkerFailed:
+    """``trace``: of the exception in the worker."""
+    reason = f"{name} failed in {doing}: {trace.strip().rpartition(chr(10))[2]}"
+    return WorkerFailed(reason, f"{name} failed in {doing}:\n{trace}{log_tail}")
 
 
 W = TypeVar("W", bound=PoolWorker)

@@ -30,12 +30,12 @@ class PooledEngine:
     def __init__(
         self,
         *,
-        num_workers: int,
-        max_tokens_in_flight: int | None,
-        max_replaced_workers: int,
-        num_threads: int | None,
-        show_log: bool,
-        deadline_s: float,
+        num_workers: int = 2,
+        max_tokens_in_flight: int | None = None,
+        max_replaced_workers: int = 8,
+        num_threads: int | None = None,
+        show_log: bool = False,
+        deadline_s: float = 1800.0,
     ) -> None:
         check(num_workers >= 1, "rollout.num_workers", num_workers, "must be at least 1")
         check(

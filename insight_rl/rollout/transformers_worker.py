@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from insight_rl.rollout.base import RolloutSpec
-from insight_rl.rollout.vllm_worker import Request, Sample, Started, serve_worker
+from insight_rl.rollout.vllm_worker import Request, Sample, Started, VersionedWorker, serve_worker
 from insight_rl.types import Prompt, Sampling
 
 _ROWS_AHEAD = 16
@@ -34,15 +34,13 @@ def serve(file_descriptor: int) -> None:
     serve_worker(make_worker(), file_descriptor)
 
 
-class _Worker:
+class _Worker(VersionedWorker):
     """The methods that messages name; each is a generator of the items it answers with."""
 
     def __init__(self) -> None:
         self._engine: TransformersEngine | None = None
         self._at_work: deque[tuple[int, Request]] = deque()
         self._is_paused = False
-        self._version: int | None = 0
-        """Of the weights; ``None`` from the moment they change until the new version is told."""
 
     def start(self, *, model_path: str, dtype: str, max_length: int, seed: int) -> Iterator[Started]:
         """Load the model."""
@@ -101,13 +99,6 @@ class _Worker:
         assert self._engine is not None
         self._version = None
         self._engine.load(_read_tensors(Path(folder)), version=0)
-        yield from ()
-
-    def set_version(self, *, version: int) -> Iterator[None]:
-        """Tell which version the weights are that have arrived; samples carry it from now on."""
-        if self._version is not None:
-            raise RuntimeError(f"no weights have arrived since version {self._version}, so they are not {version}")
-        self._version = version
         yield from ()
 
     def checksum(self) -> Iterator[str]:

@@ -25,25 +25,6 @@ class TransformersWorkers(PooledEngine):
     tensor_parallel_size = 1
     placement = "colocated"
 
-    def __init__(
-        self,
-        *,
-        num_workers: int = 2,
-        max_tokens_in_flight: int | None = None,
-        max_replaced_workers: int = 8,
-        num_threads: int | None = None,
-        show_log: bool = False,
-        deadline_s: float = 1800.0,
-    ) -> None:
-        super().__init__(
-            num_workers=num_workers,
-            max_tokens_in_flight=max_tokens_in_flight,
-            max_replaced_workers=max_replaced_workers,
-            num_threads=num_threads,
-            show_log=show_log,
-            deadline_s=deadline_s,
-        )
-
     def start(self, spec: RolloutSpec) -> None:
         """Raises ``UsageError`` for a weight channel that is made for vLLM."""
         given = spec.weight_channel

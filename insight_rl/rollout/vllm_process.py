@@ -11,10 +11,9 @@ from multiprocessing.connection import wait
 from typing import Any
 
 from insight_rl.child_process import Child, ChildLost, end_children, package_folder
-from insight_rl.errors import UsageError
 from insight_rl.heartbeat import Patience
 from insight_rl.placement import visible_devices
-from insight_rl.rollout.pool import Finished, WorkerFailed, WorkerLost, WorkerPlan
+from insight_rl.rollout.pool import Finished, StartedWorker, WorkerLost, WorkerPlan, settings_refused, worker_failed
 from insight_rl.rollout.vllm_worker import Request, Started
 
 DEADLINE_KEY = "rollout.deadline_s"
@@ -40,7 +39,7 @@ WORKER_DEFAULTS = {
 """Environment variables of a rollout worker, unless the user has set them."""
 
 
-class VllmProcess:
+class VllmProcess(StartedWorker):
     """A process that runs :func:`insight_rl.rollout.vllm_worker.serve`.
 
     See :class:`~insight_rl.rollout.pool.PoolWorker`. It ends when its channel is closed.
@@ -48,7 +47,6 @@ class VllmProcess:
 
     def __init__(self, child: Child) -> None:
         self._child = child
-        self._started: Started | None = None
         self._lost: WorkerLost | None = None
         self._doing = "start"
         self._num_unanswered = 0
@@ -68,23 +66,6 @@ class VllmProcess:
     @property
     def is_here(self) -> bool:
         return True
-
-    @property
-    def is_started(self) -> bool:
-        return self._started is not None
-
-    @property
-    def device(self) -> str:
-        """vLLM's name for what it runs on, such as ``cpu`` or ``cuda``."""
-        return "unknown" if self._started is None else self._started.device
-
-    @property
-    def num_devices(self) -> int:
-        return 1 if self._started is None else self._started.num_devices
-
-    @property
-    def num_cache_tokens(self) -> int:
-        return 0 if self._started is None else self._started.num_cache_tokens
 
     # -- one method at a time
 
@@ -159,10 +140,9 @@ class VllmProcess:
         if not self._is_busy:
             self._child.answered()
         if kind == "refused":
-            raise UsageError(f"rollout: vLLM refused its settings (rollout.engine_args and model.*): {value}")
+            raise settings_refused(value)
         if kind == "failed":
-            reason = f"{self.name} failed in {self._doing}: {value.strip().rpartition(chr(10))[2]}"
-            raise WorkerFailed(reason, f"{self.name} failed in {self._doing}:\n{value}{self._child.log_tail()}")
+            raise worker_failed(self.name, self._doing, value, self._child.log_tail())
         return finished
 
     def _take_item(self, value: Any) -> Finished | None:

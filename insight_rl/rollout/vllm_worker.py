@@ -152,7 +152,21 @@ def _answers(
         yield "failed", traceback.format_exc()
 
 
-class _Worker:
+class VersionedWorker:
+    """A worker that is told which version its weights are, after they have arrived."""
+
+    _version: int | None = 0
+    """Of the weights; ``None`` from the moment they change until the new version is told."""
+
+    def set_version(self, *, version: int) -> Iterator[None]:
+        """Tell which version the weights are that have arrived; completions carry it from now on."""
+        if self._version is not None:
+            raise RuntimeError(f"no weights have arrived since version {self._version}, so they are not {version}")
+        self._version = version
+        yield from ()
+
+
+class _Worker(VersionedWorker):
     """The methods that messages name; each is a generator of the items it answers with."""
 
     def __init__(self) -> None:
@@ -161,8 +175,6 @@ class _Worker:
         """Key, request and the version that it was begun with, by vLLM's name for it."""
         self._is_paused = False
         self._last_sign = 0.0
-        self._version: int | None = 0
-        """Of the weights; ``None`` from the moment they change until the new version is told."""
         self._adapter: Any = None
         """vLLM's ``LoRARequest`` of every request, once an adapter has come."""
         self._sleeping_parts: set[str] = set()
@@ -344,13 +356,6 @@ class _Worker:
         if method == "finish_weight_update":
             self._is_half_updated = False
             self._after_update()
-        yield from ()
-
-    def set_version(self, *, version: int) -> Iterator[None]:
-        """Tell which version the weights are that have arrived; completions carry it from now on."""
-        if self._version is not None:
-            raise RuntimeError(f"no weights have arrived since version {self._version}, so they are not {version}")
-        self._version = version
         yield from ()
 
     def _after_update(self) -> None:

@@ -12,9 +12,8 @@ import ray
 from ray.exceptions import RayError, RayTaskError
 
 from insight_rl.child_process import START_DEADLINE_S
-from insight_rl.errors import UsageError
 from insight_rl.heartbeat import SLICE_S, Patience
-from insight_rl.rollout.pool import Finished, WorkerFailed, WorkerLost, WorkerPlan
+from insight_rl.rollout.pool import Finished, StartedWorker, WorkerLost, WorkerPlan, settings_refused, worker_failed
 from insight_rl.rollout.vllm_process import DEADLINE_KEY
 from insight_rl.rollout.vllm_worker import Request, Sample, Started
 from insight_rl.runtime.ray_actors import FinishedHead, RolloutActor
@@ -25,7 +24,7 @@ from insight_rl.stacks import write_stacks
 _PING_S = 5.0
 
 
-class RayWorker:
+class RayWorker(StartedWorker):
     """See :class:`~insight_rl.rollout.pool.PoolWorker`. An actor does what it is asked in the order it is asked."""
 
     is_here = False
@@ -38,26 +37,9 @@ class RayWorker:
         self._stream: Any = None
         """What the actor samples at present."""
         self._at_work: set[int] = set()
-        self._started: Started | None = None
         self._lost: WorkerLost | None = None
         self._patience = Patience()
         self.watched = WatchedActor(name, actor, shows_log=shows_log)
-
-    @property
-    def is_started(self) -> bool:
-        return self._started is not None
-
-    @property
-    def device(self) -> str:
-        return "unknown" if self._started is None else self._started.device
-
-    @property
-    def num_devices(self) -> int:
-        return 1 if self._started is None else self._started.num_devices
-
-    @property
-    def num_cache_tokens(self) -> int:
-        return 0 if self._started is None else self._started.num_cache_tokens
 
     # -- one method at a time
 
@@ -91,7 +73,7 @@ class RayWorker:
         self._calls.popleft()
         self._patience.start_again()
         if kind == "refused":
-            raise UsageError(f"rollout: vLLM refused its settings (rollout.engine_args and model.*): {value}")
+            raise settings_refused(value)
         if kind == "stopped":
             raise value
         if kind == "failed":
@@ -195,8 +177,7 @@ class RayWorker:
         raise self._lost from cause
 
     def _fail(self, doing: str, trace: str) -> NoReturn:
-        reason = f"{self.name} failed in {doing}: {trace.strip().rpartition(chr(10))[2]}"
-        raise WorkerFailed(reason, f"{self.name} failed in {doing}:\n{trace}{self.watched.log_tail()}")
+        raise worker_failed(self.name, doing, trace, self.watched.log_tail())
 
 
 def _samples(reference: Any, head: FinishedHead) -> tuple[Sample, ...]:
