@@ -177,10 +177,10 @@ def test_a_pool_of_actors_answers_every_request_once_and_replaces_what_is_lost(p
     check_answers(pool, make_requests(8), 5)
     assert pool.num_replaced == 1 and len(said) == 1 and "rollout worker 1 died in" in said[0]
 
-    fatal = make_requests(3)
-    fatal[1] = dataclasses.replace(fatal[1], token_ids=[FAILING])
-    with pytest.raises(RunStopped, match=r"prompt prompt/1 .*\n?.*(?s:.*)CUDA out of memory"):
-        list(pool.generate(fatal))
+    # Alone: which prompts share a worker with it when the second one is lost depends on how fast the first one starts.
+    (fatal,) = make_requests(1)
+    with pytest.raises(RunStopped, match=r"prompt prompt/0 was (?s:.*)CUDA out of memory"):
+        list(pool.generate([dataclasses.replace(fatal, token_ids=[FAILING])]))
 
 
 def test_what_the_cluster_cannot_give_is_said_in_one_line(runtime, address, tmp_path):
