@@ -32,7 +32,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from check_faults import descendants, is_alive, read, until
+from processes_of_a_run import Traces, command_of, descendants, is_alive, until
 from ray_nodes import FOR_LOST_NODES, RayNodes
 
 from insight_rl.monitor.dictionary import is_of_the_machine
@@ -141,8 +141,7 @@ class Run:
         self._command += [f"run_dir={folder}", f"selector.url={service.url}", "selector.num_retries=60"]
         self._command += [] if nodes is None else [f"runtime.address={nodes.address}"]
         self._patience_s = patience_s
-        self._ports: set[str] = set()
-        self.pids: set[int] = set()
+        self.traces = Traces()
         self.output = folder.parent / f"{folder.name}.txt"
         self.start()
 
@@ -168,13 +167,10 @@ class Run:
         return True
 
     def look(self) -> None:
-        """Remember the run's processes, and how to tell the files that they may leave behind."""
-        for pid in self._present() - self.pids:
-            # A node's other processes are there for every run.
-            if pid in self._own() or any(part in command_of(pid) for parts in TARGETS.values() for part in parts):
-                self.pids.add(pid)
-                variables = dict(item.partition("=")[::2] for item in read(f"/proc/{pid}/environ").split("\0"))
-                self._ports.update(variables.get("MASTER_PORT", "").split())
+        """Remember the run's processes; of a node's only those that are there for this run."""
+        parts = [part for parts in TARGETS.values() for part in parts]
+        actors = (pid for pid in self._present() if any(part in command_of(pid) for part in parts))
+        self.traces.remember({self.process.pid, *self._own(), *actors} - self.traces.commands.keys())
 
     def find(self, target: str) -> list[int]:
         self.look()
@@ -192,7 +188,7 @@ class Run:
         """What was on it does not count as left: of a machine that is gone, nothing is."""
         assert self.nodes is not None
         self.look()
-        self.pids -= self.nodes.lose(hit.number)
+        self.traces.forget(self.nodes.lose(hit.number))
         time.sleep(hit.pause_s)
         self.nodes.add()
 
@@ -207,24 +203,10 @@ class Run:
             time.sleep(_LOOK_S)
         return self.process.returncode
 
-    def left(self) -> list[str]:
-        weights = [f"insight_rl-weights-{pid}-" for pid in (self.process.pid, *self.pids)]
-        marks = [*weights, *(f"_{port}_" for port in self._ports)]
-
-        def files() -> list[str]:
-            return [name for name in os.listdir("/dev/shm") if any(mark in name for mark in marks)]
-
-        until(lambda: not files() and not any(map(is_alive, self.pids)), 15)
-        return [*files(), *(f"process {pid}" for pid in self.pids if is_alive(pid))]
-
     def close(self) -> None:
         self.process.kill()
         self.process.wait()
-        until(lambda: not any(map(is_alive, self.pids)), 15)
-
-
-def command_of(pid: int) -> str:
-    return read(f"/proc/{pid}/cmdline").replace("\0", " ")
+        until(lambda: not self.traces.living(), 15)
 
 
 def make(
@@ -251,7 +233,7 @@ def make(
             outcome.problems += [problem] if problem else []
             if run.process.poll() == -signal.SIGKILL:
                 outcome.codes.append(-signal.SIGKILL)
-                outcome.left += run.left()
+                outcome.left += run.traces.left()
                 run.start()  # the same command again
         code = run.wait()
         outcome.problems += [] if code == 0 else [f"ended with {code}" if code is not None else "did not end in time"]
@@ -259,7 +241,7 @@ def make(
         outcome.seconds = time.monotonic() - started_s
         if nodes is not None:
             nodes.end_lost()
-        outcome.left = sorted({*outcome.left, *run.left()})
+        outcome.left = sorted({*outcome.left, *run.traces.left()})
         notices = folder / "notices.jsonl"
         lines = notices.read_text().splitlines() if notices.exists() else []
         outcome.said = [json.loads(line)["text"] for line in lines]

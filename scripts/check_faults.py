@@ -23,6 +23,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from processes_of_a_run import Traces, command_of, descendants, is_alive
+
 DEADLINE_S = 20
 PATIENCE_S = 240
 RUN = (
@@ -58,8 +60,7 @@ class Outcome:
     last_line: str
     has_stacks: bool
     has_checkpoint: bool
-    processes_left: list[str]
-    files_left: list[str]
+    left: list[str]
 
 
 class Run:
@@ -75,8 +76,7 @@ class Run:
             self.process = subprocess.Popen(
                 [*command, *overrides, f"run_dir={folder}"], stdout=output, stderr=output, start_new_session=True
             )
-        self.children: dict[int, str] = {}
-        self._ports: set[str] = set()
+        self.traces = Traces()
 
     @property
     def num_steps(self) -> int:
@@ -101,17 +101,10 @@ class Run:
                 raise SystemExit(f"no {what} within {PATIENCE_S} s:\n{self.output()}")
             time.sleep(0.05)
 
-    def look(self) -> None:
-        """Remember the run's processes and what they may leave behind."""
-        for pid in descendants(self.process.pid):
-            self.children[pid] = read(f"/proc/{pid}/cmdline").replace("\0", " ").strip()
-            variables = dict(item.partition("=")[::2] for item in read(f"/proc/{pid}/environ").split("\0"))
-            if "MASTER_PORT" in variables:
-                self._ports.add(variables["MASTER_PORT"])
-
     def pids(self, kind: str) -> list[int]:
-        self.look()
-        return sorted(pid for pid, command in self.children.items() if TARGETS[kind] in command and is_alive(pid))
+        children = descendants(self.process.pid)
+        self.traces.remember([self.process.pid, *children])
+        return sorted(pid for pid in children if TARGETS[kind] in command_of(pid) and is_alive(pid))
 
     def send(self, kind: str, number: signal.Signals) -> None:
         os.kill(self.pids(kind)[-1], number)
@@ -125,52 +118,12 @@ class Run:
     def end_code(self) -> int:
         return self.process.wait(timeout=PATIENCE_S)
 
-    def processes_left(self) -> list[str]:
-        until(lambda: not any(map(is_alive, self.children)), 15)
-        return [command for pid, command in self.children.items() if is_alive(pid)]
-
-    def files_left(self) -> list[str]:
-        marks = [f"insight_rl-weights-{self.process.pid}-", *(f"_{port}_" for port in self._ports)]
-
-        def left() -> list[str]:
-            return [name for name in os.listdir("/dev/shm") if any(mark in name for mark in marks)]
-
-        until(lambda: not left(), 15)
-        return left()
-
     def close(self) -> None:
-        self.look()
+        self.traces.remember(descendants(self.process.pid))
         self.process.kill()
         self.process.wait()
-        for pid in self.children:
-            if is_alive(pid):
-                os.kill(pid, signal.SIGKILL)
-
-
-def until(is_so: Callable[[], bool], seconds: float) -> None:
-    deadline = time.monotonic() + seconds
-    while not is_so() and time.monotonic() < deadline:
-        time.sleep(0.05)
-
-
-def read(path: str) -> str:
-    try:
-        return Path(path).read_text(errors="replace")
-    except OSError:
-        return ""
-
-
-def is_alive(pid: int) -> bool:
-    """A zombie that nobody has waited for yet does not count."""
-    return read(f"/proc/{pid}/stat").rpartition(")")[2].split()[:1] not in ([], ["Z"])
-
-
-def descendants(pid: int) -> list[int]:
-    found = []
-    for task in Path(f"/proc/{pid}/task").glob("*"):
-        for child in map(int, read(str(task / "children")).split()):
-            found += [child, *descendants(child)]
-    return found
+        for pid in self.traces.living():
+            os.kill(pid, signal.SIGKILL)
 
 
 # Each makes its fault in a run that has done a few steps, and returns once the run has ended, or goes on.
@@ -229,7 +182,7 @@ def trainer_killed(run: Run) -> None:
             run.send(kind, signal.SIGSTOP)
     run.process.kill()
     run.end_code()
-    run.processes_left()
+    run.traces.left()
 
 
 def sigterm_to_the_group(run: Run) -> None:
@@ -289,7 +242,7 @@ def make_fault(name: str, folder: Path, overrides: list[str]) -> Outcome:
     run = Run(folder / name, overrides)
     try:
         run.wait_for_steps(3)
-        run.look()
+        run.traces.remember([run.process.pid, *descendants(run.process.pid)])
         start = time.monotonic()
         for fault in name.split("+"):
             FAULTS[fault](run)
@@ -303,8 +256,7 @@ def make_fault(name: str, folder: Path, overrides: list[str]) -> Outcome:
             last_line=" / ".join(lines),
             has_stacks=any(run.folder.glob("stacks-*.txt")),
             has_checkpoint=any((run.folder / "checkpoints").glob("step_*")),
-            processes_left=run.processes_left() if has_ended else [],
-            files_left=run.files_left() if has_ended else [],
+            left=run.traces.left() if has_ended else [],
         )
     finally:
         run.close()
@@ -326,7 +278,7 @@ def main() -> None:
             print(
                 f"| {name} | {outcome.ended} | {outcome.seconds:.1f} | {'yes' if outcome.has_stacks else '-'} | "
                 f"{'yes' if outcome.has_checkpoint else '-'} | "
-                f"{len(outcome.processes_left)} processes, {len(outcome.files_left)} files | {outcome.last_line} |",
+                f"{len(outcome.left)} | {outcome.last_line} |",
                 flush=True,
             )
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
-from check_faults import descendants
+from processes_of_a_run import descendants
 
 from insight_rl.child_process import free_port
 

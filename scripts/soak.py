@@ -27,7 +27,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from check_faults import descendants, is_alive, read, until
+from processes_of_a_run import command_of, descendants, environment_of, is_alive, read, until
 
 RUN = ("experiment=quickstart", "monitor=jsonl", "checkpoint.every=50", "evaluation.every=100")
 NAMES = {
@@ -50,12 +50,12 @@ class Look(NamedTuple):
 
 
 def name_of(pid: int) -> str:
-    command = read(f"/proc/{pid}/cmdline").replace("\0", " ").strip()
+    command = command_of(pid)
     # An actor of Ray's shows its present method: ray::Rank.step.
     own = command.partition(".")[0] if command.startswith("ray::") else command[:60]
     name = next((name for part, name in NAMES.items() if part in command), own or "?")
-    variables = dict(item.partition("=")[::2] for item in read(f"/proc/{pid}/environ").split("\0"))
-    return f"{name} {variables['RANK']}" if name == "learner rank" and "RANK" in variables else name
+    rank = environment_of(pid).get("RANK")
+    return f"{name} {rank}" if name == "learner rank" and rank is not None else name
 
 
 def look_at(pid: int, step: int) -> Look | None:
