@@ -12,9 +12,11 @@ die() {
 }
 
 pip_install() {
-    local quiet=()
-    [ -t 1 ] || quiet=(-qq)
-    "$VENV/bin/python" -m pip install --disable-pip-version-check "${quiet[@]}" "$@"
+    local options=(--disable-pip-version-check)
+    [ -t 1 ] || options+=(-qq)
+    # Python compiles what it imports; all that is installed would take two minutes. Unless it is told to keep nothing.
+    [ -n "${PYTHONDONTWRITEBYTECODE:-}" ] || options+=(--no-compile)
+    "$VENV/bin/python" -m pip install "${options[@]}" "$@"
 }
 
 make_venv() {

@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from insight_rl.cli.main import main
+from insight_rl.recorded_config import read_recorded_config
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -332,11 +333,23 @@ def sweeps(tmp_path_factory):
             shutil.copytree(folders[command], target)
             return 0, ""
         code, output = run(command, capfd)
+        check_sweep(target)
         folders[command] = parent / str(len(folders))
         shutil.copytree(target, folders[command])
         return code, output
 
     return run_once
+
+
+def check_sweep(folder: Path) -> None:
+    """Each combination in a folder of its own, known by what differs, with the same problems before training."""
+    names = ["selector-random", "selector-insight"]
+    assert {path.name for path in folder.iterdir()} == set(names)
+    recorded = [read_recorded_config(folder / name) for name in names]
+    assert [(each["run_group"], each["arm"]) for each in recorded] == [("sweep", "random"), ("sweep", "insight")]
+    starts = [json.loads((folder / name / "metrics.jsonl").read_text().splitlines()[0]) for name in names]
+    assert [start["step"] for start in starts] == [0, 0]
+    assert starts[0]["eval/accuracy"] == starts[1]["eval/accuracy"]
 
 
 @pytest.mark.slow

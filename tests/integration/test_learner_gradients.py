@@ -360,37 +360,40 @@ def change_settings(learner: MultiRankLearner, **changes: object) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("make", "num_ranks", "first_loss"),
+    ("make", "num_ranks", "stages"),
     [
-        pytest.param(AccelerateLearner, 2, 0, id="accelerate-2-ranks"),
-        *(
-            pytest.param(
-                functools.partial(DeepSpeedLearner, zero_stage=stage), ranks, first, id=f"zero-{stage}-{ranks}-ranks"
-            )
-            for stage, ranks, first in ((0, 1, 1), (3, 1, 0), (1, 2, 1), (2, 2, 0), (3, 2, 1))
-        ),
+        pytest.param(AccelerateLearner, 2, [None], id="accelerate-2-ranks"),
+        pytest.param(DeepSpeedLearner, 1, [0, 3], id="deepspeed-1-rank"),
+        pytest.param(DeepSpeedLearner, 2, [1, 2, 3], id="deepspeed-2-ranks"),
     ],
 )
-def test_ranks_in_processes(untied_model, groups, reference, tmp_path, make, num_ranks, first_loss) -> None:
-    """Every second loss in one start of the processes; layouts, checkpointing and sizes of micro-batches in turn.
+def test_ranks_in_processes(untied_model, groups, reference, tmp_path, make, num_ranks, stages) -> None:
+    """Every loss in one start of the processes; stages, layouts, checkpointing and sizes of micro-batches in turn.
 
     And then, as this start takes the longest: every way of sharding resumes exactly.
     """
     learner = make(num_ranks=num_ranks, **GRADIENT_DESCENT)
     try:
-        for number, loss in enumerate([*LOSSES.values()][first_loss::2]):
+        for number, loss in enumerate(LOSSES.values()):
             change_settings(
                 learner,
-                tokens_per_micro_batch=(16384, 1, 40)[number % 3],
+                **stage_of(stages[number % len(stages)]),
+                tokens_per_micro_batch=(16384, 1, 40)[number // 2 % 3],
                 attention=("sdpa", "flash")[number % 2],
                 gradient_checkpointing=number % 4 < 2,
             )
             found = take_step(learner, untied_model, loss, groups)
             assert_same(found, reference(untied_model, loss))
         change_settings(learner, lr=1e-3, eps=1e-8, betas=(0.9, 0.95), tokens_per_micro_batch=16384)
-        check_resumption(learner, untied_model, groups, tmp_path)
+        for stage in stages:
+            change_settings(learner, **stage_of(stage))
+            check_resumption(learner, untied_model, groups, tmp_path / str(stage))
     finally:
         learner.close()
+
+
+def stage_of(stage: int | None) -> dict[str, object]:
+    return {} if stage is None else {"zero_stage": stage}
 
 
 def check_resumption(learner: MultiRankLearner, model_path: Path, groups: list[Group], folder: Path) -> None:
@@ -407,6 +410,7 @@ def check_resumption(learner: MultiRankLearner, model_path: Path, groups: list[G
 
     learner.start(spec_of(model_path, PLAIN))
     _, after_first = step()
+    folder.mkdir()
     writing = learner.save_checkpoint(folder)
     assert writing is not None
     learner.release_memory()

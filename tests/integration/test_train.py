@@ -15,7 +15,6 @@ from insight_rl.cli.train import expand_combinations
 from insight_rl.config import compose_config
 from insight_rl.monitor.dashboard import SECTIONS
 from insight_rl.monitor.dictionary import is_of_the_machine
-from insight_rl.recorded_config import read_recorded_config
 from insight_rl.run import train
 from insight_rl.run_dir import RunDir
 
@@ -63,7 +62,8 @@ def without_times(records):
     return [{key: value for key, value in record.items() if not is_of_the_machine(key)} for record in records]
 
 
-SELECTORS = ("random", "mopps", "inverse_evidence", "expected_difficulty", "dynamic_sampling", "insight")
+# Others train in tests/integration/test_documented_commands.py.
+SELECTORS = ("inverse_evidence", "expected_difficulty", "dynamic_sampling", "insight")
 
 
 @pytest.mark.parametrize("overrides", [[f"selector={s}"] for s in SELECTORS] + [["gate=mixed_outcomes"]], ids=str)
@@ -183,21 +183,21 @@ def test_waiting_for_a_run_that_dies_ends_with_its_message(tmp_path):
 @pytest.mark.slow
 def test_a_run_that_is_interrupted_and_then_killed_ends_as_if_nothing_had_happened(tmp_path):
     """Ctrl-C finishes the step, writes a checkpoint and the model; kill -9 goes back to the last checkpoint."""
-    run(tmp_path / "whole", "trainer.num_steps=24")
-    process = start_process(tmp_path / "cut", "trainer.num_steps=24")
+    run(tmp_path / "whole", "trainer.num_steps=12")
+    process = start_process(tmp_path / "cut", "trainer.num_steps=12")
     wait_for_step(process, tmp_path / "cut", 1)
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 130
     assert "Traceback" not in errors
     done = len(read_lines(tmp_path / "cut" / "selections.jsonl"))
-    assert 1 <= done < 20
+    assert 1 <= done < 9, "it is cut again below"
     assert (tmp_path / "cut" / "model" / "model.safetensors").exists()
-    process = start_process(tmp_path / "cut", "trainer.num_steps=24")
+    process = start_process(tmp_path / "cut", "trainer.num_steps=12")
     wait_for_step(process, tmp_path / "cut", done + 2)
     process.kill()
     process.communicate()
-    run(tmp_path / "cut", "trainer.num_steps=24")
+    run(tmp_path / "cut", "trainer.num_steps=12")
     whole, cut = (without_times(read_lines(tmp_path / name / "metrics.jsonl")) for name in ("whole", "cut"))
     assert whole == cut
     assert (tmp_path / "whole" / "selections.jsonl").read_text() == (tmp_path / "cut" / "selections.jsonl").read_text()
@@ -209,22 +209,6 @@ def test_two_runs_cannot_share_a_folder(tmp_path, capfd):
     assert "another run is writing" in capfd.readouterr().err
     first.close()
     assert main(["train", *SMALL, f"run_dir={tmp_path}/run", "trainer.num_steps=1", "evaluation.every=0"]) == 0
-
-
-@pytest.mark.slow
-def test_a_sweep_runs_every_combination_in_its_own_process(tmp_path, capfd):
-    swept = [f"run_dir={tmp_path}/sweep", "selector=random,insight", "seed=2"]
-    # Called here, where torch is loaded; the runs are processes anyhow.
-    assert main(["train", "-m", *SMALL, *swept, "trainer.num_steps=1", "evaluation.every=1"]) == 0, capfd.readouterr()
-    names = ["selector-random", "selector-insight"]
-    assert {path.name for path in (tmp_path / "sweep").iterdir()} == set(names)
-    recorded = [read_recorded_config(tmp_path / "sweep" / name) for name in names]
-    assert [(config["run_group"], config["arm"]) for config in recorded] == [("sweep", "random"), ("sweep", "insight")]
-    before = [
-        next(line for line in read_lines(tmp_path / "sweep" / name / "metrics.jsonl") if line["step"] == 0)
-        for name in names
-    ]
-    assert before[0]["eval/accuracy"] == before[1]["eval/accuracy"], "paired: same problems, same seeds"
 
 
 def test_a_sweep_over_two_keys_has_a_folder_for_each_pair():
