@@ -360,21 +360,21 @@ def change_settings(learner: MultiRankLearner, **changes: object) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("make", "num_ranks", "stages"),
+    ("make", "num_ranks", "stages", "losses"),
     [
-        pytest.param(AccelerateLearner, 2, [None], id="accelerate-2-ranks"),
-        pytest.param(DeepSpeedLearner, 1, [0, 3], id="deepspeed-1-rank"),
-        pytest.param(DeepSpeedLearner, 2, [1, 2, 3], id="deepspeed-2-ranks"),
+        pytest.param(AccelerateLearner, 2, [None], slice(0, None, 2), id="accelerate-2-ranks"),
+        pytest.param(DeepSpeedLearner, 1, [0, 3], slice(1, None, 2), id="deepspeed-1-rank"),
+        pytest.param(DeepSpeedLearner, 2, [1, 2, 3], slice(None), id="deepspeed-2-ranks"),
     ],
 )
-def test_ranks_in_processes(untied_model, groups, reference, tmp_path, make, num_ranks, stages) -> None:
-    """Every loss in one start of the processes; stages, layouts, checkpointing and sizes of micro-batches in turn.
+def test_ranks_in_processes(untied_model, groups, reference, tmp_path, make, num_ranks, stages, losses) -> None:
+    """Many losses in one start of the processes; stages, layouts, checkpointing and sizes of micro-batches in turn.
 
     And then, as this start takes the longest: every way of sharding resumes exactly.
     """
     learner = make(num_ranks=num_ranks, **GRADIENT_DESCENT)
     try:
-        for number, loss in enumerate(LOSSES.values()):
+        for number, loss in enumerate([*LOSSES.values()][losses]):
             change_settings(
                 learner,
                 **stage_of(stages[number % len(stages)]),
