@@ -59,7 +59,7 @@ TARGETS = {
     "rank": ("insight_rl.learner.processes:serve", "ray::RankActor"),
     "rollout worker": ("rollout.transformers_worker:serve", "rollout.vllm_worker:serve", "ray::RolloutActor"),
     "judge worker": ("insight_rl.reward.judge_worker:serve",),
-    "engine core": ("multiprocessing.spawn",),
+    "engine core": ("EngineCore", "multiprocessing.spawn"),
 }
 """How the command line of each kind of child can be told, a process's and an actor's."""
 OUTSIDE = ("selector service", "driver")
