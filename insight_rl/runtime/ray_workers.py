@@ -106,11 +106,17 @@ class RayWorker(StartedWorker):
         if not self._at_work:
             return None
         if self._stream is None:
-            self._stream = self.actor.sample.options(num_returns="streaming").remote()
+            self._go_on()
         if not ray.wait([self._stream], timeout=0, fetch_local=False)[0]:
             self._look("generate")
             return None
-        return self._read()
+        answer = self._read()
+        if answer is None:
+            self._go_on()  # at once: the actor has nothing to do until then, and nobody would wait for it
+        return answer
+
+    def _go_on(self) -> None:
+        self._stream = self.actor.sample.options(num_returns="streaming").remote()
 
     def _read(self) -> Finished | None:
         """The next request in the stream, of which something has come; ``None`` if that was its end."""

@@ -7,6 +7,7 @@ import importlib
 import os
 import signal
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -167,8 +168,13 @@ def pool(runtime, said):
     pool.close()
 
 
-def test_a_pool_of_actors_answers_every_request_once_and_replaces_what_is_lost(pool, said, tmp_path):
-    check_answers(pool, make_requests(20), 0)
+def test_a_pool_of_actors_answers_every_request_once_and_replaces_what_is_lost(pool, said, tmp_path, monkeypatch):
+    def sleep(seconds):
+        pytest.fail("nobody waited for the worker, which has work and was not told to go on")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("insight_rl.runtime.ray_workers.time", SimpleNamespace(sleep=sleep))
+        check_answers(pool, make_requests(20), 0)
     pool.update(Channel(tmp_path), Weights(5), version=1)
     next(iter(pool.generate(make_requests(8))))  # a caller that does not listen to the end
     check_answers(pool, make_requests(8), 5)
