@@ -5,8 +5,8 @@
     python scripts/soak.py --steps 20 --from-step 10 --keep /tmp/soak learner.num_ranks=2
 
 Every process of the run is looked at once a second. From the step that it is flat from (--from-step) to the last one,
-the median of the first tenth of the looks is compared with the median of the last tenth: memory is flat if it has grown
-by less than 2 %, file handles if there are no more of them. Judges are replaced every 50,000 completions, so they are
+the median of the first tenth of the looks is compared with the median of the last tenth: memory of its own is flat if it
+has grown by less than 2 %, file handles if there are no more of them. Judges are replaced every 50,000 completions, so they are
 compared over all processes that had their place. What comes after the last step (model, curves) does not count. At the
 end nothing of the run may be left in /dev/shm, and no process. Ends with 1 if anything grew or was left.
 """
@@ -46,6 +46,7 @@ class Look(NamedTuple):
 
     step: int
     memory_kib: int
+    """Resident, without shared memory: that of Ray's object store counts for whoever has ever read there."""
     num_files: int
 
 
@@ -62,7 +63,8 @@ def look_at(pid: int, step: int) -> Look | None:
     """``None`` for a process that has gone."""
     status = dict(line.partition(":")[::2] for line in read(f"/proc/{pid}/status").splitlines())
     try:
-        return Look(step, int(status["VmRSS"].split()[0]), len(os.listdir(f"/proc/{pid}/fd")))
+        shared = int(status["RssShmem"].split()[0])
+        return Look(step, int(status["VmRSS"].split()[0]) - shared, len(os.listdir(f"/proc/{pid}/fd")))
     except (KeyError, OSError):
         return None
 

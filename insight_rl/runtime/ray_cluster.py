@@ -181,7 +181,9 @@ class Reservation:
 
         ``groups``: numbers of methods that run at the same time as its others, by the group's name.
         """
-        make = ray.remote(num_cpus=self._cpus_per_process, concurrency_groups=dict(groups))(kind)
+        # No record of each call: the head node keeps the newest 100,000 in memory, and a run makes several a prompt.
+        options = {"num_cpus": self._cpus_per_process, "enable_task_events": False}
+        make = ray.remote(**options, concurrency_groups=dict(groups))(kind)
         strategy = self._strategy(bundle)
         # Ray takes a while to see that a machine is gone: until then an actor that is to start on it dies at once, but
         # a task is tried again, and comes to where the bundle is then.
