@@ -5,10 +5,10 @@
     python scripts/soak.py --steps 20 --from-step 10 --keep /tmp/soak learner.num_ranks=2
 
 Every process of the run is looked at once a second. From the step that it is flat from (--from-step) to the last one,
-the median of the first tenth of the looks is compared with the median of the last tenth: memory of its own is flat if it
-has grown by less than 2 %, file handles if there are no more of them. Judges are replaced every 50,000 completions, so they are
-compared over all processes that had their place. What comes after the last step (model, curves) does not count. At the
-end nothing of the run may be left in /dev/shm, and no process. Ends with 1 if anything grew or was left.
+the median of the first tenth of the looks is compared with the median of the last tenth: memory of its own is flat if
+it has grown by less than 2 %, file handles if there are no more of them. Judges are replaced every 50,000 completions,
+so they are compared over all processes that had their place. What comes after the last step (model, curves) does not
+count. At the end nothing of the run may be left in /dev/shm, and no process. Ends with 1 if anything grew or was left.
 """
 
 from __future__ import annotations
