@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import signal
 import statistics
 import subprocess
@@ -38,6 +39,8 @@ NAMES = {
     "multiprocessing.resource_tracker": "resource tracker",
 }
 """What a process is, by a part of its command line; in this order."""
+_STARTS_PROGRAMS = re.compile(r"-|(.*/)?python[0-9.]*$")
+"""Options and the interpreter, which stand before the name of a program."""
 MAX_GROWTH = 0.02
 
 
@@ -52,9 +55,11 @@ class Look(NamedTuple):
 
 def name_of(pid: int) -> str:
     command = command_of(pid)
-    # An actor of Ray's shows its present method: ray::Rank.step.
-    own = command.partition(".")[0] if command.startswith("ray::") else command[:60]
-    name = next((name for part, name in NAMES.items() if part in command), own or "?")
+    if command.startswith("ray::"):
+        name = command.partition(".")[0]  # an actor of Ray's shows its present method: ray::Rank.step
+    else:
+        program = next((Path(word).name for word in command.split() if not _STARTS_PROGRAMS.match(word)), "?")
+        name = next((name for part, name in NAMES.items() if part in command), program)
     rank = environment_of(pid).get("RANK")
     return f"{name} {rank}" if name == "learner rank" and rank is not None else name
 
@@ -79,16 +84,15 @@ def last_step(run_dir: Path) -> int:
     return json.loads(tail[-1])["step"] if tail else -1
 
 
-def judge(looks: Sequence[Look], from_step: int) -> tuple[float, float, int, int] | None:
-    """Memory in MiB at the beginning and the end, and file handles likewise; ``None`` without enough looks."""
+def judge(looks: Sequence[Look], from_step: int) -> tuple[list[float], list[int]] | None:
+    """Memory in MiB and file handles at the beginning, in the middle and at the end; ``None`` without enough looks."""
     late = [look for look in looks if look.step >= from_step]
     size = max(1, len(late) // 10)
     if len(late) < 4:
         return None
-    first, last = late[:size], late[-size:]
-    memory = [statistics.median(look.memory_kib for look in part) / 1024 for part in (first, last)]
-    files = [round(statistics.median(look.num_files for look in part)) for part in (first, last)]
-    return memory[0], memory[1], files[0], files[1]
+    parts = [late[start : start + size] for start in (0, (len(late) - size) // 2, len(late) - size)]
+    memory = [statistics.median(look.memory_kib for look in part) / 1024 for part in parts]
+    return memory, [round(statistics.median(look.num_files for look in part)) for part in parts]
 
 
 def left_behind(shared_before: set[str], seen: set[int]) -> list[str]:
@@ -137,21 +141,21 @@ def main() -> int:
         until(lambda: not any(map(is_alive, seen)), 15)
         num_steps = last_step(base / "run")
     left = left_behind(shared_before, seen)
-    print("| process | looks | MiB from step on | MiB at the end | growth | handles | verdict |")
-    print("|---|---|---|---|---|---|---|")
+    print("| process | looks | MiB from step on | in the middle | at the end | growth | handles | verdict |")
+    print("|---|---|---|---|---|---|---|---|")
     is_flat = True
     for name, found in sorted(looks.items()):
         judged = judge(found, arguments.from_step)
         if judged is None:
-            print(f"| {name} | {len(found)} | | | | | too few looks |")
+            print(f"| {name} | {len(found)} | | | | | | too few looks |")
             continue
-        before, after, files_before, files_after = judged
-        growth = after / before - 1
-        fits = growth < MAX_GROWTH and files_after <= files_before
+        memory, files = judged
+        growth = memory[-1] / memory[0] - 1
+        fits = growth < MAX_GROWTH and files[-1] <= files[0]
         is_flat &= fits
         print(
-            f"| {name} | {len(found)} | {before:.1f} | {after:.1f} | {growth:+.2%} | {files_before} -> {files_after} | "
-            f"{'flat' if fits else 'GROWS'} |"
+            f"| {name} | {len(found)} | {' | '.join(f'{each:.1f}' for each in memory)} | {growth:+.2%} | "
+            f"{files[0]} -> {files[-1]} | {'flat' if fits else 'GROWS'} |"
         )
     print(f"\n{num_steps} steps, code {process.returncode}, left behind: {', '.join(left) or 'nothing'}")
     return 0 if is_flat and not left and process.returncode == 0 else 1
