@@ -36,6 +36,8 @@ NOT_RUN = {
     "insight-rl evaluate evaluation=math_suite model=qwen3-0.6b rollout=vllm": "starts vLLM: see test_vllm_engine.py",
     "insight-rl train *runtime=ray *": "needs a cluster; tests/integration/test_ray_run.py starts one",
     "insight-rl train *learner=deepspeed *": "DeepSpeed's stages and ranks run in tests/contract",
+    "insight-rl train *learner.num_ranks=2": "starts two ranks, as tests/contract/test_learner_contract.py does",
+    "insight-rl train *trainer=async *": "starts two workers; tests/integration/test_async.py runs the loop",
     "insight-rl train *experiment=paper_*": "needs a GPU and hours",
     "insight-rl evaluate run_dir=runs/paper_*": "needs the run before it",
     "insight-rl train experiment=paper_countdown *": "needs a GPU",
