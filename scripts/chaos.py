@@ -168,9 +168,10 @@ class Run:
 
     def look(self) -> None:
         """Remember the run's processes; of a node's only those that are there for this run."""
-        parts = [part for parts in TARGETS.values() for part in parts]
-        actors = (pid for pid in self._present() if any(part in command_of(pid) for part in parts))
-        self.traces.remember({self.process.pid, *self._own(), *actors} - self.traces.commands.keys())
+        own = {self.process.pid, *self._own()}
+        for pid in (own | self._present()) - self.traces.commands.keys():
+            if pid in own or any(part in command_of(pid) for parts in TARGETS.values() for part in parts):
+                self.traces.remember([pid])
 
     def find(self, target: str) -> list[int]:
         self.look()

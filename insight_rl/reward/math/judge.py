@@ -24,10 +24,8 @@ _COUNTED = re.compile(
     r"([^A-Za-z]*\d[^A-Za-z]*?)\s+(?!(?:and|or|not)\b)[A-Za-z]{2,20}(?:\s+(?!(?:and|or|not)\b)[A-Za-z]{2,20}){0,3}\.?"
 )
 _UNEVALUATED = re.compile(r"\\(?:sum|prod|int|lim)(?![A-Za-z])")
-# Numbers without a sign between them, which algebra would multiply: "3 4", "1.2 .5", "1.2.0"; and what goes on with dots.
-_ROW_OF_NUMBERS = re.compile(
-    r"\d\s+\.?\d+(?!\s*/|\d)|\.\d+\.\d|\.\.\.|…|\\[cl]?dots(?![A-Za-z])"
-)
+# Numbers without a sign between them, which algebra would multiply ("3 4", "1.2 .5", "1.2.0"), and what ends in dots.
+_ROW_OF_NUMBERS = re.compile(r"\d\s+\.?\d+(?!\s*/|\d)|\.\d+\.\d|\.\.\.|…|\\[cl]?dots(?![A-Za-z])")
 _LAST_SIDE = re.compile(r".*(?:=|\\approx)", re.DOTALL)
 _DELIMITERS = re.compile(r"\\[()\[\]]|\$")
 _SPACE_AT_SIGNS = re.compile(r" (?![A-Za-z0-9])|(?<![A-Za-z0-9]) ")
