@@ -18,6 +18,7 @@ import torch
 from deepspeed.runtime import compiler
 from transformers.integrations.deepspeed import HfDeepSpeedConfig
 
+from insight_rl.learner.build_locks import wait_for_build_locks
 from insight_rl.learner.engine import Scorer
 from insight_rl.learner.logprobs import TokenScorer
 from insight_rl.learner.lora import adapter_tensors, add_adapter, describe_weights, merged_tensors, reference_scorer
@@ -81,6 +82,7 @@ class DeepSpeedEngine:
         elif int(os.environ["WORLD_SIZE"]) > 1:
             # Its sums over ranks on a CPU go through files there; without them the ranks would wait for each other.
             check_shared_memory("learner=deepspeed", "DeepSpeed")
+        wait_for_build_locks()
         deepspeed.init_distributed(dist_backend="nccl" if has_gpu else "gloo", verbose=False)
         self.rank = torch.distributed.get_rank()
         self._num_ranks = torch.distributed.get_world_size()
