@@ -11,10 +11,8 @@ from insight_rl.paths import conf_dir
 ROOT = conf_dir().parent
 PACKAGE, UNIT = ROOT / "insight_rl", ROOT / "tests" / "unit"
 
-TESTED_ELSEWHERE = {
-    # It replaces parts of TRL's trainer, so every test of it is a training run.
-    "integration": "tests/integration/test_trl_integration.py",
-}
+TESTED_ELSEWHERE: dict[str, str] = {}
+"""Folders of the package without unit tests, and where their tests are."""
 
 
 def unmirrored(package: Path, unit: Path) -> list[str]:

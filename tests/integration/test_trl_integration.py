@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from insight_rl.gate.admit_all import AdmitAll
+from insight_rl.integration.selection import SELECTOR_FOLDER, dataset_columns, make_pool, make_selector, prompt_id
 from insight_rl.reward.judge import InProcessJudge
 from insight_rl.seeding import derive_seed
 from insight_rl.types import Completion, Prompt, Reward, Sampling
@@ -119,14 +120,14 @@ class Replay:
         return {"learner/num_tokens": 1, "rollout/logprob_gap_max": 0.0}
 
 
-def own_decisions(trl_module, batches, *, selector="insight"):
+def own_decisions(batches, *, selector="insight"):
     """The prompts that our own trainer rolls out step by step when its rollouts earn the rewards of ``batches``."""
     from insight_rl.algorithm.algorithm import Algorithm
     from insight_rl.algorithm.loss import GRPO
     from insight_rl.trainer import Trainer, TrainerSettings
 
-    selector = trl_module.make_selector(selector, {})
-    pool = [Prompt(id=trl_module.prompt_id(text), task="", text=text, token_ids=(), answer=None) for text in PROMPTS]
+    selector = make_selector(selector, {})
+    pool = [Prompt(id=prompt_id(text), task="", text=text, token_ids=(), answer=None) for text in PROMPTS]
     selector.open(pool, num_rollouts=K, seed=derive_seed(SEED, "selector"))
     replay = Replay(batches)
     trainer = Trainer(
@@ -167,12 +168,12 @@ def test_decisions_are_those_of_our_own_trainer_given_the_same_rewards(trl_modul
     trainer = make_trainer(trl_module, tied_model, tmp_path, scorer, selector=selector)
     trainer.train()
     assert len(scorer.batches) == 6
-    texts, own = own_decisions(trl_module, scorer.batches, selector=selector)
+    texts, own = own_decisions(scorer.batches, selector=selector)
     for (prompts, _, numbers), chosen in zip(scorer.batches, texts, strict=True):
         assert prompts == [text for text in chosen for _ in range(K)]
         assert numbers == [PROMPTS.index(text) for text in chosen for _ in range(K)]  # the other columns come along
     for text in PROMPTS:
-        each = trl_module.prompt_id(text)
+        each = prompt_id(text)
         assert trainer.selector.belief(each) == own.belief(each)
     logged = [entry for entry in trainer.state.log_history if "selector/informative_fraction" in entry]
     assert len(logged) == 6
@@ -185,9 +186,9 @@ def test_a_resumed_run_decides_as_the_uninterrupted_one(trl_module, tied_model, 
     second.batches = whole.batches[:3]
     make_trainer(trl_module, tied_model, tmp_path / "again", second).train(str(tmp_path / "checkpoint-3"))
     assert second.batches == whole.batches
-    for path in (tmp_path / "checkpoint-3" / trl_module.SELECTOR_FOLDER).iterdir():
+    for path in (tmp_path / "checkpoint-3" / SELECTOR_FOLDER).iterdir():
         path.unlink()
-    (tmp_path / "checkpoint-3" / trl_module.SELECTOR_FOLDER).rmdir()
+    (tmp_path / "checkpoint-3" / SELECTOR_FOLDER).rmdir()
     with pytest.raises(ValueError, match="no selector state"):
         make_trainer(trl_module, tied_model, tmp_path / "again", Scorer()).train(str(tmp_path / "checkpoint-3"))
 
@@ -201,7 +202,7 @@ def test_generations_reused_over_several_updates_are_selected_once(trl_module, t
     assert isinstance(trainer.args, GRPOConfig)
     trainer.num_iterations = 2
     trainer.train()
-    texts, _ = own_decisions(trl_module, scorer.batches)
+    texts, _ = own_decisions(scorer.batches)
     assert len(scorer.batches) == 3
     assert [prompts[::K] for prompts, _, _ in scorer.batches] == texts
 
@@ -215,20 +216,18 @@ def test_what_selection_cannot_work_with_is_refused(trl_module, tied_model, tmp_
     with pytest.raises(ValueError, match="no_such"):
         make_trainer(trl_module, tied_model, tmp_path, Scorer(), selector_settings={"no_such": 1})
     with pytest.raises(ValueError, match="can be indexed"):
-        trl_module.make_pool(few.to_iterable_dataset())
+        dataset_columns(few.to_iterable_dataset())
 
 
-def test_ids_come_from_the_data_set_where_it_has_them(trl_module):
+def test_ids_come_from_the_data_set_where_it_has_them():
     from datasets import Dataset
 
     chat = [{"role": "user", "content": "1+1"}]
-    pool, rows = trl_module.make_pool(
-        Dataset.from_dict({"prompt": [chat, chat, chat], "id": [7, 7, 8], "num_choices": [4, 4, 5]})
-    )
-    assert [prompt.id for prompt in pool] == ["7", "8"]
-    assert rows == [0, 2]
-    assert [prompt.metadata["num_choices"] for prompt in pool] == [4, 5]
-    assert trl_module.prompt_id(chat) == trl_module.prompt_id([dict(reversed(chat[0].items()))])
+    columns = {"prompt": [chat, chat, chat], "id": [7, 7, 8], "num_choices": [4, 4, 5], "solution": ["2"] * 3}
+    pool = make_pool(dataset_columns(Dataset.from_dict(columns)))
+    assert [prompt.id for prompt in pool.prompts] == ["7", "8"]
+    assert pool.rows == [0, 2]
+    assert [prompt.metadata for prompt in pool.prompts] == [{"num_choices": 4}, {"num_choices": 5}]
 
 
 TWO_RANKS = """
@@ -263,7 +262,7 @@ def select_and_note(size):
 
 trainer.selector.select = select_and_note
 trainer.train()
-beliefs = [trainer.selector.belief(prompt.id) for prompt in trainer._pool]
+beliefs = [trainer.selector.belief(prompt.id) for prompt in trainer.selection.pool.prompts]
 rank = trainer.accelerator.process_index
 assert trainer.accelerator.num_processes == 2
 with open(f"{folder}/rank{rank}.json", "w") as file:
