@@ -124,29 +124,6 @@ def dataset_columns(dataset: Any) -> dict[str, Sequence[Any]]:
     }
 
 
-def save_selector(checkpoint: Path, selector: Selector, **more: Any) -> None:
-    """Write the selector's state into the folder of a checkpoint, whole or not at all; ``more`` is kept with it."""
-    folder = checkpoint / SELECTOR_FOLDER
-    folder.mkdir(parents=True, exist_ok=True)
-    write_atomically(folder / _STATE_FILE, encode_state({"selector": selector.state_dict(), **more}))
-
-
-def load_selector(checkpoint: Path, selector: Selector, *, key: str) -> dict[str, Any]:
-    """Give ``selector`` the state of :func:`save_selector`; what was kept with it comes back.
-
-    Raises ``UsageError`` that names ``key``, the framework's setting of the checkpoint, where there is none.
-    """
-    file = checkpoint / SELECTOR_FOLDER / _STATE_FILE
-    if not file.is_file():
-        raise UsageError(
-            f"{key}={str(checkpoint)!r}: it holds no selector state ({SELECTOR_FOLDER}); it was "
-            "written without selection or is incomplete: resume from another, or train without resuming"
-        )
-    state = decode_state(file.read_bytes())
-    selector.load_state_dict(state.pop("selector"))
-    return state
-
-
 class Selection:
     """A selector over the rows of a data set, for frameworks that own their loop."""
 
@@ -224,12 +201,31 @@ class Selection:
             if isinstance(value, (int, float)) and math.isfinite(value)
         }
 
-    def save(self, folder: str | Path) -> None:
-        """Write everything that later decisions depend on into the folder of a checkpoint."""
-        save_selector(Path(folder), self.selector, outstanding=self.outstanding)
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that later decisions depend on, as JSON-able values and NumPy arrays."""
+        return {"selector": self.selector.state_dict(), "outstanding": self.outstanding}
 
-    def load(self, folder: str | Path, *, key: str = "checkpoint") -> None:
-        """Go on from what :meth:`save` wrote. Raises ``UsageError`` naming ``key`` if the folder holds no such state,
-        ``ValueError`` if it is that of another data set."""
-        kept = load_selector(Path(folder), self.selector, key=key)
-        self._outstanding = dict.fromkeys(kept["outstanding"])
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from :meth:`state_dict`. Raises ``ValueError`` if it is that of another data set."""
+        self.selector.load_state_dict(state["selector"])
+        self._outstanding = dict.fromkeys(state["outstanding"])
+
+    def save(self, checkpoint: str | Path) -> None:
+        """Write :meth:`state_dict` into the folder of a checkpoint, whole or not at all."""
+        folder = Path(checkpoint, SELECTOR_FOLDER)
+        folder.mkdir(parents=True, exist_ok=True)
+        write_atomically(folder / _STATE_FILE, encode_state(self.state_dict()))
+
+    def load(self, checkpoint: str | Path, *, key: str = "checkpoint") -> None:
+        """Go on from what :meth:`save` wrote.
+
+        Raises ``UsageError`` that names ``key``, the framework's setting of the checkpoint, if there is no such state,
+        and ``ValueError`` if it is that of another data set.
+        """
+        file = Path(checkpoint, SELECTOR_FOLDER, _STATE_FILE)
+        if not file.is_file():
+            raise UsageError(
+                f"{key}={str(checkpoint)!r}: it holds no selector state ({SELECTOR_FOLDER}); it was "
+                "written without selection or is incomplete: resume from another, or train without resuming"
+            )
+        self.load_state_dict(decode_state(file.read_bytes()))

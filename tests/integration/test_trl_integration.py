@@ -11,11 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from insight_rl.gate.admit_all import AdmitAll
-from insight_rl.integration.selection import SELECTOR_FOLDER, dataset_columns, make_pool, make_selector, prompt_id
-from insight_rl.reward.judge import InProcessJudge
-from insight_rl.seeding import derive_seed
-from insight_rl.types import Completion, Prompt, Reward, Sampling
+from insight_rl.integration.selection import SELECTOR_FOLDER, dataset_columns, make_pool, prompt_id
+from tests.support.own_trainer import own_decisions
 
 pytest.importorskip("trl")
 pytestmark = pytest.mark.slow
@@ -36,6 +33,15 @@ def fair_coin(*words):
     return hashlib.blake2b(repr(words).encode()).digest()[0] % 3 == 0
 
 
+def verdict(step, prompt, rollout):
+    return None if fair_coin("unjudged", prompt, rollout, step) else fair_coin(prompt, step, rollout)
+
+
+def own(**changes):
+    settings = {"num_steps": 6, "num_rollouts": K, "prompts_per_step": M, "seed": SEED} | changes
+    return own_decisions(PROMPTS, verdict, **settings)
+
+
 class Scorer:
     """Rewards that depend on the prompt and how often it was scored, not on what the model says; and a record."""
 
@@ -45,10 +51,8 @@ class Scorer:
         self.batches = []
 
     def __call__(self, prompts, completions, **columns):
-        rewards = []
-        for i, prompt in enumerate(prompts):
-            hit = fair_coin(prompt, len(self.batches), i % K)
-            rewards.append(None if fair_coin("unjudged", prompt, i % K, len(self.batches)) else 1.0 if hit else 0.1)
+        step = len(self.batches)
+        rewards = [{True: 1.0, False: 0.1, None: None}[verdict(step, each, i % K)] for i, each in enumerate(prompts)]
         self.batches.append((list(prompts), rewards, list(columns["number"])))
         return rewards
 
@@ -85,99 +89,22 @@ def make_trainer(trl_module, model, folder, scorer, **changes):
     )
 
 
-class Replay:
-    """Stands in for rollout engine, verifier, learner, monitor and logs of our trainer: rewards come from a record."""
-
-    def __init__(self, batches):
-        self.batches, self.step, self.texts = batches, -1, []
-
-    def generate(self, prompts, *, sampling):
-        self.step += 1
-        self.texts.append([prompt.text for prompt in prompts])
-        for row, prompt in enumerate(prompts):
-            values = self.batches[self.step][1][K * row : K * (row + 1)]
-            yield prompt, tuple(self.completion(value) for value in values)
-
-    def completion(self, value):
-        text = {None: "unjudged", 1.0: "right"}.get(value, "wrong")
-        return Completion(token_ids=(1,), logprobs=(0.0,), text=text, finish_reason="stop", policy_version=0)
-
-    def reward(self, prompt, completion):
-        verdict = {"right": True, "wrong": False}.get(completion.text)
-        return Reward(value=1.0 if verdict else 0.1, success=verdict)
-
-    def evaluate(self, *parts, step):
-        return {}
-
-    def nothing(self, *arguments, **settings): ...
-
-    weights = log = nothing
-
-    def update_weights(self, weights, *, version):
-        return {}
-
-    def learn(self, groups_P, advantages_P_G):
-        return {"learner/num_tokens": 1, "rollout/logprob_gap_max": 0.0}
-
-
-def own_decisions(batches, *, selector="insight"):
-    """The prompts that our own trainer rolls out step by step when its rollouts earn the rewards of ``batches``."""
-    from insight_rl.algorithm.algorithm import Algorithm
-    from insight_rl.algorithm.loss import GRPO
-    from insight_rl.trainer import Trainer, TrainerSettings
-
-    selector = make_selector(selector, {})
-    pool = [Prompt(id=prompt_id(text), task="", text=text, token_ids=(), answer=None) for text in PROMPTS]
-    selector.open(pool, num_rollouts=K, seed=derive_seed(SEED, "selector"))
-    replay = Replay(batches)
-    trainer = Trainer(
-        settings=TrainerSettings(
-            num_steps=len(batches),
-            prompts_per_step=M,
-            sampling=Sampling(num_rollouts=K, max_tokens=6, temperature=1.0, seed=0),
-            max_mean_logprob_gap=1.0,
-            evaluate_every=0,
-            checkpoint_every=0,
-            seed=SEED,
-        ),
-        selector=selector,
-        gate=AdmitAll(),
-        rollout=replay,
-        judge=InProcessJudge(replay.reward),
-        algorithm=Algorithm(loss=GRPO(), advantage="group_std", clip_low=0.2, clip_high=0.2),
-        learner=Learner(replay),
-        evaluator=replay,
-        monitors=[replay],
-        selection_log=replay,
-        save_checkpoint=replay.nothing,
-        sync_check=lambda version: {},
-    )
-    trainer.train()
-    return replay.texts, selector
-
-
-class Learner:
-    def __init__(self, replay):
-        self.step = replay.learn
-        self.weights = replay.weights
-
-
 @pytest.mark.parametrize("selector", ["insight", "mopps"])
 def test_decisions_are_those_of_our_own_trainer_given_the_same_rewards(trl_module, tied_model, tmp_path, selector):
     scorer = Scorer()
     trainer = make_trainer(trl_module, tied_model, tmp_path, scorer, selector=selector)
     trainer.train()
     assert len(scorer.batches) == 6
-    texts, own = own_decisions(scorer.batches, selector=selector)
-    for (prompts, _, numbers), chosen in zip(scorer.batches, texts, strict=True):
-        assert prompts == [text for text in chosen for _ in range(K)]
-        assert numbers == [PROMPTS.index(text) for text in chosen for _ in range(K)]  # the other columns come along
+    rows, ours = own(selector=selector)
+    for (prompts, _, numbers), chosen in zip(scorer.batches, rows, strict=True):
+        assert prompts == [PROMPTS[row] for row in chosen for _ in range(K)]
+        assert numbers == [row for row in chosen for _ in range(K)]  # the other columns come along
     for text in PROMPTS:
         each = prompt_id(text)
-        assert trainer.selector.belief(each) == own.belief(each)
+        assert trainer.selector.belief(each) == ours.belief(each)
     logged = [entry for entry in trainer.state.log_history if "selector/informative_fraction" in entry]
     assert len(logged) == 6
-    assert logged[-1]["selector/visited_fraction"] == pytest.approx(own.metrics()["selector/visited_fraction"])
+    assert logged[-1]["selector/visited_fraction"] == pytest.approx(ours.metrics()["selector/visited_fraction"])
 
 
 def test_a_resumed_run_decides_as_the_uninterrupted_one(trl_module, tied_model, tmp_path):
@@ -202,9 +129,8 @@ def test_generations_reused_over_several_updates_are_selected_once(trl_module, t
     assert isinstance(trainer.args, GRPOConfig)
     trainer.num_iterations = 2
     trainer.train()
-    texts, _ = own_decisions(scorer.batches)
-    assert len(scorer.batches) == 3
-    assert [prompts[::K] for prompts, _, _ in scorer.batches] == texts
+    rows, _ = own(num_steps=3)
+    assert [numbers[::K] for _, _, numbers in scorer.batches] == rows
 
 
 def test_what_selection_cannot_work_with_is_refused(trl_module, tied_model, tmp_path):
