@@ -58,3 +58,15 @@ drop_broken_vision() {
         "$VENV/bin/python" -m pip uninstall --quiet --yes "$module"
     done
 }
+
+# verl names versions of transformers and others that are not ours. The tests run its code on a CPU, which needs six wheels
+# alone. Two of them carry folders of their own repositories, which would be found as the packages tests, scripts, ...
+install_verl() {
+    local site name stamp="$VENV/.installed-verl"
+    cmp -s "$ROOT/constraints.txt" "$stamp" && return
+    say "installing verl into $VENV, without what it depends on"
+    pip_install --no-deps --constraint "$ROOT/constraints.txt" codetiming pyvers tensordict torchdata transferqueue verl
+    site="$("$VENV/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')"
+    for name in recipe scripts tests tutorial; do rm -rf "${site:?}/$name"; done
+    cp "$ROOT/constraints.txt" "$stamp"
+}

@@ -5,6 +5,10 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
+import logging
+import os
+from importlib.util import find_spec
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -14,8 +18,11 @@ from insight_rl.errors import UsageError
 from insight_rl.integration.selection import prompt_id
 from tests.support.own_trainer import own_decisions
 
-pytest.importorskip("verl")
-pytestmark = pytest.mark.slow
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(find_spec("verl") is None, reason="verl is not installed: bash scripts/test.sh installs it"),
+    pytest.mark.xdist_group("verl"),
+]
 
 K, M, SEED = 4, 4, 11
 PROMPTS = [f"{a}+{b}=" for a in range(7) for b in range(2)]
@@ -40,10 +47,12 @@ def verdict(step, prompt, rollout):
 
 @pytest.fixture(scope="module")
 def verl_trainer():
-    from tests.support import verl_trainer
+    """verl sets variables and a handler of the logs when it is imported; the tests after these find none of it."""
+    with mock.patch.dict(os.environ), mock.patch.object(logging.root, "handlers", list(logging.root.handlers)):
+        from tests.support import verl_trainer
 
-    with verl_trainer.transfer_queue_here():
-        yield verl_trainer
+        with verl_trainer.transfer_queue_here():
+            yield verl_trainer
 
 
 @pytest.fixture(scope="module")

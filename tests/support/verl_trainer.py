@@ -55,6 +55,7 @@ def transfer_queue_here():
     finally:
         transfer_queue.init = init
         transfer_queue.close()
+        storage.shutdown()
 
 
 def verl_config(overrides):
@@ -92,7 +93,11 @@ class Trainer(PPOTrainerSync):
     def train(self):
         """As verl's TaskRunner does it."""
         self.init()
-        self.fit(AgentLoop(self))
+        agent_loop = AgentLoop(self)
+        try:
+            self.fit(agent_loop)
+        finally:
+            agent_loop.close()
 
 
 class AgentLoop:
@@ -100,7 +105,8 @@ class AgentLoop:
 
     def __init__(self, trainer):
         self.loop = asyncio.new_event_loop()
-        threading.Thread(target=self.loop.run_forever, daemon=True).start()
+        self.thread = threading.Thread(target=self.loop.run_forever)
+        self.thread.start()
         self.worker = self._run(self._make_worker(trainer))
 
     async def _make_worker(self, trainer):
@@ -115,6 +121,11 @@ class AgentLoop:
 
     def generate_sequences(self, prompts):
         self._run(self.worker.generate_sequences(prompts))
+
+    def close(self):
+        self.loop.call_soon_threadsafe(self.loop.stop)
+        self.thread.join()
+        self.loop.close()
 
 
 class Engine:
