@@ -106,22 +106,23 @@ def make_pool(columns: Mapping[str, Sequence[Any]]) -> RowPool:
     return RowPool(pool, list(rows.values()))
 
 
-def dataset_columns(dataset: Any) -> dict[str, Sequence[Any]]:
+def dataset_columns(dataset: Any, *, prompt: str = "prompt") -> dict[str, Sequence[Any]]:
     """``prompt``, ``id``, ``task`` and the columns of numbers of a ``datasets.Dataset``, for :func:`make_pool`.
 
-    Raises ``UsageError`` for a data set that cannot be indexed or has no column ``prompt``.
+    ``prompt`` names the column of the prompts. Raises ``UsageError`` for a data set that lacks it or cannot be indexed.
     """
     from datasets import Dataset
 
-    if not isinstance(dataset, Dataset) or "prompt" not in dataset.column_names:
+    if not isinstance(dataset, Dataset) or prompt not in dataset.column_names:
         raise UsageError(
-            "train_dataset: selection needs a datasets.Dataset that can be indexed, with a column 'prompt'"
+            f"train_dataset: selection needs a datasets.Dataset that can be indexed, with a column {prompt!r}"
         )
-    return {
+    columns = {
         name: dataset[name]
         for name, feature in dataset.features.items()
-        if name in ("prompt", "id", "task") or getattr(feature, "dtype", "") in _NUMBERS
+        if name in ("id", "task") or getattr(feature, "dtype", "") in _NUMBERS
     }
+    return {**columns, "prompt": dataset[prompt]}
 
 
 class Selection:

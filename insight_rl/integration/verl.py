@@ -26,7 +26,7 @@ from verl.trainer.ppo.v1.replay_buffer import ReplayBuffer
 from verl.utils.dataset.rl_dataset import RLHFDataset
 
 from insight_rl.errors import UsageError, check
-from insight_rl.integration.selection import Selection, dataset_columns, make_pool
+from insight_rl.integration.selection import Selection, dataset_columns, make_pool, prompt_id
 from insight_rl.seeding import derive_seed
 
 ROW_FIELD = "insight_rl_row"
@@ -58,11 +58,12 @@ class SelectionMixin:
         dataset: Any = self
         settings: Any = OmegaConf.to_container(config.get("insight_rl") or OmegaConf.create(), resolve=True)
         rows = dataset.dataframe
-        columns = dataset_columns(
-            rows if dataset.prompt_key == "prompt" else rows.rename_column(dataset.prompt_key, "prompt")
-        )
+        columns = dataset_columns(rows, prompt=dataset.prompt_key)
         if "task" not in columns and "data_source" in rows.column_names:
             columns["task"] = rows["data_source"]
+        media = {dataset.image_key, dataset.video_key, dataset.audio_key} & set(rows.column_names)
+        if "id" not in columns and media:  # the same question about another picture is another prompt
+            columns["id"] = [f"{prompt_id(each)}-{row}" for row, each in enumerate(columns["prompt"])]
         self.success_key = settings.get("success_key", self.success_key)
         self.selection = Selection(
             make_pool(columns),

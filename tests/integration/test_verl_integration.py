@@ -8,6 +8,7 @@ import json
 import logging
 import os
 from importlib.util import find_spec
+from pathlib import Path
 from unittest import mock
 
 import numpy as np
@@ -157,6 +158,7 @@ def test_lost_rollouts_are_no_failures_and_validation_selects_nothing(make_train
         ("trainer.use_v1", False, r"trainer\.use_v1=False: .* set it to True"),
         ("trainer.v1.sampler.custom_sampler.name", None, "would not hear of any verdict"),
         ("algorithm.filter_groups", {"enable": True, "metric": "acc"}, r"algorithm\.filter_groups\.enable=True"),
+        ("reward.reward_model.enable", True, r"reward\.reward_model\.enable_resource_pool=False: .* set it to True"),
         ("data.train_batch_size", 16, r"data\.train_batch_size=16: .* than the 14 different ones"),
         ("data.insight_rl.selector", "no_such", "no_such"),
         ("data.insight_rl.selector_settings", {"no_such": 1}, "no_such"),
@@ -171,6 +173,18 @@ def test_a_wrong_setting_is_named_before_a_model_is_loaded(make_trainer, key, va
 def test_training_and_validation_prompts_have_to_be_told_apart(make_trainer, composed):
     with pytest.raises(UsageError, match=r"data\.val_files=.* the same as data\.train_files"):
         make_trainer({"data.val_files": composed.data.train_files}).init()
+
+
+def test_the_same_question_about_another_picture_is_another_prompt(make_trainer, tmp_path):
+    lines = [json.dumps({"prompt": chat, "data_source": "charts"}) for chat in [CHATS[0]] * 5]
+    (tmp_path / "train.jsonl").write_text("\n".join(lines))
+    (tmp_path / "pictures.jsonl").write_text("\n".join(line[:-1] + ', "images": []}' for line in lines))
+    trainer = make_trainer({"data.train_files": f"{tmp_path}/pictures.jsonl"})
+    trainer.init()
+    assert len(trainer.train_dataset.selection) == 5
+    assert {prompt.task for prompt in trainer.train_dataset.selection.pool.prompts} == {"charts"}
+    with pytest.raises(UsageError, match="than the 1 different ones"):
+        make_trainer({"data.train_files": f"{tmp_path}/train.jsonl"}).init()
 
 
 def test_half_of_the_lines_and_checkpoints_without_selection_are_refused(make_trainer):
@@ -189,3 +203,8 @@ def test_success_is_a_value_of_one_and_nan_is_not_judged():
 
     values = [True, 1, 1.0, np.float32(1), False, 0.1, -1, None, float("nan")]
     assert [verdict_of(each) for each in values] == [True] * 4 + [False] * 3 + [None] * 2
+
+
+def test_the_page_shows_these_lines():
+    page = (Path(__file__).parents[2] / "docs" / "integrations.md").read_text(encoding="utf-8")
+    assert [line for line in page.splitlines() if line.startswith("+    ")] == [f"+    {line} \\" for line in DIFF]
