@@ -45,7 +45,8 @@ class SelectionMixin:
     def __init__(self, data_files: Any, tokenizer: Any, config: DictConfig, *args: Any, **kwargs: Any) -> None:
         """Raises ``UsageError`` for settings or data that no selection could work with, before verl loads a model."""
         self.selection: Selection | None = None
-        self.is_resumed = False
+        self.has_history = False
+        """Whether the selector knows the verdicts of the run's earlier steps, where there are any."""
         self.success_key = "acc"
         is_training = data_files == config.train_files
         if is_training:
@@ -95,7 +96,7 @@ class SelectionMixin:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         if self.selection is not None:
             self.selection.load_state_dict(state)
-            self.is_resumed = True
+            self.has_history = True
 
 
 class SelectedPrompts(SelectionMixin, RLHFDataset):  # type: ignore[misc]
@@ -116,10 +117,9 @@ class ObservationMixin:
         dataset, selection = self._selection(global_steps)
         batch, metrics = super().sample(global_steps, partition_id, batch_size)  # type: ignore[misc]
         verdicts = _verdicts(batch.keys, dataset.success_key)
-        if self._trainer.trainer_mode == "sync":
-            # Nothing is left to wait for: prompts without any trajectory have failed as a whole.
-            verdicts |= {row: [] for row in selection.outstanding if row not in verdicts}
-        selection.observe(verdicts)
+        # Prompts without any trajectory have failed as a whole: a synchronous step leaves nothing to wait for.
+        selection.observe(dict.fromkeys(selection.outstanding, ()) | verdicts)
+        dataset.has_history = True
         return batch, {**metrics, **selection.metrics()}
 
     def _selection(self, global_steps: int) -> tuple[SelectionMixin, Selection]:
@@ -130,13 +130,12 @@ class ObservationMixin:
                 "data.custom_cls: the replay buffer has no selector to report to; set data.custom_cls.path="
                 "pkg://insight_rl.integration.verl and data.custom_cls.name=SelectedPrompts"
             )
-        if global_steps > 1 and not dataset.is_resumed:
+        if global_steps > 1 and not dataset.has_history:
             raise UsageError(
                 f"trainer.resume_mode={self._trainer.config.trainer.resume_mode!r}: the checkpoint before step "
                 f"{global_steps} holds no selector state (data.pt); it was written without selection or is incomplete: "
                 "resume from another, or train from the start in another trainer.default_local_dir"
             )
-        dataset.is_resumed = True
         return dataset, selection
 
 
@@ -193,7 +192,7 @@ def _check_settings(config: DictConfig) -> None:
     )
 
 
-def _verdicts(keys: Sequence[str], success_key: str) -> dict[int, list[bool | None]]:
+def _verdicts(keys: Sequence[str], success_key: str) -> dict[int, Sequence[bool | None]]:
     """The verdicts of these trajectories by the row of their prompt; ``uid_session_index`` are verl's keys.
 
     Of a rollout with several trajectories the last one holds the outcome.
