@@ -29,7 +29,7 @@ from verl.workers.rollout.replica import TokenOutput
 REWARD = """
 def compute_score(data_source, solution_str, ground_truth, extra_info, **settings):
     return {"1": {"score": 1.0, "acc": True}, "0": {"score": 0.1, "acc": False}}.get(
-        solution_str, {"score": 0.0, "acc": float("nan")}
+        solution_str[0], {"score": 0.0, "acc": float("nan")}
     )
 """
 """What the completions below are worth: right, wrong, not judged."""
@@ -129,7 +129,7 @@ class AgentLoop:
 
 
 class Engine:
-    """In place of the client of the rollout servers: answers 1, 0 or 9 as the verdict is right, wrong or none."""
+    """In place of the client of the rollout servers: answers 1, 0 or 9, up to three times, for right, wrong, unjudged."""
 
     def __init__(self, trainer):
         self.trainer, self.asked = trainer, {}
@@ -141,11 +141,13 @@ class Engine:
             self.trainer.rolled_out.append(self.asked[step])
         prompt = self.trainer.tokenizer.decode(prompt_ids)
         self.asked[step][prompt] += 1
-        verdict = self.trainer.verdict(step - 1, prompt, self.asked[step][prompt] - 1)
-        text = {True: "1", False: "0", None: "9"}[verdict]
+        rollout = self.asked[step][prompt] - 1
+        verdict = self.trainer.verdict(step - 1, prompt, rollout)
+        tokens = self.trainer.tokenizer.encode({True: "1", False: "0", None: "9"}[verdict], add_special_tokens=False)
+        tokens = tokens * (1 + rollout % 3)
         return TokenOutput(
-            token_ids=self.trainer.tokenizer.encode(text, add_special_tokens=False),
-            log_probs=[-0.5],
+            token_ids=tokens,
+            log_probs=[-0.5] * len(tokens),
             extra_fields={"min_global_steps": step - 1, "max_global_steps": step - 1},
         )
 
