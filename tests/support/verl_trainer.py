@@ -129,7 +129,7 @@ class AgentLoop:
 
 
 class Engine:
-    """In place of the client of the rollout servers: answers 1, 0 or 9, up to three times, for right, wrong, unjudged."""
+    """In place of the client of the rollout servers: answers 1, 0 or 9, once or more, for right, wrong, not judged."""
 
     def __init__(self, trainer):
         self.trainer, self.asked = trainer, {}
