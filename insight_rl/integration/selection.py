@@ -213,9 +213,7 @@ class Selection:
 
     def save(self, checkpoint: str | Path) -> None:
         """Write :meth:`state_dict` into the folder of a checkpoint, whole or not at all."""
-        folder = Path(checkpoint, SELECTOR_FOLDER)
-        folder.mkdir(parents=True, exist_ok=True)
-        write_atomically(folder / _STATE_FILE, encode_state(self.state_dict()))
+        write_state(checkpoint, self.state_dict())
 
     def load(self, checkpoint: str | Path, *, key: str = "checkpoint") -> None:
         """Go on from what :meth:`save` wrote.
@@ -223,10 +221,22 @@ class Selection:
         Raises ``UsageError`` that names ``key``, the framework's setting of the checkpoint, if there is no such state,
         and ``ValueError`` if it is that of another data set.
         """
-        file = Path(checkpoint, SELECTOR_FOLDER, _STATE_FILE)
-        if not file.is_file():
-            raise UsageError(
-                f"{key}={str(checkpoint)!r}: it holds no selector state ({SELECTOR_FOLDER}); it was "
-                "written without selection or is incomplete: resume from another, or train without resuming"
-            )
-        self.load_state_dict(decode_state(file.read_bytes()))
+        self.load_state_dict(read_state(checkpoint, key=key))
+
+
+def write_state(checkpoint: str | Path, state: Mapping[str, Any]) -> None:
+    """Write ``state`` into the folder of a checkpoint, whole or not at all."""
+    folder = Path(checkpoint, SELECTOR_FOLDER)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomically(folder / _STATE_FILE, encode_state(state))
+
+
+def read_state(checkpoint: str | Path, *, key: str) -> dict[str, Any]:
+    """What :func:`write_state` wrote. Raises ``UsageError`` that names ``key`` if the folder holds no such state."""
+    file = Path(checkpoint, SELECTOR_FOLDER, _STATE_FILE)
+    if not file.is_file():
+        raise UsageError(
+            f"{key}={str(checkpoint)!r}: it holds no selector state ({SELECTOR_FOLDER}); it was "
+            "written without selection or is incomplete: resume from another, or train without resuming"
+        )
+    return decode_state(file.read_bytes())
