@@ -115,6 +115,12 @@ class Result:
     """What else differs: other packages that it moves, what is missing of the interface."""
     is_broken: bool = False
 
+    @property
+    def verdict(self) -> str:
+        if self.is_broken:
+            return "BREAKS"
+        return "is here" if self.old == self.new else "fits"
+
 
 class Runner:
     """Runs programs until a deadline and ends them with all that they started."""
@@ -158,7 +164,7 @@ def check(requirement: Requirement, cover: Cover, folder: Path, runner: Runner) 
     name = canonicalize_name(requirement.name)
     result = Result(package=name, old=_version_here(name), new=_version_in(site, name))
     if result.old == result.new:
-        result.changes.append("this is the release that is installed: nothing was run")
+        result.changes.append("nothing was run")
         return result
     _install_needs(name, site, result, runner)
     _name_those_that_forbid_it(name, result)
@@ -287,7 +293,7 @@ def table(results: Sequence[Result]) -> str:
     for each in results:
         lines.append(
             f"{each.package:20} {each.old or '-':>12} {each.new:>12} {each.passed:>7} {len(each.failed):>7} "
-            f"{each.skipped:>8}  {'BREAKS' if each.is_broken else 'fits'}"
+            f"{each.skipped:>8}  {each.verdict}"
         )
         lines += [f"    {change}" for change in each.changes]
         lines += [f"    breaks {test}: {message}" for test, message in each.failed.items()]

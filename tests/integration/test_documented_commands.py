@@ -49,6 +49,8 @@ NOT_RUN = {
     "python scripts/make_scale_page.py": "the page is compared by tests/contract/test_scale_page.py",
     "python scripts/check_features.py *": "needs a file of pass rates; see tests/integration/test_check_features.py",
     "python scripts/check_gpu.py*": "needs a GPU; its small form runs in tests/integration/test_check_gpu.py",
+    "python scripts/check_openrlhf.py": "needs OpenRLHF; see tests/unit/integration/test_openrlhf.py",
+    "python scripts/check_pins.py*": "installs from the registry; see tests/integration/test_check_pins.py",
     "python scripts/check_information.py --points 100000": "see tests/unit/selector/test_information.py",
     "python scripts/check_speedup_estimator.py": "takes a minute; the estimator has tests/unit/compare/test_speedup.py",
     "python scripts/check_ray.py*": "its small form runs in tests/integration/test_ray_run.py",
