@@ -47,10 +47,11 @@ class PromptQueue:
         """Rows under way, in the order of the draws: the number of the draw."""
         self._finished: dict[int, Sequence[bool | None]] = {}
         """Verdicts that the selector has not yet been told; their rows are no longer under way."""
+        self._late: dict[int, list[bool | None]] = {}
+        """Verdicts that came when their row was given up already; observed with the others."""
         self._num_draws = 0
         self.num_given_up = 0
         self.num_late = 0
-        """Groups whose row was no longer under way when they finished: not observed."""
         self._lock = threading.RLock()
 
     @property
@@ -76,15 +77,15 @@ class PromptQueue:
                 self._drawn[row] = self._num_draws
             return rows
 
-    def finish(self, row: int, verdicts: Iterable[bool | None]) -> bool:
-        """Take the verdicts of a row's rollouts; ``None`` is not judged. False if it is not under way: then ignored."""
+    def finish(self, row: int, verdicts: Iterable[bool | None]) -> None:
+        """Take the verdicts of a row's rollouts; ``None`` is not judged. If it was given up they count all the same."""
         with self._lock:
-            if row not in self._drawn:
+            if row in self._drawn:
+                self._finished[row] = list(verdicts)
+                del self._drawn[row]
+            else:
+                self._late.setdefault(row, []).extend(verdicts)
                 self.num_late += 1
-                return False
-            self._finished[row] = list(verdicts)
-            del self._drawn[row]
-            return True
 
     def give_up(self, rows: Iterable[int]) -> None:
         """These rows come back no more: they may be selected again, and nothing is learnt of them."""
@@ -112,6 +113,7 @@ class PromptQueue:
                 "waiting": list(self._waiting),
                 "drawn": list(self._drawn),
                 "finished": [[row, list(verdicts)] for row, verdicts in self._finished.items()],
+                "late": [[row, list(verdicts)] for row, verdicts in self._late.items()],
                 "num_given_up": self.num_given_up,
                 "num_late": self.num_late,
             }
@@ -123,6 +125,7 @@ class PromptQueue:
             self.selection.load_state_dict(state["selection"])
             self._waiting = [*state["drawn"], *state["waiting"]]
             self._finished = {row: list(verdicts) for row, verdicts in state["finished"]}
+            self._late = {row: list(verdicts) for row, verdicts in state["late"]}
             self.num_given_up, self.num_late = int(state["num_given_up"]), int(state["num_late"])
             self._drawn, self._num_draws = {}, 0
 
@@ -143,11 +146,18 @@ class PromptQueue:
         if num_free < num_prompts:
             self._check_size(num_prompts + len(self._waiting))
             self.give_up(list(self._drawn)[: num_prompts - num_free])
-        if self._finished:
-            order = {row: place for place, row in enumerate(self.selection.outstanding)}
-            self.selection.observe({row: self._finished[row] for row in sorted(self._finished, key=order.__getitem__)})
-            self._finished = {}
+        self._observe()
         self._waiting += self.selection.select(num_prompts)
+
+    def _observe(self) -> None:
+        """Tell the selector of everything that has finished, in the order of the draws."""
+        outstanding = self.selection.outstanding
+        finished = {row: self._finished[row] for row in outstanding if row in self._finished}
+        late = {row: verdicts for row, verdicts in self._late.items() if row not in set(outstanding)}
+        if finished or late:
+            self.selection.observe(finished, late=late)
+        self._finished = {}
+        self._late = {row: verdicts for row, verdicts in self._late.items() if row not in late}
 
     def _check_size(self, size: int) -> None:
         check(

@@ -182,15 +182,19 @@ class Selection:
         self._outstanding.update(dict.fromkeys(rows))
         return rows
 
-    def observe(self, verdicts: Mapping[int, Sequence[bool | None]]) -> None:
+    def observe(
+        self, verdicts: Mapping[int, Sequence[bool | None]], *, late: Mapping[int, Sequence[bool | None]] | None = None
+    ) -> None:
         """Learn from the verdicts of each row's rollouts: all of a step in one call; ``None`` is never a failure.
 
-        Raises ``ValueError`` for a row that is not outstanding: its verdicts would count twice, or for nothing.
+        ``late`` has those of rows that were observed with no verdicts before, because they seemed lost. Raises
+        ``ValueError`` for any other row that is not outstanding: its verdicts would count twice, or for nothing.
         """
         for row in verdicts:
             if row not in self._outstanding:
                 raise ValueError(f"row {row} was not selected, or its verdicts were observed before")
-        self.selector.observe([count_verdicts(self._id_of[row], given) for row, given in verdicts.items()])
+        everything = {**verdicts, **(late or {})}
+        self.selector.observe([count_verdicts(self._id_of[row], given) for row, given in everything.items()])
         for row in verdicts:
             del self._outstanding[row]
 

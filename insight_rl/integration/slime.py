@@ -107,6 +107,12 @@ class SelectedGroups:
 
     def observe(self, groups: Iterable[Sequence[Any]]) -> None:
         """Groups as slime has them: of each prompt the samples, or lists of the samples that one rollout became."""
+        groups = list(groups)
+        if groups and all(_first(group).group_index is None for group in groups):
+            raise UsageError(
+                "--custom-generate-function-path: its samples have no group_index, so that nothing could be learnt of "
+                "them; let them be copies of the sample that it was given"
+            )
         for group in groups:
             row = self.row_of_group.pop(_first(group).group_index, None)
             if row is not None:

@@ -41,14 +41,32 @@ def test_a_draw_is_never_short_and_nothing_waits_for_ever():
         finish(queue, queue.draw()[0])
     assert not queue.is_under_way(lost)
     assert queue.metrics()["selector/given_up"] == 1
-    assert queue.finish(lost, [True] * K) is False  # comes back after all: too late
-    assert queue.metrics()["selector/late"] == 1
     queue = open_queue()
     first = queue.draw(M)
     assert sorted([*first, *queue.draw(len(PROMPTS) - M)]) == list(range(len(PROMPTS)))
     again = queue.draw(M)  # all are under way: the oldest are given up
     assert sorted(again) == sorted(first)
     assert len(queue.under_way) == len(PROMPTS)
+
+
+def test_what_comes_back_after_it_was_given_up_counts_all_the_same():
+    queue = open_queue(prompts_per_selection=None)
+    rows = queue.draw(3)
+    queue.give_up(rows)
+    others = queue.draw(3)
+    lost = next(row for row in rows if row not in others)
+    queue.finish(lost, [True, True, True, None])
+    resumed = open_queue(prompts_per_selection=None)
+    resumed.load_state_dict(queue.state_dict())
+    assert resumed.draw(3) == others
+    for each in (queue, resumed):
+        each.draw(1)
+        assert each.selection.selector.belief(each.selection.id_of(lost)) == (4.0, 1.0)
+        assert (each.metrics()["selector/given_up"], each.metrics()["selector/late"]) == (3, 1)
+        for row in others:
+            finish(each, row)
+        each.draw(1)
+        assert each.selection.selector.belief(each.selection.id_of(lost)) == (4.0, 1.0)  # once
 
 
 def test_given_up_is_neither_success_nor_failure():

@@ -233,6 +233,8 @@ def test_what_selection_cannot_work_with_is_refused(sample_class, tmp_path):
     refused(r"insight_rl\.verdict='nothing\.there': must be the path", insight_rl={"verdict": "nothing.there"})
     refused(r"insight_rl\.patience=0", insight_rl={"patience": 0})
     source = slime.prompt_source(slime_args(tmp_path))
+    with pytest.raises(UsageError, match=r"--custom-generate-function-path: its samples have no group_index"):
+        slime.observe_samples(None, [[sample_class()]], None)
     with pytest.raises(UsageError, match=r"--load=.*holds no selector state"):
         source.load(5)
 
