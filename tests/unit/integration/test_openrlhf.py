@@ -141,23 +141,27 @@ def test_decisions_are_those_of_our_own_trainer_given_the_same_verdicts(trainer,
     assert len(fit.engine.drawn) == 2 * len(PROMPTS) + 1 * M  # an episode has as many prompts as before, chosen
 
 
+@pytest.mark.parametrize("num_prompts", [21, 20], ids=["a short last batch", "whole batches"])
 @pytest.mark.parametrize("is_filtered", [False, True], ids=["all kept", "filtered"])
-def test_a_run_resumed_at_any_step_decides_as_the_uninterrupted_one(trainer, is_filtered):
-    """The last batch of an episode included, which is one prompt here, and the step after it."""
-    changes = {"algo__dynamic_filtering_enable": is_filtered}
+def test_a_run_resumed_at_any_step_decides_as_the_uninterrupted_one(trainer, is_filtered, num_prompts):
+    """The last step of an episode included, and the step after it."""
+    changes = {"algo__dynamic_filtering_enable": is_filtered, "prompts": PROMPTS[:num_prompts]}
     whole = Fit(trainer, **changes)
     whole.run(14)
     assert whole.episode >= 2
-    for state in whole.states[:-2]:
+    for step, state in enumerate(whole.states[:-2]):
         resumed = Fit(trainer, **changes)
         resumed.load(copy.deepcopy(state))
         again = resumed.run(2)
         assert again == whole.engine.drawn[state["num_drawn"] :][: len(again)]
+        assert resumed.states[-1]["episode"] == whole.states[step + 2]["episode"]
 
 
 def test_filtered_prompts_are_observed_and_unjudged_rollouts_are_no_failures(trainer):
     fit = Fit(trainer, algo__dynamic_filtering_enable=True)
-    fit.run(3)
+    for _ in range(3):
+        fit.run(1)
+        assert fit.loader.queue.state_dict()["waiting"] == []  # one is selected in place of each that is filtered
     assert len(fit.engine.drawn) > 3 * M
     next(iter(fit.loader))
     selector = fit.loader.queue.selection.selector
