@@ -5,9 +5,10 @@
         -- python3 -m openrlhf.cli.train_ppo_ray ...
 
 OpenRLHF has no hook for the choice of prompts, and its loader lives in an actor that a script cannot reach. So Ray
-calls :func:`select_prompts` in every worker of the job, and it changes two functions once OpenRLHF's trainer is
-imported: ``prepare_datasets``, which makes the loader, and ``SamplesGenerator._process_response_into_experience``,
-where rewards arrive. Read in OpenRLHF 0.10.2, 0.11.0 and 0.11.2; another one that lacks either is refused.
+calls :func:`select_prompts` in every worker of the job, and it changes three functions once OpenRLHF's trainer is
+imported: ``prepare_datasets``, which makes the loader, and two methods of ``SamplesGenerator``: ``generate_samples``,
+where a batch begins, and ``_process_response_into_experience``, where rewards arrive. Read in OpenRLHF 0.10.2, 0.11.0
+and 0.11.2; another one that lacks any of them is refused.
 """
 
 from __future__ import annotations
@@ -49,17 +50,24 @@ def patch_trainer(trainer: ModuleType) -> None:
     """Change the module ``openrlhf.trainer.ppo_trainer``. Raises ``UsageError`` if it is not as it was read."""
     prepare = getattr(trainer, "prepare_datasets", None)
     generator = getattr(trainer, "SamplesGenerator", None)
+    generate = getattr(generator, "generate_samples", None)
     process = getattr(generator, "_process_response_into_experience", None)
-    if prepare is None or generator is None or process is None:
+    if prepare is None or generator is None or generate is None or process is None:
         raise UsageError(
-            f"{_TRAINER}: this OpenRLHF lacks prepare_datasets or SamplesGenerator._process_response_into_experience; "
-            "0.10.2 to 0.11.2 have them: take one of those, or the selector service"
+            f"{_TRAINER}: this OpenRLHF lacks prepare_datasets or, of SamplesGenerator, generate_samples or "
+            "_process_response_into_experience; 0.10.2 to 0.11.2 have them: take one of those, or the selector service"
         )
 
     @functools.wraps(prepare)
     def prepare_datasets(strategy: Any, tokenizer: Any) -> Any:
         prompts, evaluation, max_steps = prepare(strategy, tokenizer)
         return SelectedPrompts(prompts, strategy.args, _settings_of_environment()), evaluation, max_steps
+
+    @functools.wraps(generate)
+    def generate_samples(self: Any, **kwargs: Any) -> Any:
+        if isinstance(self.prompts_dataloader, SelectedPrompts):
+            self.prompts_dataloader.begin_batch()
+        return generate(self, **kwargs)
 
     @functools.wraps(process)
     def process_response(self: Any, response: Mapping[str, Any], **kwargs: Any) -> Any:
@@ -68,6 +76,7 @@ def patch_trainer(trainer: ModuleType) -> None:
         return process(self, response, **kwargs)
 
     trainer.prepare_datasets = prepare_datasets  # type: ignore[attr-defined]
+    generator.generate_samples = generate_samples
     generator._process_response_into_experience = process_response
 
 
@@ -121,6 +130,7 @@ class SelectedPrompts:
         """Of groups of which not every rollout has arrived."""
         self._num_drawn = 0
         self._is_resumed = False
+        self._begins_batch = False
 
     def __len__(self) -> int:
         return self._length
@@ -137,10 +147,15 @@ class SelectedPrompts:
         self._is_resumed = False
         while self._num_drawn < self._length:
             # The first draw of a batch selects all of it. A prompt in place of a filtered one is selected by itself.
-            at_once = 1 if self.queue.under_way else min(self._prompts_at_once, self._length - self._num_drawn)
+            at_once = min(self._prompts_at_once, self._length - self._num_drawn) if self._begins_batch else 1
+            self._begins_batch = False
             row = self.queue.draw(prompts_per_selection=at_once)[0]
             self._num_drawn += 1
             yield self.collate_fn([self.dataset[row]])
+
+    def begin_batch(self) -> None:
+        """What is drawn next is a batch, and not in place of what a filter dropped."""
+        self._begins_batch = True
 
     def take(self, response: Mapping[str, Any]) -> None:
         """One rollout, as OpenRLHF's executors return it: ``prompt``, ``scores``, ``reward`` (``None``: not judged)."""
@@ -197,9 +212,7 @@ def _settings_of_environment() -> IntegrationSettings:
     try:
         given = json.loads(text)
     except json.JSONDecodeError as error:
-        raise UsageError(
-            f"{SETTINGS_VARIABLE}={text!r}: must be JSON, such as {{}} or its settings ({error})"
-        ) from error
+        raise UsageError(f"{SETTINGS_VARIABLE}={text!r}: must be JSON of a mapping ({error})") from error
     return read_settings(given, key=SETTINGS_VARIABLE)
 
 

@@ -36,7 +36,8 @@ def real_module(monkeypatch):
     trainer = importlib.import_module("openrlhf.trainer.ppo_trainer")
     monkeypatch.setattr(trainer, "prepare_datasets", openrlhf_signature.prepare_datasets)
     generator = trainer.SamplesGenerator
-    monkeypatch.setattr(generator, "_process_response_into_experience", generator._process_response_into_experience)
+    for name in ("generate_samples", "_process_response_into_experience"):
+        monkeypatch.setattr(generator, name, getattr(generator, name))
     in_process = SimpleNamespace(
         get=lambda ref: ref, wait=lambda refs, num_returns, timeout: (refs[:1], refs[1:]), cancel=lambda ref: None
     )
@@ -211,7 +212,7 @@ def test_what_selection_cannot_work_with_is_refused(trainer, monkeypatch):
 def test_an_openrlhf_that_is_not_as_it_was_read_is_refused():
     module = copy_of_signature()
     del module.prepare_datasets
-    with pytest.raises(UsageError, match=r"lacks prepare_datasets or .*0\.10\.2 to 0\.11\.2 have them"):
+    with pytest.raises(UsageError, match=r"lacks prepare_datasets or.*0\.10\.2 to 0\.11\.2 have them"):
         openrlhf.patch_trainer(module)
 
 
