@@ -1,6 +1,6 @@
 """The folder of one run: who may write to it, what it records, and whether a run can go on in it.
 
-config.yaml  metrics.jsonl  selections.jsonl  decisions/  checkpoints/  logs/  model/  curves.png
+config.yaml  versions.json  metrics.jsonl  selections.jsonl  decisions/  checkpoints/  logs/  model/  curves.png
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from insight_rl.nested import flatten
 from insight_rl.recorded_config import CONFIG_FILE, read_recorded_config
 from insight_rl.selector.decision_log import DecisionLog
 from insight_rl.types import Group
+from insight_rl.versions import record_versions
 
 _NO_CHANGE = ("run_dir", "resume", *(f"{group}_name" for group in NAMED_GROUPS))
 """Keys that need no record of what they were before."""
@@ -70,9 +71,10 @@ class RunDir:
             )
 
     def record(self, tree: DictConfig, *, step: int) -> list[str]:
-        """Write ``config.yaml``, the settings of the steps after ``step``.
+        """Write ``config.yaml``, the settings of the steps after ``step``, and the versions in ``versions.json``.
 
-        Where they differ from those before, these stay as ``config_<step>.yaml``; returns a sentence that says so.
+        Where settings differ from those before, these stay as ``config_<step>.yaml``; returns a sentence that says so,
+        and one for versions that differ.
         """
         before, now = self._recorded(), flatten(_plain(tree))
         changes = [key for key in _different(before, now) if before and not key.startswith(_NO_CHANGE)]
@@ -85,7 +87,7 @@ class RunDir:
             words = ", ".join(f"{key}={now.get(key)!r} (was {before.get(key)!r})" for key in changes)
             notices.append(f"settings changed after step {step}: {words}; the earlier ones are in {earlier.name}")
         write_atomically(self.path / CONFIG_FILE, OmegaConf.to_yaml(tree, resolve=True))
-        return notices
+        return [*notices, *record_versions(self.path, step=step)]
 
     def _recorded(self) -> dict[str, Any]:
         """The flattened configuration of the run that is here, empty where there is none."""

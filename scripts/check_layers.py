@@ -23,6 +23,7 @@ LAYERS = (
         "nested",
         "paths",
         "process_table",
+        "redaction",
         "seeding",
         "state_codec",
         "stored_arrays",
@@ -40,6 +41,7 @@ LAYERS = (
         "recorded_config",
         "stacks",
         "target_check",
+        "versions",
     ),
     (
         "config",

@@ -30,6 +30,7 @@ COMMANDS = {
     "compare": ("insight_rl.cli.compare", "a planned, paired comparison over seeds, with a report"),
     "explain": ("insight_rl.cli.explain", "why a step's prompts were chosen, or one was not"),
     "audit-rewards": ("insight_rl.cli.audit_rewards", "look into the verdicts of a run"),
+    "env": ("insight_rl.cli.env", "versions and machine on one screen, to paste into an issue"),
 }
 
 _FORMER_NAMES = {"score": "judge"}
