@@ -101,10 +101,16 @@ def build_judge(reward: RewardFn, config: JudgeConfig) -> Judge:
 
 
 def find_model(config: ModelConfig) -> Path:
-    """The model's folder: ``model.path`` itself, or the hub's copy. Checks that its context is long enough."""
+    """The model's folder: ``model.path`` itself, or the hub's copy at ``model.revision``.
+
+    Checks that its context is long enough.
+    """
     folder = Path(config.path).expanduser()
-    if not folder.is_dir():
-        folder = _fetch_from_hub(config.path)
+    if folder.is_dir():
+        remedy = f"model.path={config.path!r} is a folder, which has no revisions; leave it null"
+        check(config.revision is None, "model.revision", config.revision, remedy)
+    else:
+        folder = _fetch_from_hub(config.path, config.revision)
     check((folder / "config.json").is_file(), "model.path", config.path, _explain_no_model(folder))
     context = read_context_length(folder)
     check(
@@ -125,7 +131,7 @@ def _explain_no_model(folder: Path) -> str:
     )
 
 
-def _fetch_from_hub(path: str) -> Path:
+def _fetch_from_hub(path: str, revision: str | None) -> Path:
     parts = path.split("/")
     if len(parts) != 2 or not all(parts) or path.startswith((".", "~")):
         raise UsageError(f"model.path={path!r}: no such folder, and not the hub's owner/name form; check the path")
@@ -134,10 +140,12 @@ def _fetch_from_hub(path: str) -> Path:
 
     wanted = ["*.json", "*.safetensors", "*.jinja", "tokenizer*"]
     try:
-        return Path(snapshot_download(path, allow_patterns=wanted, etag_timeout=3))
+        return Path(snapshot_download(path, revision=revision, allow_patterns=wanted, etag_timeout=3))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        at = f" at model.revision={revision!r}" if revision else ""
+        reason = str(error).splitlines()[0]
         raise UsageError(
-            f"model.path={path!r}: no such folder, and the model hub did not give it ({str(error).splitlines()[0]}); "
+            f"model.path={path!r}: no such folder, and the model hub did not give it{at} ({reason}); "
             "give the path of a local copy, or check the name, the network and HF_HOME"
         ) from error
 

@@ -38,6 +38,8 @@ _TYPE_NAMES = {"Integer": "a whole number", "Float": "a number", "Boolean": "tru
 @dataclass(kw_only=True)
 class ModelConfig:
     path: str = MISSING
+    revision: str | None = None
+    """Of a model on the hub: a commit or tag; None: the newest."""
     dtype: str = MISSING
     max_length: int = MISSING
     """Prompt and completion together, in tokens."""

@@ -15,8 +15,11 @@ from typing import Any
 HIDDEN = "[hidden]"
 
 _SECRET_WORDS = frozenset(
-    "token tokens key keys apikey secret secrets password passwords passwd pass pwd passphrase credential credentials "
-    "auth authorization bearer cookie".split()
+    {
+        *("token", "tokens", "key", "keys", "apikey", "secret", "secrets"),
+        *("password", "passwords", "passwd", "pass", "pwd", "passphrase"),
+        *("credential", "credentials", "auth", "authorization", "bearer", "cookie"),
+    }
 )
 _MIN_SECRET_LENGTH = 8
 """A shorter value of a secret variable is not looked for in texts: it could be any word."""

@@ -56,7 +56,7 @@ def compose_from_run(run_dir: Path, overrides: Sequence[str], *, config_dir: Pat
                 if f"{section}_name" in recorded:
                     tree[f"{section}_name"] = recorded[f"{section}_name"]
         if "model" in kept:
-            tree.model.path = str(_model_of(run_dir))
+            tree.model.path, tree.model.revision = str(_model_of(run_dir)), None
     except (OmegaConfBaseException, ValueError) as error:
         raise UsageError(f"{run_dir / 'config.yaml'}: {str(error).splitlines()[0]}") from error
     for override, section in zip(parsed, sections, strict=True):

@@ -13,8 +13,10 @@ from insight_rl.build import build_part, completion_tokens, find_model, quiet_li
 from insight_rl.cli.own_code import add_own_code_options, allow_own_code
 from insight_rl.config import RunConfig, compose_config, parse_config
 from insight_rl.errors import UsageError
+from insight_rl.files import write_atomically
 from insight_rl.task.dataset import DatasetTask
 from insight_rl.task.problem import Problem
+from insight_rl.task.rows import RowSource
 from insight_rl.task.summary import SplitSummary, find_leaks, summarise_split
 from insight_rl.tokenizer import ModelTokenizer
 from insight_rl.types import Prompt
@@ -24,8 +26,12 @@ examples:
   insight-rl data inspect task=gsm8k model=smollm2                 counts, lengths, answers, repeats, leaks, samples
   insight-rl data inspect task=dataset task.train_path=my.jsonl task.rows.answer=[gold]
   insight-rl data prepare task=deepscaler --output-dir data/deepscaler --format parquet
+  insight-rl data prepare task=gsm8k task.train_hub.revision=COMMIT --output-dir data/gsm8k
   insight-rl train task=deepscaler task.train_path=data/deepscaler/train.parquet
 """
+
+SOURCE_FILE = "source.json"
+"""In a prepared folder: for each split its file, and the data set, config, split and commit that its rows came from."""
 
 ACTIONS = {
     "inspect": "look into a task's prompts: counts, lengths, answers, repeats, leaks, samples",
@@ -86,17 +92,38 @@ def _prepare(config: RunConfig, folder: Path | None, form: str) -> int:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UsageError(f"--output-dir={folder}: {error.strerror}") from error
+    # What is read is what is said: the commit is asked for first.
+    task.train, task.test = (source and source.pinned() for source in (task.train, task.test))
     written = []
+    sources: dict[str, Any] = {"task": task.name}
     for split, source in (("train", task.train), ("test", task.test)):
         if source is None:
             continue
         problems = task.train_problems() if split == "train" else task.test_problems()
         file = folder / f"{split}.{form}"
         _write_rows(file, (_to_row(problem, task.name) for problem in problems))
-        print(f"{file}: {len(problems)} problems")
+        sources[split] = {"file": file.name, "num_problems": len(problems), **_describe_source(source)}
+        print(f"{file}: {len(problems)} problems{_say_source(source)}")
         written.append(f"task.{split}_path={file}")
+    write_atomically(folder / SOURCE_FILE, json.dumps(sources, indent=1, ensure_ascii=False) + "\n")
     print(f"use them: insight-rl train task=... {' '.join(written)}")
     return 0
+
+
+def _describe_source(source: RowSource) -> dict[str, Any]:
+    """Where rows came from: a file's name (not its folder), or the hub's data set with the commit that it gave."""
+    if source.path is not None:
+        return {"path": source.path.name}
+    return {"hub": asdict(source.hub)} if source.hub else {}
+
+
+def _say_source(source: RowSource) -> str:
+    if source.path is not None or source.hub is None:
+        return ""
+    commit = source.hub.revision
+    if commit is None:
+        return f" of {source.hub}; its commit is not known, since the hub cannot be reached"
+    return f" of {source.hub} (to stay at this commit: {source.setting}_hub.revision={commit})"
 
 
 def _to_row(problem: Problem, task: str) -> dict[str, Any]:

@@ -85,4 +85,8 @@ def _model(run_dir: Path, path: str | None) -> ModelConfig:
     for key, kind in types.items():
         if not isinstance(settings.get(key), kind):
             raise UsageError(f"{run_dir / CONFIG_FILE}: model.{key}={settings.get(key)!r} is none that a run records")
-    return ModelConfig(**{key: settings[key] for key in types})
+    # Another folder is no revision of the hub's.
+    revision = recorded.get("revision") if path is None else None
+    if not isinstance(revision, (str, type(None))):
+        raise UsageError(f"{run_dir / CONFIG_FILE}: model.revision={revision!r} is none that a run records")
+    return ModelConfig(**{key: settings[key] for key in types}, revision=revision)

@@ -10,20 +10,24 @@ import csv
 import json
 import logging
 import os
-import socket
+import re
 from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from insight_rl.errors import UsageError, check
+from insight_rl.hub_access import hub_endpoint, is_told_offline, why_unreachable
 
 logger = logging.getLogger(__name__)
 
 Row = Mapping[str, Any]
 
 _PARQUET_BATCH = 1024
+_ASK_S = 30.0
+_COMMIT = re.compile("[0-9a-f]{40}")
+_LIBRARY_ERRORS = (OSError, ValueError, RuntimeError)
+"""Of ``datasets``: no network, no such name, config, split or revision, no access, and broken files."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,9 +37,12 @@ class HubName:
     name: str | None
     config: str | None
     split: str
+    revision: str | None = None
+    """A commit, tag or branch of the hub; ``None``: the newest."""
 
     def __str__(self) -> str:
-        return ":".join(part for part in (self.name, self.config, self.split) if part)
+        words = ":".join(part for part in (self.name, self.config, self.split) if part)
+        return f"{words}@{self.revision}" if self.revision else words
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,6 +76,31 @@ class RowSource:
         else:
             yield from self._from_file(self.path, columns)
 
+    def pinned(self) -> RowSource:
+        """The same at the commit that the hub (or, without a network, its cache) has for the revision now.
+
+        Itself for a local path, and where neither knows. Raises ``UsageError`` where the hub has no such revision.
+        """
+        if self.path is not None:
+            return self
+        assert self.hub is not None and self.hub.name is not None, "checked by hub_name"
+        _go_offline_if_unreachable()
+        import datasets
+        from huggingface_hub import HfApi
+        from huggingface_hub.errors import HfHubHTTPError
+
+        name, revision = self.hub.name, self.hub.revision
+        commit: str | None
+        if datasets.config.HF_HUB_OFFLINE or is_told_offline():
+            commit = _cached_commit(self._load(name, streaming=False))
+        else:
+            try:
+                api = HfApi(endpoint=hub_endpoint())
+                commit = api.dataset_info(name, revision=revision, timeout=_ASK_S).sha
+            except (HfHubHTTPError, OSError) as error:
+                raise self._not_given(error) from error
+        return self if commit is None else replace(self, hub=replace(self.hub, revision=commit))
+
     def _from_file(self, path: Path, columns: Collection[str]) -> Iterator[tuple[int, Row]]:
         reader = _READERS.get(path.suffix.lower())
         if reader is None:
@@ -86,41 +118,72 @@ class RowSource:
             raise UsageError(f"{self}: cannot be read as {path.suffix} ({error})") from error
 
     def _from_library(self, name: str, columns: Collection[str]) -> Iterator[Row]:
-        is_local = self.path is not None
-        if not is_local:
+        if self.path is None:
             _go_offline_if_unreachable()
-        import datasets
-
-        config, split = (self.hub.config, self.hub.split) if self.hub else (None, "train")
+        rows = self._load(name, streaming=self.streaming)
         try:
-            rows = datasets.load_dataset(name, config, split=split, streaming=self.streaming)
             present = rows.column_names
             kept = [column for column in columns if present is None or column in present]
             yield from rows.select_columns(kept) if kept else rows
-        except (OSError, ValueError, RuntimeError) as error:
-            # The library raises these for no network, no such name, config or split, no access, and broken files.
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            remedy = (
-                "check the folder, and the config and split of its data"
-                if is_local
-                else f"give a local copy with {self.setting}_path=..., or check the name, the network, your access to "
-                "it and HF_HOME"
+        except _LIBRARY_ERRORS as error:
+            raise self._not_given(error) from error
+
+    def _load(self, name: str, *, streaming: bool) -> Any:
+        """The library's data set. Raises ``UsageError`` where it is another commit than the one asked for."""
+        import datasets
+
+        config, split, revision = (None, "train", None)
+        if self.hub is not None:
+            config, split, revision = self.hub.config, self.hub.split, self.hub.revision
+        # A folder has no revisions.
+        pinned = {} if self.path is not None or revision is None else {"revision": revision}
+        try:
+            rows = datasets.load_dataset(name, config, split=split, streaming=streaming, **pinned)
+        except _LIBRARY_ERRORS as error:
+            raise self._not_given(error) from error
+        # Without a network the library takes what is in its cache, whatever the revision is.
+        cached = None if streaming or not pinned else _cached_commit(rows)
+        if cached is not None and _COMMIT.fullmatch(str(revision)) and cached != revision:
+            raise UsageError(
+                f"{self.setting}_hub.revision={revision!r}: the hub cannot be reached, and the cache has {name} at "
+                f"commit {cached}; go online once, or give that commit"
             )
-            raise UsageError(f"{self}: {reason}; {remedy}") from error
+        return rows
+
+    def _not_given(self, error: Exception) -> UsageError:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        remedy = (
+            "check the folder, and the config and split of its data"
+            if self.path is not None
+            else f"give a local copy with {self.setting}_path=..., or check the name, the revision, the network, your "
+            "access to it and HF_HOME"
+        )
+        return UsageError(f"{self}: {reason}; {remedy}")
+
+
+def _cached_commit(rows: Any) -> str | None:
+    """The commit that a loaded data set was downloaded from, by the addresses of its files; ``None`` if it is mixed."""
+    found = re.findall(r"hf://datasets/[^@\s]+@([0-9a-f]{40})/", " ".join(rows.download_checksums or ()))
+    return found[0] if len(set(found)) == 1 else None
 
 
 def hub_name(key: str, value: object) -> HubName | None:
     """The checked form of a setting such as ``{name: openai/gsm8k, config: main, split: train}``; ``None`` for null."""
     if value is None:
         return None
-    remedy = "give name, config (or null) and split, e.g. {name: openai/gsm8k, config: main, split: train}, or null"
-    check(isinstance(value, Mapping) and set(value) <= {"name", "config", "split"}, key, value, remedy)
+    remedy = (
+        "give name, config (or null), split and revision (a commit, or null), e.g. {name: openai/gsm8k, config: main, "
+        "split: train, revision: null}, or null"
+    )
+    check(isinstance(value, Mapping) and set(value) <= {"name", "config", "split", "revision"}, key, value, remedy)
     assert isinstance(value, Mapping)
     name, config, split = value.get("name"), value.get("config"), value.get("split", "train")
+    revision = value.get("revision")
     check(isinstance(name, str) and name != "", f"{key}.name", name, remedy)
     check(config is None or isinstance(config, str), f"{key}.config", config, remedy)
     check(isinstance(split, str) and split != "", f"{key}.split", split, remedy)
-    return HubName(name=name, config=config, split=split)
+    check(revision is None or (isinstance(revision, str) and revision != ""), f"{key}.revision", revision, remedy)
+    return HubName(name=name, config=config, split=split, revision=revision)
 
 
 class _BadRow(ValueError):
@@ -193,13 +256,7 @@ _READERS: dict[str, Callable[[Path, Collection[str]], Iterator[tuple[int, Row]]]
 
 def _go_offline_if_unreachable() -> None:
     """Without a network, set the hub library to offline; else it tries for half a minute before it uses its cache."""
-    proxied = any(os.environ.get(name) for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"))
-    if proxied or "HF_HUB_OFFLINE" in os.environ:
-        return
-    endpoint = urlsplit(os.environ.get("HF_ENDPOINT", "https://huggingface.co"))
-    port = endpoint.port or (80 if endpoint.scheme == "http" else 443)
-    try:
-        socket.create_connection((endpoint.hostname or "", port), timeout=5).close()
-    except OSError as error:
-        logger.warning("the hub at %s cannot be reached (%s): looking into its local cache", endpoint.hostname, error)
+    reason = None if "HF_HUB_OFFLINE" in os.environ else why_unreachable()
+    if reason is not None:
+        logger.warning("%s: looking into its local cache", reason)
         os.environ["HF_HUB_OFFLINE"] = "1"

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import socket
 import sys
 import types
 
@@ -193,7 +194,7 @@ def test_without_a_network_the_library_is_told_to_look_into_its_cache(monkeypatc
     def refuse(*args, **kwargs):
         raise OSError("no network")
 
-    monkeypatch.setattr(rows_module.socket, "create_connection", refuse)
+    monkeypatch.setattr(socket, "create_connection", refuse)
     rows_module._go_offline_if_unreachable()
     assert os.environ["HF_HUB_OFFLINE"] == "1"
 
@@ -279,7 +280,8 @@ def test_wording_and_ids(tmp_path):
         {"rows": {"question": "x"}},
         {"train_path": ""},
         {"train_hub": "openai/gsm8k"},
-        {"test_hub": {"name": "x", "revision": "main"}},
+        {"test_hub": {"name": "x", "commit": "main"}},
+        {"test_hub": {"name": "x", "revision": ""}},
         {"test_hub": {"name": None, "split": "test"}},
         {"max_train": 0},
         {"only": {"level": 3}},
