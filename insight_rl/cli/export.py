@@ -48,22 +48,35 @@ def main(argv: Sequence[str]) -> int:
         str(output),
         "is there already and not empty; take a new folder",
     )
-    model = _model(run_dir, given.get("model.path"))
-    checkpoint = CheckpointStore(run_dir / "checkpoints", keep_last=1).sound(given.get("checkpoint", "latest"))
+    checkpoint = find_checkpoint(run_dir, given.get("checkpoint", "latest"))
+    export_checkpoint(run_dir, checkpoint, output, merge=adapter == "merged", model_path=given.get("model.path"))
+    print(f"{output}: {'the adapter' if adapter == 'separate' else 'the model'} of {checkpoint.name} in {run_dir}")
+    return 0
+
+
+def find_checkpoint(run_dir: Path, name: str) -> Path:
+    """The folder of ``latest``, ``best`` or a checkpoint by its name. Raises ``UsageError`` where there is none."""
+    return CheckpointStore(run_dir / "checkpoints", keep_last=1).sound(name)
+
+
+def export_checkpoint(run_dir: Path, checkpoint: Path, output: Path, *, merge: bool, model_path: str | None) -> None:
+    """Write the model of a checkpoint to ``output``; with LoRA merged, or without ``merge`` the adapter alone.
+
+    ``model_path``: where the model lies that the run started from, if not where it was. Raises ``UsageError``.
+    """
+    model = _model(run_dir, model_path)
     part = part_folder(checkpoint, "learner")
-    model_path = find_model(model)
+    started_from = find_model(model)
 
     quiet_libraries()
     from insight_rl.learner.exported_model import export_model
 
     try:
-        export_model(part, output, model_path=model_path, dtype=model.dtype, merge=adapter == "merged")
+        export_model(part, output, model_path=started_from, dtype=model.dtype, merge=merge)
     except OSError as error:
         raise UsageError(
             f"output_dir={str(output)!r}: cannot be written ({error}); mend that, or take another"
         ) from error
-    print(f"{output}: {'the adapter' if adapter == 'separate' else 'the model'} of {checkpoint.name} in {run_dir}")
-    return 0
 
 
 def _settings(words: Sequence[str]) -> dict[str, str]:

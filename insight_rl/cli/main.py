@@ -21,6 +21,7 @@ COMMANDS = {
     "doctor": ("insight_rl.cli.doctor", "memory and time of a training command, before anything is downloaded"),
     "evaluate": ("insight_rl.cli.evaluate", "accuracy on held-out problems: avg@k and pass@k"),
     "export": ("insight_rl.cli.export", "a Hugging Face model from any checkpoint of a run"),
+    "push": ("insight_rl.cli.push", "a run's model with its card to the Hugging Face hub, or what would be sent"),
     "data": ("insight_rl.cli.data", "look into a task's prompts before a run, or prepare data sets as local files"),
     "plot": ("insight_rl.cli.plot", "draw the curves of one or several runs in one picture"),
     "dashboard": ("insight_rl.cli.dashboard", "a W&B workspace and report of all runs, or its definition as a file"),
