@@ -183,10 +183,9 @@ def _budget(facts: Facts) -> Iterator[str]:
     if facts.num_tokens is not None:
         yield f"- tokens of those: {facts.num_tokens:,}"
     if facts.device_s is not None:
-        yield (
-            f"- device seconds: {facts.device_s:,.{0 if facts.device_s >= 10 else 1}f} (processor seconds on a CPU, wall seconds times GPUs on GPUs; "
-            "without evaluation)"
-        )
+        figure = f"{facts.device_s:,.0f}" if facts.device_s >= 10 else f"{facts.device_s:.1f}"
+        words = "processor seconds on a CPU, wall seconds times GPUs on GPUs; without evaluation"
+        yield f"- device seconds: {figure} ({words})"
 
 
 def _command(facts: Facts) -> Iterator[str]:

@@ -47,6 +47,9 @@ def command_of(recorded: Mapping[str, Any]) -> Command:
         return Command(overrides=tuple(overrides), is_exact=False)
     wanted = {key: value for key, value in flatten(recorded).items() if _matters(key)}
     for key in dict.fromkeys([*wanted, *composed]):
+        # A mapping that is empty on one side and holds something on the other is settled by what it holds.
+        if _has_below(wanted if key in composed else composed, key):
+            continue
         override = _override(key, wanted.get(key, _NO_VALUE), composed.get(key, _NO_VALUE))
         overrides += [override] if override else []
     if len(overrides) > _MAX_OVERRIDES:
@@ -54,6 +57,10 @@ def command_of(recorded: Mapping[str, Any]) -> Command:
     again = _compose(overrides)
     is_exact = again is not None and again.keys() == wanted.keys() and all(_same(wanted[k], again[k]) for k in wanted)
     return Command(overrides=tuple(overrides), is_exact=is_exact)
+
+
+def _has_below(flat: Mapping[str, Any], key: str) -> bool:
+    return key not in flat and any(other.startswith(f"{key}.") for other in flat)
 
 
 def _options(recorded: Mapping[str, Any]) -> list[str]:

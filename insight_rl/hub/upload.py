@@ -6,6 +6,7 @@ that have arrived and sends the others.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,7 +29,7 @@ class Hub:
     def __init__(self, token: str) -> None:
         from huggingface_hub import HfApi
 
-        _bound_requests()
+        _calm_requests()
         self._token = token
         self._api = HfApi(endpoint=hub_endpoint(), token=token, library_name="insight_rl")
 
@@ -79,6 +80,8 @@ class Hub:
             raise UsageError(f"repo={repo!r}: {_first_line(error)}") from error
         # Its own errors, those of the connection, of a file on its way, and of an answer that it cannot read.
         except (HfHubHTTPError, HTTPError, OSError, RuntimeError, ValueError) as error:
+            if sys.stderr.isatty():
+                print(file=sys.stderr)  # ends the line of the progress
             raise UsageError(self._sentence(repo, error)) from error
 
     def _sentence(self, repo: str, error: Exception) -> str:
@@ -112,13 +115,15 @@ def find_token() -> str | None:
     return get_token()
 
 
-def _bound_requests() -> None:
+def _calm_requests() -> None:
     """From now on no request of this process to the hub waits for ever: the client's own default is no limit at all.
 
-    Releases of `huggingface_hub` before 1.0 offer no place for a limit.
+    Progress is shown on a terminal only. Releases of `huggingface_hub` before 1.0 offer no place for a limit.
     """
     import huggingface_hub
 
+    if not sys.stderr.isatty():
+        huggingface_hub.utils.disable_progress_bars()
     if not hasattr(huggingface_hub, "set_client_factory"):
         return
     present = huggingface_hub.get_session()
