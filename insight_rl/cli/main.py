@@ -32,6 +32,10 @@ COMMANDS = {
     "explain": ("insight_rl.cli.explain", "why a step's prompts were chosen, or one was not"),
     "audit-rewards": ("insight_rl.cli.audit_rewards", "look into the verdicts of a run"),
     "env": ("insight_rl.cli.env", "versions and machine on one screen, to paste into an issue"),
+    "completion": (
+        "insight_rl.cli.completion",
+        "the script with which bash, zsh or fish complete commands and settings",
+    ),
 }
 
 _FORMER_NAMES = {"score": "judge"}

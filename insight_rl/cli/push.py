@@ -131,6 +131,7 @@ def _prepare(files: RunFiles, given: dict[str, str], cleanup: ExitStack, *, with
     """By kind of repository, the folder that is to be sent."""
     from insight_rl.hub.facts import read_facts
     from insight_rl.hub.folder import find_sources, write_model, write_records_folder
+    from insight_rl.hub.run_files import RunFiles
 
     name = given.get("checkpoint")
     checkpoint = None if name is None else _checkpoint(files, name)

@@ -41,11 +41,11 @@ def command_of(recorded: Mapping[str, Any]) -> Command:
 
     Where its options are not of this package, or its values cannot be written in a command, it is not exact.
     """
-    overrides = _options(recorded)
-    composed = _compose(overrides)
+    overrides, composed = _options(recorded)
     if composed is None:
         return Command(overrides=tuple(overrides), is_exact=False)
-    wanted = {key: value for key, value in flatten(recorded).items() if _matters(key)}
+    wanted = _settings(recorded)
+    num_options = len(overrides)
     for key in dict.fromkeys([*wanted, *composed]):
         # A mapping that is empty on one side and holds something on the other is settled by what it holds.
         if _has_below(wanted if key in composed else composed, key):
@@ -54,7 +54,7 @@ def command_of(recorded: Mapping[str, Any]) -> Command:
         overrides += [override] if override else []
     if len(overrides) > _MAX_OVERRIDES:
         return Command(overrides=(), is_exact=False)
-    again = _compose(overrides)
+    again = composed if len(overrides) == num_options else _compose(overrides)
     is_exact = again is not None and again.keys() == wanted.keys() and all(_same(wanted[k], again[k]) for k in wanted)
     return Command(overrides=tuple(overrides), is_exact=is_exact)
 
@@ -63,8 +63,8 @@ def _has_below(flat: Mapping[str, Any], key: str) -> bool:
     return key not in flat and any(other.startswith(f"{key}.") for other in flat)
 
 
-def _options(recorded: Mapping[str, Any]) -> list[str]:
-    """``experiment=`` and every option that it, or the default, does not choose already."""
+def _options(recorded: Mapping[str, Any]) -> tuple[list[str], dict[str, Any] | None]:
+    """``experiment=`` and every option that it, or the default, does not choose already; and what they compose to."""
     names = {group: recorded.get(f"{group}_name") for group in NAMED_GROUPS}
     chosen = {group: name for group, name in names.items() if isinstance(name, str) and _OPTION.fullmatch(name)}
     overrides = [f"experiment={chosen.pop('experiment')}"] if "experiment" in chosen else []
@@ -72,19 +72,20 @@ def _options(recorded: Mapping[str, Any]) -> list[str]:
         tree = compose_config(overrides)
     except UsageError:
         overrides, tree = [], compose_config([])
-    return overrides + [f"{group}={name}" for group, name in chosen.items() if tree.get(f"{group}_name") != name]
+    others = [f"{group}={name}" for group, name in chosen.items() if tree.get(f"{group}_name") != name]
+    return overrides + others, _compose(overrides + others) if others else _settings(OmegaConf.to_container(tree))
 
 
 def _compose(overrides: list[str]) -> dict[str, Any] | None:
     try:
-        plain: Any = OmegaConf.to_container(compose_config(overrides), resolve=True)
+        return _settings(OmegaConf.to_container(compose_config(overrides)))
     except UsageError:
         return None
-    return {key: value for key, value in flatten(plain).items() if _matters(key)}
 
 
-def _matters(key: str) -> bool:
-    return key.split(".")[0] not in _NO_MATTER
+def _settings(tree: Any) -> dict[str, Any]:
+    """The settings that a command has to say, flattened."""
+    return {key: value for key, value in flatten(tree).items() if key.split(".")[0] not in _NO_MATTER}
 
 
 def _override(key: str, wanted: Any, composed: Any) -> str | None:

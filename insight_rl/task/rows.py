@@ -145,7 +145,7 @@ class RowSource:
         cached = None if streaming or not pinned else _cached_commit(rows)
         if cached is not None and _COMMIT.fullmatch(str(revision)) and cached != revision:
             raise UsageError(
-                f"{self.setting}_hub.revision={revision!r}: the hub cannot be reached, and the cache has {name} at "
+                f"{self.setting}_hub.revision={revision!r}: the hub cannot be reached, and its cache gives {name} at "
                 f"commit {cached}; go online once, or give that commit"
             )
         return rows
@@ -162,9 +162,9 @@ class RowSource:
 
 
 def _cached_commit(rows: Any) -> str | None:
-    """The commit that a loaded data set was downloaded from, by the addresses of its files; ``None`` if it is mixed."""
-    found = re.findall(r"hf://datasets/[^@\s]+@([0-9a-f]{40})/", " ".join(rows.download_checksums or ()))
-    return found[0] if len(set(found)) == 1 else None
+    """The commit that a loaded data set is of: the library's cache has a folder for each; ``None`` if it is unknown."""
+    found = {Path(file["filename"]).parent.name for file in rows.cache_files}
+    return found.pop() if len(found) == 1 and all(map(_COMMIT.fullmatch, found)) else None
 
 
 def hub_name(key: str, value: object) -> HubName | None:

@@ -82,6 +82,31 @@ def test_the_best_and_any_named_one_can_be_asked_for(run_of, tmp_path) -> None:
     )
 
 
+@pytest.mark.parametrize("lora", [False, True])
+def test_push_sends_what_export_writes(run_of, lora, tied_model, tmp_path, capsys) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(run_of(lora), run)
+    config = yaml.safe_load((run / "config.yaml").read_text()) | {"learner": {"lora": {"rank": 4 if lora else None}}}
+    (run / "config.yaml").write_text(yaml.safe_dump(config))
+    (run / "metrics.jsonl").write_text('{"step": 1, "eval/accuracy": 0.9}\n{"step": 2, "eval/accuracy": 0.4}\n')
+    words = ["push", f"run_dir={run}", "repo=user/name", "dry_run=true"]
+    assert main([*words, "checkpoint=best"]) == 0
+    assert main(["export", f"run_dir={run}", f"output_dir={tmp_path / 'best'}", "checkpoint=best"]) == 0
+    assert_same(run / "hub" / "model", tmp_path / "best")
+    assert (run / "hub" / "model" / "adapter" / "adapter_model.safetensors").exists() == lora
+    card = (run / "hub" / "model" / "README.md").read_text()
+    assert "the checkpoint after step 1, chosen as the best" in card.replace("\\", "") and "- steps: 1\n" in card
+    assert main(words) == 0  # without a checkpoint: what the run itself saved at its end
+    assert_same(run / "hub" / "model", run / "model")
+    adapter = run / "hub" / "model" / "adapter"
+    assert adapter.exists() == lora
+    if lora:
+        assert_same(adapter, run / "adapter")
+        settings = json.loads((adapter / "adapter_config.json").read_text())
+        assert settings["base_model_name_or_path"] == tied_model.name
+    assert not list(run.glob(".push_*"))
+
+
 WRONG = {
     "no run_dir": (["output_dir=x"], "run_dir=None: give a folder"),
     "another key": (["steps=3"], "steps='3': there is no such key; there are run_dir, output_dir, checkpoint, adapter"),
