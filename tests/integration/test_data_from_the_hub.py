@@ -30,6 +30,13 @@ for number, words in enumerate(json.loads(sys.argv[1])):
     code = main(["data", "prepare", "task=gsm8k", *words[1:]])
     print(f"code {code}", flush=True)
     print("-----", file=sys.stderr, flush=True)
+huggingface_hub.constants.HF_HUB_OFFLINE = False
+from insight_rl.build import find_model
+from insight_rl.config import ModelConfig
+
+for revision in (None, sys.argv[3]):
+    model = ModelConfig(path="org/model", revision=revision, dtype="float32", max_length=8, prompt_style="bare")
+    print((find_model(model) / "config.json").read_text())
 for name in ("decisions", "beliefs"):
     print(datasets.load_dataset(sys.argv[2], name, split="train").num_rows)
 """
@@ -60,6 +67,8 @@ def test_rows_are_those_of_the_commit_that_is_recorded(hub, tmp_path):
     server, (first, second) = hub
     run = write_run(tmp_path / "run", "seed: 0\ntask: {}\n")
     assert main(["push", f"run_dir={run}", "repo=user/name", "records=true", "dry_run=true"]) == 0
+    old_model = server.add("model", "org/model", {"config.json": b'{"number": 1}'})
+    server.add("model", "org/model", {"config.json": b'{"number": 2}'})
     commands = [
         ["online", "--output-dir", "newest"],
         ["online", "--output-dir", "pinned", f"task.train_hub.revision={first}", f"task.test_hub.revision={first}"],
@@ -74,7 +83,7 @@ def test_rows_are_those_of_the_commit_that_is_recorded(hub, tmp_path):
         "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
     }
     done = subprocess.run(
-        [sys.executable, "-c", PROBE, json.dumps(commands), str(run / "hub" / "records")],
+        [sys.executable, "-c", PROBE, json.dumps(commands), str(run / "hub" / "records"), old_model],
         capture_output=True,
         text=True,
         env=environment,
@@ -99,4 +108,7 @@ def test_rows_are_those_of_the_commit_that_is_recorded(hub, tmp_path):
     missing, other = said
     assert f"gsm8k:main:train@{'0' * 40}: " in missing and "check the name, the revision" in missing
     assert f"task.test_hub.revision='{second}': the hub cannot be reached, and its cache gives openai/gsm8k at" in other
-    assert done.stdout.splitlines()[-2:] == ["4", "3"]  # the records of a push, as the library loads them
+    assert done.stdout.splitlines()[-4:] == [
+        *('{"number": 2}', '{"number": 1}'),  # models: the newest, and at model.revision
+        *("4", "3"),  # the records of a push, as the library loads them
+    ]
