@@ -24,6 +24,9 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 NOT_RUN = {
     "bash scripts/quickstart.sh": "installs with pip; what it runs is experiment=quickstart, which is run here",
     "bash scripts/test.sh": "runs this test",
+    "insight-rl data prepare task=gsm8k task.train_hub.revision=*": "needs the hub; see test_data_from_the_hub.py",
+    "insight-rl train task=gsm8k task.train_hub.revision=*": "needs the hub; see test_data_from_the_hub.py",
+    "insight-rl completion *": "prints a script; the shells themselves run it in tests/unit/cli/test_completion.py",
     "bash scripts/reproduce_*": "installs, and trains for minutes to hours; their plans are read by the contract tests",
     "insight-rl compare *": "trains for minutes; a small comparison runs in tests/integration/test_compare.py",
     "python scripts/compare_async.py *": "trains for minutes; the loop runs in tests/integration/test_async.py",
@@ -77,6 +80,7 @@ WITH = {
     "insight-rl evaluate evaluation=*": f"{ROOMY} evaluation.max_completion_tokens=4 --data-dir bench",
     "insight-rl data inspect task=gsm8k *": "model.path=roomy task.train_path=gsm8k.jsonl task.test_path=math500.jsonl",
     "insight-rl data prepare task=deepscaler *": "task.train_path=math_train.jsonl task.test_path=math500.jsonl",
+    "insight-rl data prepare task=gsm8k *": "task.train_path=gsm8k.jsonl task.test_path=math500.jsonl",
     "insight-rl train task=*_path=*": f"{ROOMY} trainer.max_completion_tokens=4",
     "insight-rl train reward=math 'reward.shaping=*": (
         f"{ROOMY} trainer.max_completion_tokens=4 "
@@ -101,7 +105,9 @@ MADE = {
     "insight-rl dashboard --output *": "dashboard.json",
     "insight-rl explain *": "runs/demo/explain/*.png",
     "insight-rl simulate synthetic_learner=hopeless80 *": "runs/simulation_*/simulation.png",
-    "insight-rl data prepare *": "data/deepscaler/train.parquet data/deepscaler/test.parquet",
+    "insight-rl data prepare task=deepscaler *": "data/deepscaler/train.parquet data/deepscaler/test.parquet",
+    "insight-rl data prepare task=gsm8k *": "data/gsm8k/train.jsonl data/gsm8k/source.json",
+    "insight-rl push *": "runs/*/hub/model/README.md",
     "insight-rl judge *": "out.jsonl",
     "insight-rl export * output_dir=exported": "exported/model.safetensors",
     "insight-rl audit-rewards samples=*": "audit.json",
