@@ -166,7 +166,7 @@ def _prepare(files: RunFiles, given: dict[str, str], cleanup: ExitStack, *, with
 def _checkpoint(files: RunFiles, name: str) -> Path:
     from insight_rl.cli.export import find_checkpoint
 
-    files.folder("checkpoints")  # refuses links out of the run
+    files.check_tree("checkpoints")
     return find_checkpoint(files.root, name)
 
 

@@ -16,8 +16,11 @@ from insight_rl.selector.decision_log import DECISIONS_FOLDER, SCHEMA
 
 DECISIONS_FILE, BELIEFS_FILE = "decisions.parquet", "beliefs.parquet"
 _MAX_BYTES = 32 * 2**30
-_MAX_ROWS_OF_A_STEP = 50_000_000
-_STEP_FILE = re.compile(r"step_\d+\.parquet")
+_MAX_FILES = 1_000_000
+_MAX_ROWS_OF_A_STEP = 10_000_000
+_MAX_UNPACKED_OF_A_STEP = 4 * 2**30
+_BATCH = 65_536
+_STEP_FILE = re.compile(r"step_(\d{1,12})\.parquet")
 
 
 def write_records(files: RunFiles, folder: Path) -> tuple[int, int]:
@@ -26,8 +29,9 @@ def write_records(files: RunFiles, folder: Path) -> tuple[int, int]:
     Every file is read with the log's own columns and types. Raises ``UsageError`` where there is no log, or one that no
     run writes.
     """
-    names = files.folder(DECISIONS_FOLDER, max_bytes=_MAX_BYTES)
-    steps = [path for name, path in names.items() if _STEP_FILE.fullmatch(name)]
+    names = files.folder(DECISIONS_FOLDER, max_bytes=_MAX_BYTES, max_files=_MAX_FILES)
+    numbers = {int(found[1]): path for name, path in names.items() if (found := _STEP_FILE.fullmatch(name))}
+    steps = [numbers[number] for number in sorted(numbers)]
     if not steps:
         raise UsageError(
             f"records=true: the run in {files.root} has no decision log ({DECISIONS_FOLDER}/); its selector ran "
@@ -51,8 +55,9 @@ def _read(path: Path) -> pa.Table:
     try:
         with pq.ParquetFile(path) as file:
             # Said in the file's own footer, before anything is unpacked.
-            if file.metadata.num_rows > _MAX_ROWS_OF_A_STEP:
-                raise UsageError(f"{path}: names {file.metadata.num_rows} rows, which no step has; restore it")
+            unpacked = sum(file.metadata.row_group(n).total_byte_size for n in range(file.metadata.num_row_groups))
+            if file.metadata.num_rows > _MAX_ROWS_OF_A_STEP or unpacked > _MAX_UNPACKED_OF_A_STEP:
+                raise UsageError(f"{path}: names {file.metadata.num_rows} rows, {unpacked} bytes; no step has as many")
             return file.read(columns=SCHEMA.names).select(SCHEMA.names).cast(SCHEMA)
     except (OSError, KeyError, pa.ArrowException) as error:
         raise UsageError(f"{path}: is no decision log ({error}); restore it or delete it") from error
@@ -65,7 +70,7 @@ class _Beliefs:
         self._rows: dict[str, dict[str, Any]] = {}
 
     def add(self, table: pa.Table) -> None:
-        for row in table.to_pylist():
+        for row in (row for batch in table.to_batches(_BATCH) for row in batch.to_pylist()):
             known = self._rows.setdefault(row["prompt_id"], {"times_chosen": 0, "successes": 0, "judged": 0})
             known |= {"last_step": row["step"], "alpha": row["alpha"], "beta": row["beta"]}
             known["times_chosen"] += bool(row["chosen"])

@@ -36,7 +36,7 @@ class RunFiles:
         path = self.root / name
         if not os.path.lexists(path):
             return None
-        real = self._within(path, name)
+        real = self._within(path)
         status = real.stat()
         if not stat.S_ISREG(status.st_mode):
             raise UsageError(f"{path}: is no regular file; {_REMEDY}")
@@ -44,7 +44,7 @@ class RunFiles:
             raise UsageError(f"{path}: has {status.st_size} bytes, more than the {max_bytes} that are taken; {_REMEDY}")
         return real
 
-    def folder(self, name: str, *, max_bytes: int = MAX_TOTAL_BYTES) -> dict[str, Path]:
+    def folder(self, name: str, *, max_bytes: int = MAX_TOTAL_BYTES, max_files: int = MAX_FILES) -> dict[str, Path]:
         """The regular files directly in a folder, by name and sorted; empty where it is not there.
 
         ``max_bytes`` is the limit of all together. Raises as :meth:`file`.
@@ -52,11 +52,11 @@ class RunFiles:
         path = self.root / name
         if not os.path.lexists(path):
             return {}
-        if not self._within(path, name).is_dir():
+        if not self._within(path).is_dir():
             raise UsageError(f"{path}: is no folder; {_REMEDY}")
         names = sorted(each.name for each in os.scandir(path) if not each.is_dir())
-        if len(names) > MAX_FILES:
-            raise UsageError(f"{path}: has {len(names)} files, more than {MAX_FILES}; {_REMEDY}")
+        if len(names) > max_files:
+            raise UsageError(f"{path}: has {len(names)} files, more than {max_files}; {_REMEDY}")
         files, left = {}, max_bytes
         for each in names:
             file = self.file(f"{name}/{each}", max_bytes=left)
@@ -64,7 +64,16 @@ class RunFiles:
             files[each], left = file, left - file.stat().st_size
         return files
 
-    def _within(self, path: Path, name: str) -> Path:
+    def check_tree(self, name: str) -> None:
+        """Raise ``UsageError`` where a folder, or anything below it, is a link out of the run's folder."""
+        if not os.path.lexists(self.root / name):
+            return
+        self._within(self.root / name)
+        for folder, folders, files in os.walk(self.root / name):
+            for each in (*folders, *files):
+                self._within(Path(folder, each))
+
+    def _within(self, path: Path) -> Path:
         try:
             real = path.resolve(strict=True)
         except (OSError, RuntimeError) as error:  # a link to nothing, or in a circle

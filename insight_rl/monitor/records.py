@@ -76,7 +76,7 @@ def read_records(path: Path) -> list[Record]:
         try:
             record = json.loads(line)
             records.append({**record, "step": int(record["step"])})
-        except (ValueError, TypeError, KeyError) as error:
+        except (ValueError, TypeError, KeyError, RecursionError) as error:
             raise UsageError(
                 f"{path} line {number}: not a record of a step ({error}); delete the line or move the file away"
             ) from error

@@ -21,7 +21,6 @@ COMMANDS = {
     "explain": ["explain", "run_dir={run}"],
     "export": ["export", "run_dir={run}", "output_dir={run}/out"],
     "push": ["push", "run_dir={run}", "repo=user/name", "dry_run=true", "checkpoint=latest"],
-    "push model": ["push", "run_dir={run}", "repo=user/name", "dry_run=true"],
     "simulate": ["simulate", "replay={run}", "output_dir={run}/out"],
 }
 PARTS = ("task", "reward", "selector", "gate", "rollout", "monitor", "learner")

@@ -18,6 +18,10 @@ from insight_rl.paths import data_dir
 from insight_rl.selector.decision_log import SCHEMA
 from tests.support.local_hub import TOKEN, LocalHub
 
+MIXTURE = (
+    *("task=mixture", "model=qwen3-0.6b", "learner.lora.rank=8"),
+    "task.parts.gsm8k.task.train_hub.revision=abc",
+)
 PROBLEMS = [f"p{number}" for number in range(40)]
 
 

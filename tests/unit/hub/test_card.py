@@ -10,6 +10,7 @@ from huggingface_hub import DatasetCard, ModelCard
 from insight_rl.hub.card import model_card, records_card
 from insight_rl.hub.facts import read_facts
 from insight_rl.hub.run_files import RunFiles
+from tests.unit.hub.conftest import MIXTURE
 
 
 def card_of(run, **more) -> str:
@@ -18,8 +19,9 @@ def card_of(run, **more) -> str:
 
 
 def test_the_header_says_where_the_model_comes_from(make_run):
-    card = ModelCard(card_of(make_run("task=gsm8k", "model=qwen3-0.6b", "learner.lora.rank=8")))
-    assert card.data.base_model == "Qwen/Qwen3-0.6B" and card.data.datasets == ["openai/gsm8k"]
+    card = ModelCard(card_of(make_run(*MIXTURE)))
+    assert card.data.base_model == "Qwen/Qwen3-0.6B"
+    assert card.data.datasets == ["openai/gsm8k", "DigitalLearningGmbH/MATH-lighteval", "HuggingFaceH4/MATH-500"]
     assert card.data.pipeline_tag == "text-generation" and card.data.license is None
     assert {"grpo", "lora"} < set(card.data.tags)
 

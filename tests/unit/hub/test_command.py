@@ -20,9 +20,11 @@ def recorded(*overrides: str) -> dict:
     "overrides",
     [
         ["experiment=quickstart", "selector=mopps", "seed=3", "run_dir=runs/x"],
-        ["task=gsm8k", "model=smollm2", "task.train_hub.revision=abc", "task.instruction='it\\'s {a}: \"b\", c'"],
-        ["selector=expected_signal", "selector/prior=features", "trainer=async", "learner.lora.rank=8"],
-        ["task=countdown", "task.train_path='/data/my rows.jsonl'", "+selector.task_priors.countdown=[1.5,2.0]"],
+        [
+            *("task=gsm8k", "task.train_hub.revision=abc", "task.instruction='it\\'s {a}: \"b\", c'", "trainer=async"),
+            *("selector=expected_signal", "selector/prior=features", "+selector.chance_levels.gsm8k=0.25"),
+            *("task.test_path='/data/my rows.jsonl'", "learner.lora.rank=8", "learner.lora.target_modules=[a,b]"),
+        ],
     ],
     ids=lambda overrides: overrides[0],
 )

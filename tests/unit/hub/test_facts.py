@@ -11,7 +11,7 @@ from scipy import stats
 from insight_rl.errors import UsageError
 from insight_rl.hub.facts import paired_change, read_facts, wilson
 from insight_rl.hub.run_files import RunFiles
-from tests.unit.hub.conftest import write_lines
+from tests.unit.hub.conftest import MIXTURE, write_lines
 
 
 @pytest.mark.parametrize(("successes", "number"), [(0, 7), (3, 10), (512, 512), (25, 40)])
@@ -54,8 +54,8 @@ def test_an_earlier_checkpoint_has_the_figures_of_its_own_step(make_run):
 
 
 def test_data_sets_of_a_mixture_are_all_named_with_their_revision(make_run):
-    run = make_run("task=mixture", "model=qwen3-0.6b", "task.parts.gsm8k.task.train_hub.revision=abc")
-    facts = read_facts(RunFiles(run), step=None)
+    facts = read_facts(RunFiles(make_run(*MIXTURE)), step=None)
+    assert facts.is_lora
     assert facts.base_model == "Qwen/Qwen3-0.6B"
     assert ("openai/gsm8k", "config main, split train, revision abc") in [
         (each.hub, each.detail) for each in facts.data

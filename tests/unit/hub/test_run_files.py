@@ -8,7 +8,6 @@ import pytest
 
 from insight_rl.cli.main import main
 from insight_rl.errors import UsageError
-from insight_rl.hub import run_files
 from insight_rl.hub.run_files import RunFiles, take
 
 NAMES = ("model/config.json", "model/model.safetensors", "config.yaml", "metrics.jsonl", "versions.json", "model")
@@ -25,6 +24,16 @@ def test_a_link_out_of_the_folder_is_refused(name, make_run, tmp_path, capsys):
     assert not (run / "hub" / "records").exists()
 
 
+@pytest.mark.parametrize("name", ["checkpoints", "checkpoints/step_000001", "checkpoints/step_000001/learner/x"])
+def test_a_checkpoint_that_lies_elsewhere_is_refused(name, make_run, tmp_path, capsys):
+    run = make_run()
+    (tmp_path / "elsewhere").mkdir()
+    (run / name).parent.mkdir(parents=True, exist_ok=True)
+    (run / name).symlink_to(tmp_path / "elsewhere")
+    assert main(["push", f"run_dir={run}", "repo=user/name", "checkpoint=latest", "dry_run=true"]) == 2
+    assert f"{run / name}: is a link out of the run's folder" in capsys.readouterr().err
+
+
 def test_a_link_within_the_folder_is_a_file_of_it(make_run):
     run = make_run()
     (run / "model" / "model.safetensors").rename(run / "weights")
@@ -33,7 +42,7 @@ def test_a_link_within_the_folder_is_a_file_of_it(make_run):
     assert not (run / "hub" / "model" / "model.safetensors").is_symlink()
 
 
-def test_what_is_no_file_and_what_is_too_large_is_refused(tmp_path, monkeypatch):
+def test_what_is_no_file_and_what_is_too_large_is_refused(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "circle").symlink_to("circle")
     (tmp_path / "large").write_bytes(b"123456")
@@ -51,9 +60,8 @@ def test_what_is_no_file_and_what_is_too_large_is_refused(tmp_path, monkeypatch)
         files.folder("many", max_bytes=7)
     with pytest.raises(UsageError, match="is no folder"):
         files.folder("large")
-    monkeypatch.setattr(run_files, "MAX_FILES", 3)
     with pytest.raises(UsageError, match="has 4 files, more than 3"):
-        files.folder("many")
+        files.folder("many", max_files=3)
     assert files.file("nothing") is None and files.folder("nothing") == {}
 
 
