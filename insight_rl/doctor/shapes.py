@@ -104,8 +104,10 @@ def count_all(shape: ModelShape, model_path: str) -> ParameterCount:
     return ParameterCount(total=sum(sizes), largest=max(sizes))
 
 
-def find_config(model_path: str) -> dict[str, Any] | None:
+def find_config(model_path: str, *, revision: str | None = None) -> dict[str, Any] | None:
     """What ``config.json`` says of ``model.path``; ``None`` for a model that nothing here knows of.
+
+    ``revision``: which one in the hub's cache; the sizes of the models of conf/ are the same in all of them.
 
     Raises ``UsageError`` for a file that cannot be read.
     """
@@ -119,7 +121,7 @@ def find_config(model_path: str) -> dict[str, Any] | None:
         return None
     from huggingface_hub import try_to_load_from_cache
 
-    cached = try_to_load_from_cache(model_path, "config.json")
+    cached = try_to_load_from_cache(model_path, "config.json", revision=revision)
     return _read(Path(cached)) if isinstance(cached, str) else None
 
 

@@ -134,7 +134,7 @@ def read_workload(config: RunConfig) -> Workload | None:
 
     Raises ``UsageError`` for a setting that is no number where one is wanted, and for a broken ``config.json``.
     """
-    model_config = find_config(config.model.path)
+    model_config = find_config(config.model.path, revision=config.model.revision)
     shape = read_shape(model_config) if model_config is not None else None
     if shape is None:
         return None
