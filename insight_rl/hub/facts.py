@@ -176,10 +176,11 @@ def _accuracy(record: Record) -> Accuracy:
 
 def _shares(record: Record) -> dict[str, float]:
     samples, successes = record.get("samples"), record.get("successes")
-    is_whole = isinstance(samples, int) and samples > 0 and isinstance(successes, dict) and len(successes) > 0
-    if not is_whole or not all(isinstance(n, int) and 0 <= n <= samples for n in successes.values()):
-        raise UsageError(f"{EVALUATIONS_FILE} step {record['step']}: is no record of an evaluation; restore the file")
-    return {key: number / samples for key, number in successes.items()}
+    if isinstance(samples, int) and samples > 0 and isinstance(successes, dict) and successes:
+        shares = {key: n / samples for key, n in successes.items() if isinstance(n, int) and 0 <= n <= samples}
+        if len(shares) == len(successes):
+            return shares
+    raise UsageError(f"{EVALUATIONS_FILE} step {record['step']}: is no record of an evaluation; restore the file")
 
 
 def _records(files: RunFiles, name: str) -> list[Record]:

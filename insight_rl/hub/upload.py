@@ -55,7 +55,7 @@ class Hub:
         except HfHubHTTPError as error:
             if error.response.status_code != 409:
                 raise
-        info = self._api.repo_info(repo, repo_type=kind)
+        info = self._api.model_info(repo) if kind == "model" else self._api.dataset_info(repo)
         if private and not info.private:
             raise UsageError(
                 f"repo={repo!r}: is there already and public, and private=true; give private=false to add to it, or "
@@ -70,7 +70,8 @@ class Hub:
 
     @contextmanager
     def _explained(self, repo: str) -> Iterator[None]:
-        from huggingface_hub.errors import HfHubHTTPError, HFValidationError, HTTPError
+        from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+        from huggingface_hub.errors import HTTPError as ClientError  # type: ignore[attr-defined]
 
         try:
             yield
@@ -79,7 +80,7 @@ class Hub:
         except HFValidationError as error:
             raise UsageError(f"repo={repo!r}: {_first_line(error)}") from error
         # Its own errors, those of the connection, of a file on its way, and of an answer that it cannot read.
-        except (HfHubHTTPError, HTTPError, OSError, RuntimeError, ValueError) as error:
+        except (HfHubHTTPError, ClientError, OSError, RuntimeError, ValueError) as error:
             if sys.stderr.isatty():
                 print(file=sys.stderr)  # ends the line of the progress
             raise UsageError(self._sentence(repo, error)) from error
@@ -121,9 +122,10 @@ def _calm_requests() -> None:
     Progress is shown on a terminal only. Releases of `huggingface_hub` before 1.0 offer no place for a limit.
     """
     import huggingface_hub
+    from huggingface_hub.utils import disable_progress_bars  # type: ignore[attr-defined]
 
     if not sys.stderr.isatty():
-        huggingface_hub.utils.disable_progress_bars()
+        disable_progress_bars()
     if not hasattr(huggingface_hub, "set_client_factory"):
         return
     present = huggingface_hub.get_session()
