@@ -19,7 +19,7 @@ from insight_rl.recorded_config import CONFIG_FILE, read_recorded_config
 from insight_rl.seeding import derive_seed
 from insight_rl.versions import VERSIONS_FILE, read_versions
 
-HUB_NAME = re.compile(r"[\w][\w.-]{0,95}(/[\w][\w.-]{0,95})?")
+HUB_NAME = re.compile(r"[\w][\w.-]{0,95}(/[\w][\w.-]{0,95})?", re.ASCII)
 _Z = 1.959963984540054
 """Of a two-sided interval of 95 %."""
 _NUM_RESAMPLES = 5000
