@@ -86,7 +86,9 @@ _insight_rl() {
     found=("${(@f)$(COMP_LINE="${(j: :)words[1,CURRENT]}" "${words[1]}" completion query 2>/dev/null)}")
     found=(${found:#})
     if (( $#found )); then
-        compadd -Q -S '' -a found
+        # What is only the beginning of a word gets no space.
+        compadd -Q -S '' -- ${(M)found:#*[=./]}
+        compadd -Q -- ${found:#*[=./]}
     else
         compset -P '*='
         _files

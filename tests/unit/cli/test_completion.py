@@ -121,7 +121,7 @@ def test_zsh_reads_the_script_and_calls_it(shell):
     script = """
 compdef() { print "compdef $*" }
 source <(insight-rl completion zsh)
-compadd() { print -l -- $found }
+compadd() { while [[ $1 != -- ]]; do shift; done; shift; (( $# )) && print -l -- "$@" }
 words=(insight-rl pu) CURRENT=2; _insight_rl
 words=(insight-rl data "") CURRENT=3; _insight_rl
 """
