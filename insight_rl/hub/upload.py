@@ -20,6 +20,7 @@ ANSWER_S = 180.0
 """So long may the hub be silent, or take nothing, before a request is given up and tried again."""
 _OWN_FILES = {".gitattributes"}
 """What the hub itself puts into a new repository."""
+_CARD = "README.md"
 _AGAIN = "the same command goes on: what has arrived is not sent again"
 
 
@@ -41,12 +42,13 @@ class Hub:
         from huggingface_hub import CommitOperationAdd
 
         with self._explained(repo):
-            self._create(repo, kind, private=private, overwrite=overwrite)
+            self._create(repo, kind, folder, private=private, overwrite=overwrite)
             additions = [CommitOperationAdd(path_in_repo=name, path_or_fileobj=folder / name) for name in names]
             self._api.create_commit(repo, additions, commit_message="From insight-rl push", repo_type=kind)
         return f"{hub_endpoint()}/{'' if kind == 'model' else 'datasets/'}{repo}"
 
-    def _create(self, repo: str, kind: str, *, private: bool, overwrite: bool) -> None:
+    def _create(self, repo: str, kind: str, folder: Path, *, private: bool, overwrite: bool) -> None:
+        """Make the repository; one that is there must be empty or hold the same card, unless ``overwrite`` is set."""
         from huggingface_hub.errors import HfHubHTTPError
 
         try:
@@ -62,11 +64,16 @@ class Hub:
                 "another name"
             )
         others = sorted({each.rfilename for each in info.siblings or ()} - _OWN_FILES)
-        if others and not overwrite:
+        if others and not overwrite and not (_CARD in others and self._has_card(repo, kind, folder / _CARD)):
             raise UsageError(
                 f"repo={repo!r}: is there already, with {len(others)} files ({', '.join(others[:3])}); take another "
                 "name, or overwrite=true to replace those of the same names"
             )
+
+    def _has_card(self, repo: str, kind: str, card: Path) -> bool:
+        """Whether an earlier try has sent the same there: then the other of two repositories may have failed."""
+        theirs = self._api.hf_hub_download(repo, _CARD, repo_type=kind)
+        return Path(theirs).read_bytes() == card.read_bytes()
 
     @contextmanager
     def _explained(self, repo: str) -> Iterator[None]:

@@ -86,6 +86,16 @@ def test_what_fails_in_the_middle_goes_on_with_the_second_try(
     assert had_arrived == (not [line for line in local_hub.requests if line.startswith("PUT")])
 
 
+def test_where_the_second_repository_failed_the_first_is_no_obstacle(make_run, local_hub, monkeypatch, tmp_path):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+    run = make_run()
+    local_hub.fail("POST /api/datasets/.*/commit/", 503)
+    assert push(run, "records=true") == 2
+    assert push(run, "records=true") == 0
+    assert "beliefs.parquet" in local_hub.files("dataset", "user/name-records")
+    assert push(run, "license=mit") == 2  # another card: not what is there
+
+
 def test_a_hiccup_is_tried_again_by_itself(make_run, local_hub):
     local_hub.fail("PUT /lfs/", 503, times=2)
     local_hub.fail("objects/batch", "drop")
@@ -112,8 +122,9 @@ def test_a_refusal_says_what_to_do(pattern, status, said, message, make_run, loc
     assert message in line
 
 
-def test_a_repository_with_other_files_is_not_written_over(make_run, local_hub, capsys):
+def test_a_repository_with_other_files_is_not_written_over(make_run, local_hub, monkeypatch, tmp_path, capsys):
     run = make_run()
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
     local_hub.add("model", "user/name", {"README.md": b"mine", "other.txt": b"x"}, private=True)
     assert push(run) == 2
     assert "is there already, with 2 files (README.md, other.txt)" in capsys.readouterr().err
