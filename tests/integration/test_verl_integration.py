@@ -207,4 +207,5 @@ def test_success_is_a_value_of_one_and_nan_is_not_judged():
 
 def test_the_page_shows_these_lines():
     page = (Path(__file__).parents[2] / "docs" / "integrations.md").read_text(encoding="utf-8")
-    assert [line for line in page.splitlines() if line.startswith("+    ")] == [f"+    {line} \\" for line in DIFF]
+    section = page.partition("## verl\n")[2].partition("\n## ")[0]
+    assert [line for line in section.splitlines() if line.startswith("+    ")] == [f"+    {line} \\" for line in DIFF]
