@@ -109,7 +109,7 @@ def _submit(judges: JudgeProcesses, line: bytes) -> Reward | None:
 
 
 def read_line(line: bytes) -> tuple[Prompt, Completion]:
-    """A line of the input. Raises :class:`UsageError` naming what is wrong with it."""
+    """A line of the input. Raises ``UsageError`` naming what is wrong with it."""
     try:
         record = json.loads(line)
     except (ValueError, RecursionError) as error:

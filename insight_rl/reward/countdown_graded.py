@@ -4,8 +4,8 @@
     every number exactly once, not the target  partial_value max(0, 1 - |value - target| / max_distance)
     anything else                              0
 
-``success`` is the same verdict as that of ``reward=countdown``, and so is all that is read (:mod:`.countdown`). With
-`selector.evidence=value` the grades are what the beliefs count.
+``success`` is the same verdict as that of ``reward=countdown``, and so is all that is read
+(:mod:`insight_rl.reward.countdown`). With `selector.evidence=value` the grades are what the beliefs count.
 """
 
 from __future__ import annotations

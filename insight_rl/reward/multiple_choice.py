@@ -118,7 +118,7 @@ class MultipleChoiceReward(Verifier[Question]):
 
 
 def read_question(answer: Any, *, use_choices: bool = True) -> Question:
-    """``{"letter": "C", "num_choices": 4, "choices": [...]}``, choices optional. Raises :class:`UsageError`."""
+    """``{"letter": "C", "num_choices": 4, "choices": [...]}``, choices optional. Raises ``UsageError``."""
     check(isinstance(answer, Mapping), "answer", answer, 'must be {"letter": ..., "num_choices": ...}')
     choices = answer.get("choices") or ()
     check(

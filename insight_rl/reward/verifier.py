@@ -25,7 +25,7 @@ class Verifier(BaseReward, ABC, Generic[Gold]):
 
     @abstractmethod
     def read_gold(self, answer: Any) -> Gold:
-        """What ``Prompt.answer`` says. Raises :class:`UsageError` if it cannot be used."""
+        """What ``Prompt.answer`` says. Raises ``UsageError`` if it cannot be used."""
 
     @abstractmethod
     def judge_text(self, text: str, gold: Gold) -> Verdict:

@@ -77,7 +77,7 @@ class AdaptiveWeight:
     ) -> dict[str, float]:
         """One step: prompts at ``indices`` with their mean belief before it, S / K, and whether they were seen before.
 
-        Updates :attr:`mu` and :attr:`eta` and returns them as metrics.
+        Updates ``mu`` and ``eta`` and returns them as metrics.
         """
         earlier = [self._last.get(index) for index in indices.tolist()]
         known = np.array([each is not None for each in earlier], bool)

@@ -22,7 +22,8 @@ all, s is hypergeometric given m, whatever phi is, and
 
     E[U(phi)^2] = sum_{m=0..2K} BB(m | 2K, a, b) d_m,      d_m = sum_s C(K, s) C(K, m - s) / C(2K, m) u_s u_{m-s}
 
-The tables u and d are made once for each K. A belief costs 3K steps of a recurrence (:mod:`signal_kernel`).
+The tables u and d are made once for each K. A belief costs 3K steps of a recurrence
+(:mod:`insight_rl.selector.signal_kernel`).
 
 What each part is for: E is averaged over the belief rather than taken at its mean, because a wide or U-shaped belief
 whose mean looks ideal is mostly hopeless or solved. A prompt known to be hopeless, or solved, has neither E nor sd, so

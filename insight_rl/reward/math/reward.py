@@ -39,7 +39,7 @@ def read_gold(answer: Any, *, tolerance: float = 0.0) -> GoldAnswer:
     """The forms a data set may give: text, a number, a list of acceptable ones, or
     ``{"gold": <any of these>, "tolerance": 0.01}``.
 
-    Raises :class:`UsageError` for anything else.
+    Raises ``UsageError`` for anything else.
     """
     if isinstance(answer, Mapping):
         check("gold" in answer, "answer", dict(answer), 'must have the key "gold"')

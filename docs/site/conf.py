@@ -1,0 +1,133 @@
+"""Sphinx's settings for the site that scripts/build_docs.py makes; it lays the pages out and then starts Sphinx here."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from itertools import pairwise
+
+from docutils import nodes
+from sphinx.addnodes import pending_xref
+from sphinx.application import Sphinx
+from sphinx.environment import BuildEnvironment
+
+from insight_rl import __version__
+
+project = "insight_rl"
+version = release = __version__
+root_doc = "index"
+source_suffix = {".md": "markdown", ".rst": "restructuredtext"}
+extensions = ["myst_parser", "sphinx.ext.autodoc"]
+
+# A code block that names no language is a command, a formula or a text.
+highlight_language = "text"
+smartquotes = False
+# `text` in a docstring is code, as on the pages.
+default_role = "literal"
+
+# Pages are written for GitHub: its headings' ids, its tables, and nothing of MyST's own syntax.
+myst_heading_anchors = 6
+myst_enable_extensions = ["html_image"]
+myst_disable_syntax = ["myst_role", "myst_line_comment", "myst_block_break", "myst_target"]
+
+# A role that names nothing is an error. Annotations may name what no page of the site describes: see below.
+nitpicky = True
+
+# The files that pages link are pages too; that each page of docs/ is in the sidebar, scripts/build_docs.py checks.
+suppress_warnings = ["toc.not_included"]
+
+# Extras: their classes are stood in for, so that the site looks the same with and without them.
+autodoc_mock_imports = [
+    "deepspeed",
+    "fastapi",
+    "prometheus_client",
+    "ray",
+    "reasoning_gym",
+    "starlette",
+    "tensorboard",
+    "trackio",
+    "trl",
+    "uvicorn",
+    "vllm",
+    "wandb_workspaces",
+]
+autodoc_default_options = {"members": True, "show-inheritance": True}
+autodoc_member_order = "bysource"
+autodoc_preserve_defaults = True
+autodoc_typehints_format = "short"
+python_maximum_signature_line_length = 90
+add_module_names = False
+toc_object_entries = False
+
+html_theme = "furo"
+html_title = f"insight_rl {version}"
+html_static_path = ["site.css"]
+html_css_files = ["site.css"]
+html_show_sphinx = False
+html_copy_source = False
+html_theme_options = {"navigation_with_keys": True}
+templates_path: list[str] = []
+
+
+def _found(target: str, module: str | None, cls: str | None) -> object | None:
+    """What a reader of a docstring of ``module`` (and ``cls``) finds under the name ``target``; None: nothing."""
+    for start in (".".join(filter(None, (module, cls))), module or "", ""):
+        names = [*filter(None, start.split(".")), *target.split(".")]
+        for length in range(len(names), 0, -1):
+            try:
+                found = importlib.import_module(".".join(names[:length]))
+                for name in names[length:]:
+                    found = getattr(found, name)
+            except (ImportError, AttributeError):
+                continue
+            return found
+    return None
+
+
+def _resolve(app: Sphinx, env: BuildEnvironment, node: pending_xref, text: nodes.Element) -> nodes.Node | None:
+    """The reference to an object that the docstring's module only imports; plain text where it has no page.
+
+    None, and so a warning, if nothing has the name.
+    """
+    if node.get("refdomain") != "py":
+        return None
+    target = node["reftarget"]
+    if target.partition(".")[0] in autodoc_mock_imports or not isinstance(text, nodes.literal):
+        return text
+    found = _found(target, node.get("py:module"), node.get("py:class"))
+    if found is None:
+        return None
+    home = f"{getattr(found, '__module__', '')}.{getattr(found, '__qualname__', '')}"
+    python = env.domains["py"]
+    return python.resolve_xref(env, node["refdoc"], app.builder, "obj", home, node, text) or text
+
+
+def _foreign(app: Sphinx, what: str, name: str, member: object, skip: bool, options: object) -> bool | None:
+    """Whether a member comes from another project. (Sphinx asks only after it has read the signature.)"""
+    is_code = inspect.isroutine(member) or inspect.isclass(member)
+    return True if is_code and not str(getattr(member, "__module__", "insight_rl")).startswith("insight_rl") else None
+
+
+def _keep_indented(app: Sphinx, what: str, name: str, member: object, options: object, lines: list[str]) -> None:
+    """Marks an indented block as text that is already laid out: formulas and small tables, in our docstrings."""
+    marked: list[str] = []
+    is_laid_out = False
+    for before, line in pairwise(["", *lines]):
+        if line and not line.startswith("    "):
+            is_laid_out = False
+        elif line and not before and not is_laid_out:
+            is_laid_out = True
+            if not _last_text(marked).endswith("::"):
+                marked += [".. code-block:: text", ""]
+        marked.append(line)
+    lines[:] = marked
+
+
+def _last_text(lines: list[str]) -> str:
+    return next((line for line in reversed(lines) if line), "")
+
+
+def setup(app: Sphinx) -> None:
+    app.connect("autodoc-skip-member", _foreign)
+    app.connect("autodoc-process-docstring", _keep_indented)
+    app.connect("missing-reference", _resolve)
