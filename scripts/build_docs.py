@@ -177,9 +177,9 @@ def sidebar(layout: Layout) -> str:
     for page in _pages():
         if page.parent in (Path(), Path("docs")) and page not in listed:
             raise Stop(f"{page} is in no table of {GUIDE}, which the sidebar follows: add a row there")
-    blocks = [_toctree("", [str(GUIDE)])]
+    blocks = [_toctree("", [f"All pages <{GUIDE}>"])]
     blocks += [_toctree(caption, [str(layout.place(page)) for page in pages]) for caption, pages in parts]
-    blocks += [_toctree("API", [f"api/{_file_name(title)}.rst" for title in API_PAGES])]
+    blocks += [_toctree("API", [f"{title} <api/{_file_name(title)}.rst>" for title in API_PAGES])]
     return "\n".join(["", *blocks])
 
 
@@ -218,7 +218,8 @@ def _file_name(title: str) -> str:
 
 def write_api(layout: Layout) -> None:
     for title, patterns in API_PAGES.items():
-        lines = [title, "=" * len(title), "", ".. highlight:: python", ""]
+        heading = f"{title}: the API"
+        lines = [heading, "=" * len(heading), "", ".. highlight:: python", ""]
         for module in modules_of(patterns):
             name = f"insight_rl.{module}"
             lines += [name, "-" * len(name), "", f".. automodule:: {name}", ""]

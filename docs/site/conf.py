@@ -1,4 +1,4 @@
-"""Sphinx's settings for the site that scripts/build_docs.py makes; it lays the pages out and then starts Sphinx here."""
+"""Sphinx's settings for the site: scripts/build_docs.py lays the pages out, and starts Sphinx with these."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ autodoc_default_options = {"members": True, "show-inheritance": True}
 autodoc_member_order = "bysource"
 autodoc_preserve_defaults = True
 autodoc_typehints_format = "short"
-python_maximum_signature_line_length = 90
+python_maximum_signature_line_length = 140
 add_module_names = False
 toc_object_entries = False
 
@@ -64,6 +64,7 @@ html_title = f"insight_rl {version}"
 html_static_path = ["site.css"]
 html_css_files = ["site.css"]
 html_show_sphinx = False
+html_show_copyright = False
 html_copy_source = False
 html_theme_options = {"navigation_with_keys": True}
 templates_path: list[str] = []
@@ -123,6 +124,13 @@ def _keep_indented(app: Sphinx, what: str, name: str, member: object, options: o
     lines[:] = marked
 
 
+def _without_signature(
+    app: Sphinx, what: str, name: str, member: object, options: object, arguments: str | None, returned: str | None
+) -> tuple[str, None] | None:
+    """Nobody makes an object of a Protocol."""
+    return ("", None) if what == "class" and getattr(member, "_is_protocol", False) else None
+
+
 def _last_text(lines: list[str]) -> str:
     return next((line for line in reversed(lines) if line), "")
 
@@ -130,4 +138,5 @@ def _last_text(lines: list[str]) -> str:
 def setup(app: Sphinx) -> None:
     app.connect("autodoc-skip-member", _foreign)
     app.connect("autodoc-process-docstring", _keep_indented)
+    app.connect("autodoc-process-signature", _without_signature)
     app.connect("missing-reference", _resolve)

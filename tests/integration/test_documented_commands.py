@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import glob
+import importlib
 import json
 import os
 import re
@@ -15,11 +17,17 @@ from pathlib import Path
 
 import pytest
 
-from insight_rl.cli.main import main
+from insight_rl.cli.main import _FORMER_NAMES, main
+from insight_rl.cli.main import COMMANDS as COMMANDS_OF_CLI
+from insight_rl.compare.plan import load_plan
+from insight_rl.config import compose_config
 from insight_rl.recorded_config import read_recorded_config
+from insight_rl.simulation.settings import load as load_simulation
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+OTHER_PAGES = [*ROOT.glob("C*.md"), *ROOT.glob("docs/results/*.md"), ROOT / "data" / "README.md"]
+"""Of these only the commands and settings that sentences name are looked at: they tell of what was done."""
 
 NOT_RUN = {
     "bash scripts/quickstart.sh": "installs with pip; what it runs is experiment=quickstart, which is run here",
@@ -114,6 +122,14 @@ MADE = {
 }
 """Files that are there once a command has run."""
 
+COMPOSE = {
+    **dict.fromkeys(("train", "doctor", "data", "evaluate"), compose_config),
+    "judge": functools.partial(compose_config, config_name="judge"),
+    "simulate": load_simulation,
+    "compare": load_plan,
+}
+"""Commands whose arguments are settings, and what reads those."""
+
 PROGRAMS = ("insight-rl", "python", "bash", "pip", "docker")
 
 
@@ -150,6 +166,12 @@ def _commands_of_block(lines: list[str]) -> list[str]:
             commands.append(pending)
         pending = ""
     return commands
+
+
+def named_in(text: str) -> list[str]:
+    """The commands of insight-rl that sentences and tables name."""
+    outside = re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL)
+    return [" ".join(each.split()) for each in re.findall(r"`(insight-rl [^`]+)`", outside)]
 
 
 def is_like(command: str, pattern: str) -> bool:
@@ -196,14 +218,43 @@ def test_what_is_said_of_a_command_is_said_of_one_that_is_there(table):
     assert [text for text in REPLACED if not any(text in command for command in EVERY)] == []
 
 
-@pytest.mark.parametrize("command", sorted({each for each in EVERY if listed(each) and each.startswith("insight-rl")}))
-def test_settings_of_a_command_that_is_not_run_are_settings(command, capsys, tmp_path, monkeypatch):
+def names_given(command: str) -> tuple[str, list[str]]:
+    """A command's name and arguments; what stands for something else is left out (``seed=...``, ``compare=NAME``)."""
+    _, name, *arguments = shlex.split(re.sub(r" \[([^]]+)\]", r" \1", command), comments=True)
+    return name, [each for each in arguments if "..." not in each and not each.endswith("=NAME")]
+
+
+NOT_RUN_HERE = [each for each in EVERY if listed(each) and each.startswith("insight-rl ")]
+IN_SENTENCES = [each for page in [*PAGES, *OTHER_PAGES] for each in named_in(page.read_text(encoding="utf-8"))]
+NAMED = sorted(
+    each
+    for each in {*NOT_RUN_HERE, *IN_SENTENCES}
+    if not re.match(r"insight-rl (COMMAND|--)|.* --config-dir my_conf", each)
+)
+"""Commands that are not run, and those that sentences name. my_conf is the reader's folder."""
+
+
+@pytest.mark.parametrize("command", NAMED)
+def test_a_command_that_is_not_run_has_settings_and_flags_that_are_there(command, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    _, name, *arguments = shlex.split(command, comments=True)
+    Path("FILE.jsonl").touch()
+    name, arguments = names_given(command.replace("=FILE", "=FILE.jsonl"))
+    name = _FORMER_NAMES.get(name, name)
+    module = importlib.import_module(COMMANDS_OF_CLI[name][0])
+    flags = [each for each in arguments if each.startswith("--")]
+    source = Path(module.__file__).read_text(encoding="utf-8") + (ROOT / "insight_rl/cli/own_code.py").read_text()
+    assert [each for each in flags if f'"{each}"' not in source and each != "--help"] == []
     # A sweep and a suite are composed one by one when they run; here the first of each choice.
-    arguments = [re.sub(r"^(\w+)=(\w+),.*", r"\1=\2", each) for each in arguments if each != "-m"]
-    if name == "train":
-        assert main(["train", *arguments, "--cfg"]) == 0, capsys.readouterr().err
+    settings = [re.sub(r"^(\w+)=(\w+),.*", r"\1=\2", each) for each in arguments if re.match(r"[\w./@+~]+=", each)]
+    if settings and name in COMPOSE and not settings[0].startswith("report="):
+        COMPOSE[name](settings)
+
+
+def test_commands_in_sentences_are_found_without_what_stands_for_something():
+    text = "`insight-rl train [a=b]\nc=...` and `insight-rl data x=FILE` | `python x`\n```bash\ninsight-rl plot\n```\n"
+    assert named_in(text) == ["insight-rl train [a=b] c=...", "insight-rl data x=FILE"]
+    assert [names_given(each) for each in named_in(text)] == [("train", ["a=b"]), ("data", ["x=FILE"])]
+    assert len(IN_SENTENCES) > 20
 
 
 @pytest.mark.parametrize("command", sorted({each for each in EVERY if each.startswith("python scripts/")}))
