@@ -45,7 +45,8 @@ LANGUAGES = {
 
 LONGEST_SHOWN = 64 * 1024
 
-LINK = re.compile(r"(!?\[[^\]]*\]\()([^)\s]+)(\))|(<img[^>]*src=\")([^\"]+)(\")")
+LINK = re.compile(r"`(?:[^`\n]|\n(?!\n))+`|(!?\[[^\]]*\]\()([^)\s]+)(\))|(<img[^>]*src=\")([^\"]+)(\")")
+"""A link or a picture, or a piece of code, in which nothing is one: its groups are None."""
 FENCED = re.compile(r"(^```.*?^```)", re.MULTILINE | re.DOTALL)
 LINKED_ROW = re.compile(r"^\|.*\|\s*$", re.MULTILINE)
 
@@ -94,6 +95,8 @@ class Layout:
         self.write(_in_site(page), "".join(parts))
 
     def _link(self, page: Path, match: re.Match[str]) -> str:
+        if not any(match.groups()):
+            return match[0]
         before, target, after = (group for group in match.groups() if group is not None)
         return f"{before}{self.link(page, target)}{after}"
 
@@ -165,7 +168,7 @@ def parts_of_guide() -> Iterator[tuple[str, list[Path]]]:
     """The headings of docs/README.md, each with the files that its table links, in order."""
     for part in (ROOT / GUIDE).read_text(encoding="utf-8").split("\n## ")[1:]:
         caption, _, text = part.partition("\n")
-        links = [match[2] for row in LINKED_ROW.findall(text) for match in LINK.finditer(row)]
+        links = [match[2] for row in LINKED_ROW.findall(text) for match in LINK.finditer(row) if match[2]]
         names = dict.fromkeys(link.partition("#")[0] for link in links if not re.match(r"[a-z]+:|#", link))
         yield caption.strip(), [Path(os.path.relpath(ROOT / GUIDE.parent / name, ROOT)) for name in names]
 
