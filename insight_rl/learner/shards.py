@@ -46,7 +46,7 @@ class Fragment:
 
     Example: the second of two ranks may hold elements 6 to 11 of a (3, 4) matrix ``w``::
 
-        Fragment(name="w", num_elements=12, start=6, tensors={"weight": flat[6:], ...}, state=optimizer.state[w])
+        Fragment(name="w", num_elements=12, start=6, tensors={"weight": flat[6:]}, state=optimizer.state[w])
     """
 
     name: str

@@ -21,7 +21,7 @@ class Summary:
 
         Summary(run_dir=Path("runs/demo"), model_dir=Path("runs/demo/model"), num_steps=120, accuracy_before=0.3125,
                 accuracy_after=0.4375, accuracy_best=0.4414, best_step=100, num_rollouts=61440, num_tokens=552960,
-                informative_fraction=0.71, seconds={"select": 0.2, ..., "other": 1.1})
+                informative_fraction=0.71, seconds={"select": 0.2, "other": 1.1})
     """
 
     run_dir: Path

@@ -155,7 +155,7 @@ class WorkerPlan:
 
     Example::
 
-        WorkerPlan(module="insight_rl.rollout.vllm_worker", start_arguments={"model_path": "data/tiny", ...},
+        WorkerPlan(module="insight_rl.rollout.vllm_worker", start_arguments={"model_path": "data/tiny"},
                    devices=[(), ()], num_threads=1, show_log=False, deadline_s=1800.0)
     """
 

@@ -19,6 +19,8 @@ class Cursor:
 
     Example::
 
+        from insight_rl.reward.math.latex import tokenize
+
         cursor = Cursor(tokenize("x_1 + 2"))
         cursor.take().text, cursor.name_of("x"), cursor.accept("+"), cursor.take().text   # "x", "x_1", True, "2"
     """
