@@ -57,6 +57,7 @@ NOT_RUN = {
     "insight-rl dashboard --group *": "saves in a W&B account; the definition is tested in tests/unit/monitor",
     "python -m insight_rl.monitor.dictionary > docs/metrics.md": "compared by tests/unit/monitor/test_dictionary.py",
     "python scripts/benchmark_*": "measures time on a quiet machine",
+    "python scripts/build_docs.py*": "run by tests/contract/test_docs_site.py",
     "python scripts/make_scale_page.py": "the page is compared by tests/contract/test_scale_page.py",
     "python scripts/check_features.py *": "needs a file of pass rates; see tests/integration/test_check_features.py",
     "python scripts/check_gpu.py*": "needs a GPU; its small form runs in tests/integration/test_check_gpu.py",
