@@ -124,11 +124,19 @@ def _keep_indented(app: Sphinx, what: str, name: str, member: object, options: o
     lines[:] = marked
 
 
-def _without_signature(
+def _signature(
     app: Sphinx, what: str, name: str, member: object, options: object, arguments: str | None, returned: str | None
-) -> tuple[str, None] | None:
-    """Nobody makes an object of a Protocol."""
-    return ("", None) if what == "class" and getattr(member, "_is_protocol", False) else None
+) -> tuple[str, str | None] | None:
+    """None of a Protocol, since nobody makes an object of it; defaults that are made each time as ``...``."""
+    if what == "class" and getattr(member, "_is_protocol", False):
+        return "", None
+    return None if arguments is None else (arguments.replace("<factory>", "..."), returned)
+
+
+def _without_object(app: Sphinx, domain: str, kind: str, content: nodes.Element) -> None:
+    """That a class has no base of its own is not worth a line."""
+    if content.children and content[0].astext() == "Bases: object":
+        del content[0]
 
 
 def _last_text(lines: list[str]) -> str:
@@ -138,5 +146,6 @@ def _last_text(lines: list[str]) -> str:
 def setup(app: Sphinx) -> None:
     app.connect("autodoc-skip-member", _foreign)
     app.connect("autodoc-process-docstring", _keep_indented)
-    app.connect("autodoc-process-signature", _without_signature)
+    app.connect("autodoc-process-signature", _signature)
+    app.connect("object-description-transform", _without_object)
     app.connect("missing-reference", _resolve)
