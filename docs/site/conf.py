@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import re
 from itertools import pairwise
 
 from docutils import nodes
@@ -54,6 +55,7 @@ autodoc_mock_imports = [
 autodoc_default_options = {"members": True, "show-inheritance": True}
 autodoc_member_order = "bysource"
 autodoc_preserve_defaults = True
+autodoc_type_aliases = {"Floats": "numpy.ndarray"}
 autodoc_typehints_format = "short"
 python_maximum_signature_line_length = 140
 add_module_names = False
@@ -127,10 +129,10 @@ def _keep_indented(app: Sphinx, what: str, name: str, member: object, options: o
 def _signature(
     app: Sphinx, what: str, name: str, member: object, options: object, arguments: str | None, returned: str | None
 ) -> tuple[str, str | None] | None:
-    """None of a Protocol, since nobody makes an object of it; defaults that are made each time as ``...``."""
+    """None of a Protocol, since nobody makes an object of it; ``...`` for a default that is no text of Python."""
     if what == "class" and getattr(member, "_is_protocol", False):
         return "", None
-    return None if arguments is None else (arguments.replace("<factory>", "..."), returned)
+    return None if arguments is None else (re.sub(r"= <[^<>]+>", "= ...", arguments), returned)
 
 
 def _without_object(app: Sphinx, domain: str, kind: str, content: nodes.Element) -> None:
