@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
 import inspect
 import re
+import sys
 from itertools import pairwise
+from pathlib import Path
 
 from docutils import nodes
 from sphinx.addnodes import pending_xref
 from sphinx.application import Sphinx
 from sphinx.environment import BuildEnvironment
 
-from insight_rl import __version__
+import insight_rl
 
 project = "insight_rl"
-version = release = __version__
+version = release = insight_rl.__version__
 root_doc = "index"
 source_suffix = {".md": "markdown", ".rst": "restructuredtext"}
 extensions = ["myst_parser", "sphinx.ext.autodoc"]
@@ -37,21 +40,27 @@ nitpicky = True
 # The files that pages link are pages too; that each page of docs/ is in the sidebar, scripts/build_docs.py checks.
 suppress_warnings = ["toc.not_included"]
 
-# Extras: their classes are stood in for, so that the site looks the same with and without them.
-autodoc_mock_imports = [
-    "deepspeed",
-    "fastapi",
-    "prometheus_client",
-    "ray",
-    "reasoning_gym",
-    "starlette",
-    "tensorboard",
-    "trackio",
-    "trl",
-    "uvicorn",
-    "vllm",
-    "wandb_workspaces",
-]
+# What comes with an extra, or with another framework, is stood in for: the site is the same with and without it.
+CORE = {
+    *("accelerate", "datasets", "httpx", "huggingface_hub", "hydra", "insight_rl", "jinja2", "math_verify"),
+    *("matplotlib", "mpmath", "numba", "numpy", "omegaconf", "packaging", "peft", "pyarrow", "pydantic", "requests"),
+    *("rich", "safetensors", "scipy", "tokenizers", "torch", "transformers", "wandb", "yaml"),
+}
+
+
+def _imported(package: Path) -> set[str]:
+    """The top-level names of all that the modules of ``package`` import, anywhere."""
+    names: set[str] = set()
+    for file in package.rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                names |= {each.name.partition(".")[0] for each in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.module:
+                names.add(node.module.partition(".")[0])
+    return names
+
+
+autodoc_mock_imports = sorted(_imported(Path(insight_rl.__file__).parent) - CORE - sys.stdlib_module_names)
 autodoc_default_options = {"members": True, "show-inheritance": True}
 autodoc_member_order = "bysource"
 autodoc_preserve_defaults = True
