@@ -1,10 +1,12 @@
-"""``reward=reasoning_gym``: the verifier that reasoning-gym brings with each of its generators, from 0 to 1.
+"""``reward=reasoning_gym``: verdicts on answers to the problems of reasoning-gym.
 
-The value is the library's score, the success is a score of 1. Only the scorers that
-:mod:`insight_rl.reward.reasoning_gym_review` allows are called; Countdown is judged by our own parser.
+:mod:`insight_rl.reward.reasoning_gym_review` says who judges a generator's answers: the library's scorer, whose score
+from 0 to 1 is the value and whose 1 is a success, or a rule of ours, whose value is 1 or 0. Countdown goes to the parser
+of :mod:`insight_rl.reward.countdown`.
 
 The answer is searched as in :mod:`insight_rl.reward.countdown`: the last ``<answer>`` tags after the reasoning; without
-tags style ``bare`` takes the whole text and style ``chat`` says ``no_answer``.
+tags style ``bare`` takes the whole text and style ``chat`` says ``no_answer``. An answer with digits of other scripts
+than ASCII is unparsable where the right one is ASCII: Python's numbers would read them.
 
 Library: https://github.com/open-thought/reasoning-gym
 """
@@ -18,18 +20,19 @@ from typing import Any
 from insight_rl.errors import UsageError, check
 from insight_rl.reward.base import BaseReward
 from insight_rl.reward.countdown import CountdownReward, extract_answer
+from insight_rl.reward.reasoning_gym_answers import MAX_LENGTH, RULES
+from insight_rl.reward.reasoning_gym_puzzles import FIELDS as PUZZLE_FIELDS
+from insight_rl.reward.reasoning_gym_puzzles import RULES as PUZZLE_RULES
 from insight_rl.reward.reasoning_gym_review import COUNTDOWN, check_generator, check_installed
 from insight_rl.types import PROMPT_STYLES, Completion, Prompt, Reward
 
-MAX_LENGTH = 10_000
-"""Characters of an answer, outer blanks not counted; a longer one is unparsable."""
-
 
 class ReasoningGymReward(BaseReward):
-    """The score of the generator's own scorer for the answer in a completion.
+    """The verdict on the answer in a completion, by the generator's scorer or by a rule of ours.
 
-    ``Prompt.answer`` is ``{"generator": "chain_sum", "answer": "17"}``, or for Countdown ``{"generator": "countdown",
-    "numbers": [3, 7, 1], "target": 24}``; another form raises ``UsageError``. ``format_value`` is the value of a
+    ``Prompt.answer`` is ``{"generator": "chain_sum", "answer": "17"}``; for puzzles with several right answers also
+    ``"puzzle"``, those fields of the metadata that the rule needs; for Countdown it is ``{"generator": "countdown",
+    "numbers": [3, 7, 1], "target": 24}``. Another form raises ``UsageError``. ``format_value`` is the value of a
     well-formed wrong expression in Countdown.
     """
 
@@ -49,9 +52,9 @@ class ReasoningGymReward(BaseReward):
         answer = extract_answer(completion.text, style=self._style, allow_latex=False)
         if answer is None or not (answer := answer.strip()):
             return Reward(value=0.0, success=False, status="no_answer")
-        if len(answer) > MAX_LENGTH:
+        if len(answer) > MAX_LENGTH or _has_foreign_digits(answer, right):
             return Reward(value=0.0, success=False, status="unparsable")
-        score = float(_scorer(generator)(answer, {"answer": right}))
+        score = _score(generator, answer, right, prompt.answer)
         if not 0 <= score <= 1:
             raise ValueError(f"the scorer of {generator} gave {score}, which is not from 0 to 1")
         success = score == 1
@@ -76,7 +79,22 @@ def _read(answer: Any) -> tuple[str, str]:
     if not isinstance(right, str) or right.strip() == "":
         raise UsageError(f"answer.answer={right!r}: must be the right answer as text")
     check(len(right) <= MAX_LENGTH, "answer.answer", f"{right[:20]}...", f"has more than {MAX_LENGTH} characters")
+    fields, puzzle = PUZZLE_FIELDS.get(generator, ()), answer.get("puzzle", {})
+    is_whole = isinstance(puzzle, Mapping) and set(puzzle) == set(fields)
+    check(is_whole, "answer.puzzle", puzzle, f"{generator} needs exactly {', '.join(fields) or 'none'}")
     return generator, right
+
+
+def _score(generator: str, answer: str, right: str, whole: Mapping[str, Any]) -> float:
+    if generator in RULES:
+        return float(RULES[generator](answer, right))
+    if generator in PUZZLE_RULES:
+        return float(PUZZLE_RULES[generator](answer, right, whole["puzzle"]))
+    return float(_scorer(generator)(answer, {"answer": right}))
+
+
+def _has_foreign_digits(answer: str, right: str) -> bool:
+    return not answer.isascii() and right.isascii() and any(c.isdigit() and not c.isascii() for c in answer)
 
 
 @functools.cache

@@ -9,16 +9,22 @@ Library: https://github.com/open-thought/reasoning-gym ; the import is deferred,
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import decimal
 import difflib
 import functools
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from insight_rl.errors import UsageError, check, is_number
+from insight_rl.reward.reasoning_gym_answers import MAX_LENGTH
+from insight_rl.reward.reasoning_gym_puzzles import FIELDS as PUZZLE_FIELDS
 from insight_rl.reward.reasoning_gym_review import COUNTDOWN, check_generator, check_installed
 from insight_rl.seeding import derive_seed
 from insight_rl.task.base import Messages, PromptEncoder
@@ -56,7 +62,8 @@ class ReasoningGymTask:
 
     ``parts`` maps a name to ``{generator, level, share, settings}``: a generator's name, the level of difficulty that
     its prompts carry (a number that you choose; higher is harder), its share of the pool (shares add up to 1) and the
-    generator's own settings. ``instruction`` follows the question in style ``chat``.
+    generator's own settings. A part may also have ``pass_rate``, a share of attempts that was measured at this level:
+    then its prompts carry it, for ``selector/prior=field``. ``instruction`` follows the question in style ``chat``.
 
     Example: ``parts={"two_terms": {"generator": "chain_sum", "level": 1, "share": 1.0, "settings": {"min_terms": 2,
     "max_terms": 2}}}`` makes prompts with ``metadata={"part": "two_terms", "generator": "chain_sum", "level": 1}``.
@@ -112,6 +119,7 @@ class ReasoningGymTask:
             # a problem that both have made, whichever half it is in.
             chosen = drawn[: num_test[name]] if held_out else drawn[num_test[name] :]
             metadata = {"part": name, "generator": part["generator"], "level": part["level"]}
+            metadata |= {"pass_rate": part["pass_rate"]} if "pass_rate" in part else {}
             prompts += [self._prompt(problem, metadata, encoder) for problem in chosen if problem.key not in seen]
             seen.update(problem.key for problem in drawn)
         return prompts
@@ -136,12 +144,15 @@ class ReasoningGymTask:
 
 def _check_part(key: str, part: Any) -> None:
     needed = {"generator", "level", "share", "settings"}
-    check(isinstance(part, Mapping) and set(part) == needed, key, part, f"give exactly {', '.join(sorted(needed))}")
+    is_whole = isinstance(part, Mapping) and set(part) - {"pass_rate"} == needed
+    check(is_whole, key, part, f"give exactly {', '.join(sorted(needed))}, and pass_rate if it is known")
     check_generator(f"{key}.generator", part["generator"])
     check(is_number(part["level"]), f"{key}.level", part["level"], "use a number; higher is harder")
     share = part["share"]
     check(is_number(share) and 0 < share <= 1, f"{key}.share", share, "use a number above 0 and at most 1")
     check(isinstance(part["settings"], Mapping), f"{key}.settings", part["settings"], "use the generator's settings")
+    rate = part.get("pass_rate", 0)
+    check(is_number(rate) and 0 <= rate <= 1, f"{key}.pass_rate", rate, "use a share from 0 to 1")
 
 
 @functools.lru_cache(maxsize=64)
@@ -151,18 +162,31 @@ def _draw(part: str, generator: str, settings: str, seed: int, wanted: int) -> t
     drawn: dict[str, _Drawn] = {}
     for number in range(MAX_DRAWS * wanted):
         try:
-            entry = dataset[number]
+            with _numpy_and_decimal_left_alone():
+                entry = dataset[number]
         except ValueError:
             # A generator that rejects its own draws gives up after a number of them.
             continue
         problem = _read(generator, entry)
-        drawn.setdefault(problem.key, problem)
+        if problem is not None:
+            drawn.setdefault(problem.key, problem)
         if len(drawn) == wanted:
             return tuple(drawn.values())
     raise UsageError(
         f"task.parts.{part}.settings={json.loads(settings)}: {generator} makes only {len(drawn)} different problems "
         f"with them, and {wanted} are wanted; widen them, or lower task.num_train, task.num_test or the part's share"
     )
+
+
+@contextlib.contextmanager
+def _numpy_and_decimal_left_alone() -> Iterator[None]:
+    """One generator seeds NumPy's global numbers, another sets the precision of decimals, for the whole process."""
+    state = np.random.get_state()
+    with decimal.localcontext():
+        try:
+            yield
+        finally:
+            np.random.set_state(state)
 
 
 def _dataset(key: str, generator: str, settings: Mapping[str, Any], seed: int) -> Any:
@@ -181,7 +205,8 @@ def _dataset(key: str, generator: str, settings: Mapping[str, Any], seed: int) -
         raise UsageError(f"{key}={dict(settings)}: {generator} does not take them: {error}") from error
 
 
-def _read(generator: str, entry: Mapping[str, Any]) -> _Drawn:
+def _read(generator: str, entry: Mapping[str, Any]) -> _Drawn | None:
+    """The problem, or ``None`` if its right answer is no text that a reward can judge against."""
     question = entry["question"]
     if generator == COUNTDOWN:
         numbers, target = entry["metadata"]["numbers"], entry["metadata"]["target"]
@@ -189,5 +214,16 @@ def _read(generator: str, entry: Mapping[str, Any]) -> _Drawn:
         problem = CountdownProblem(tuple(numbers), target)
         key, bare = json.dumps(problem.key), bare_prompt(problem)
         return _Drawn(key=key, question=question, bare=bare, answer=json.dumps(answer))
-    answer = {"generator": generator, "answer": entry["answer"]}
+    right = _right_answer(generator, entry)
+    if not right.strip() or len(right) > MAX_LENGTH:
+        return None
+    answer = {"generator": generator, "answer": right}
+    if fields := PUZZLE_FIELDS.get(generator):
+        answer["puzzle"] = {name: entry["metadata"][name] for name in fields}
     return _Drawn(key=question, question=question, bare=f"{question}\n\nAnswer:\n", answer=json.dumps(answer))
+
+
+def _right_answer(generator: str, entry: Mapping[str, Any]) -> str:
+    if generator == "graph_color":
+        return json.dumps({str(vertex): color for vertex, color in entry["metadata"]["possible_answer"].items()})
+    return str(entry["answer"])

@@ -35,6 +35,7 @@ CASES["reasoning_gym"] = [
     ("reasoning_gym", {"generator": "caesar_cipher", "answer": "SO"}, "<answer>SO</answer>", "<answer>NO</answer>"),
     ("reasoning_gym", CASES["countdown"][0][1] | {"generator": "countdown"}, *CASES["countdown"][0][2:]),
 ]
+CASES["by_task_gym"] = CASES["by_task"] + CASES["reasoning_gym"]
 HOSTILE = ["", " ", "\\boxed{", "9" * 50_000, "(" * 5_000, "\\frac" * 5_000, "A" * 50_000, "\x00\ud800", "$" * 999]
 
 
