@@ -1,8 +1,8 @@
 """``reward=reasoning_gym``: verdicts on answers to the problems of reasoning-gym.
 
 :mod:`insight_rl.reward.reasoning_gym_review` says who judges a generator's answers: the library's scorer, whose score
-from 0 to 1 is the value and whose 1 is a success, or a rule of ours, whose value is 1 or 0. Countdown goes to the parser
-of :mod:`insight_rl.reward.countdown`.
+from 0 to 1 is the value and whose 1 is a success, or a rule of ours, whose value is 1 or 0. Countdown goes to
+:mod:`insight_rl.reward.countdown`.
 
 The answer is searched as in :mod:`insight_rl.reward.countdown`: the last ``<answer>`` tags after the reasoning; without
 tags style ``bare`` takes the whole text and style ``chat`` says ``no_answer``. An answer with digits of other scripts

@@ -16,6 +16,8 @@ import difflib
 import functools
 import hashlib
 import json
+import signal
+import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -42,6 +44,12 @@ INSTRUCTION = (
 MAX_PROBLEMS = 10**6
 MAX_DRAWS = 20
 """Draws per problem that is wanted, before the settings count as too narrow for so many different ones."""
+
+MAX_REJECTED = 100
+"""Draws in a row that the generator itself rejects."""
+
+MAX_PROBLEM_S = 60.0
+"""Seconds for one problem."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,24 +166,65 @@ def _check_part(key: str, part: Any) -> None:
 @functools.lru_cache(maxsize=64)
 def _draw(part: str, generator: str, settings: str, seed: int, wanted: int) -> tuple[_Drawn, ...]:
     """``wanted`` different problems, in the order of their numbers. Kept, since training and test ask for the same."""
-    dataset = _dataset(f"task.parts.{part}.settings", generator, json.loads(settings), seed)
+    key = f"task.parts.{part}.settings"
+    dataset = _dataset(key, generator, json.loads(settings), seed)
     drawn: dict[str, _Drawn] = {}
+    num_rejected = 0
     for number in range(MAX_DRAWS * wanted):
         try:
-            with _numpy_and_decimal_left_alone():
-                entry = dataset[number]
-        except ValueError:
+            entry = _entry(key, generator, dataset, number)
+        except (ValueError, IndexError):
             # A generator that rejects its own draws gives up after a number of them.
+            num_rejected += 1
+            if num_rejected == MAX_REJECTED:
+                break
             continue
+        num_rejected = 0
         problem = _read(generator, entry)
         if problem is not None:
             drawn.setdefault(problem.key, problem)
         if len(drawn) == wanted:
             return tuple(drawn.values())
     raise UsageError(
-        f"task.parts.{part}.settings={json.loads(settings)}: {generator} makes only {len(drawn)} different problems "
+        f"{key}={json.loads(settings)}: {generator} makes only {len(drawn)} different problems "
         f"with them, and {wanted} are wanted; widen them, or lower task.num_train, task.num_test or the part's share"
     )
+
+
+class _TooSlow(BaseException):
+    """Not an ``Exception``: some generators try again after any."""
+
+
+def _entry(key: str, generator: str, dataset: Any, number: int) -> Mapping[str, Any]:
+    """Problem ``number``. ``UsageError`` after ``MAX_PROBLEM_S``: with some settings a generator searches for ever."""
+    try:
+        with _time_limit(MAX_PROBLEM_S), _numpy_and_decimal_left_alone():
+            entry: Mapping[str, Any] = dataset[number]
+            return entry
+    except _TooSlow:
+        raise UsageError(
+            f"{key}: {generator} found no problem number {number} in {MAX_PROBLEM_S:g} s with these settings; take a "
+            "lower level or wider settings"
+        ) from None
+
+
+@contextlib.contextmanager
+def _time_limit(seconds: float) -> Iterator[None]:
+    """Raises ``_TooSlow``. A signal does it, so there is no limit outside of the main thread."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def give_up(number: int, frame: object) -> None:
+        raise _TooSlow
+
+    before = signal.signal(signal.SIGALRM, give_up)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 @contextlib.contextmanager
@@ -206,7 +255,7 @@ def _dataset(key: str, generator: str, settings: Mapping[str, Any], seed: int) -
 
 
 def _read(generator: str, entry: Mapping[str, Any]) -> _Drawn | None:
-    """The problem, or ``None`` if its right answer is no text that a reward can judge against."""
+    """The problem, or ``None`` if it has no right answer, or none that a reward can judge against."""
     question = entry["question"]
     if generator == COUNTDOWN:
         numbers, target = entry["metadata"]["numbers"], entry["metadata"]["target"]
@@ -215,7 +264,7 @@ def _read(generator: str, entry: Mapping[str, Any]) -> _Drawn | None:
         key, bare = json.dumps(problem.key), bare_prompt(problem)
         return _Drawn(key=key, question=question, bare=bare, answer=json.dumps(answer))
     right = _right_answer(generator, entry)
-    if not right.strip() or len(right) > MAX_LENGTH:
+    if not right.strip() or len(right) > MAX_LENGTH or (generator == "jugs" and "No solution" in right):
         return None
     answer = {"generator": generator, "answer": right}
     if fields := PUZZLE_FIELDS.get(generator):

@@ -1,7 +1,7 @@
 """``task=reasoning_gym_levels``: generators of reasoning-gym by name, at levels that the library's curricula define.
 
 A curriculum gives a list of values for each knob of a generator. Level ``n`` takes value number ``n`` of every knob, or
-the last where a knob has fewer; a knob that is a range begins at this value and ends at the next, or is this value alone.
+the last where a knob has fewer; a knob that is a range begins at this value and ends at the next, or is this one alone.
 So level ``n`` does not contain the levels below it. ``gsm_symbolic`` has no levels.
 
 Library: https://github.com/open-thought/reasoning-gym , ``coaching/base_curriculum.py``.
