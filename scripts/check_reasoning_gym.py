@@ -34,7 +34,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from insight_rl.build import build_judge, build_part
+from insight_rl.build import build_judge
 from insight_rl.config import compose_config, parse_config
 from insight_rl.errors import UsageError
 from insight_rl.reward.base import Judge
@@ -43,7 +43,7 @@ from insight_rl.reward.reasoning_gym_answers import MAX_LENGTH, number
 from insight_rl.reward.reasoning_gym_review import ALLOWED, COUNTDOWN, LIBRARY, OWN, REFUSED
 from insight_rl.seeding import derive_seed
 from insight_rl.task import reasoning_gym
-from insight_rl.task.reasoning_gym_levels import ReasoningGymLevelsTask, level_settings, num_levels
+from insight_rl.task.reasoning_gym_levels import level_settings, num_levels
 from insight_rl.types import Completion, Prompt, Reward, Sampling
 
 ROOT = Path(__file__).parents[1]
@@ -54,7 +54,8 @@ NUM_LEVELS = 4
 """Levels that are looked at, from 0 on."""
 MAX_DRAW_S, MAX_PROBLEM_S = 10.0, 4.0
 """Seconds for the problems of one level, and for one of them: some levels of the library are as good as empty."""
-NUM_GUESSED = 50
+NUM_GUESSED, MIN_GUESSED = 50, 10
+"""Problems of a level that guessing is measured on; with fewer than the second, the page has no number."""
 SEEDS = (1, 2)
 
 MEASURED = (
@@ -64,6 +65,7 @@ MEASURED = (
 )
 """Twenty generators with short prompts and short answers."""
 NUM_PROBLEMS, NUM_SAMPLES, MAX_TOKENS = 16, 2, 24
+NUM_COUNTDOWN, NUM_COUNTDOWN_SAMPLES = 60, 8
 ONLY_THE_ANSWER = "Reply with the final answer only."
 
 
@@ -159,15 +161,25 @@ def check(generator: str, num_golds: int, judge: Judge, mark: Path) -> dict[str,
     }
 
 
-def problems(generator: str, settings: Mapping[str, Any], wanted: int) -> list[Prompt]:
+def problems(
+    generator: str,
+    settings: Mapping[str, Any],
+    wanted: int,
+    *,
+    encoder: Any = None,
+    style: str = "bare",
+    level: int = 0,
+) -> list[Prompt]:
     """Up to ``wanted`` different problems, by the two seeds in turns, as many as come in time."""
-    part = {"generator": generator, "level": 0, "share": 1.0, "settings": dict(settings)}
+    part = {"generator": generator, "level": level, "share": 1.0, "settings": dict(settings)}
+    task = reasoning_gym.ReasoningGymTask(
+        style=style, num_train=1, num_test=1, seed=0, parts={"only": part}, instruction=ONLY_THE_ANSWER
+    )
     try:
         made = [reasoning_gym._dataset("settings", generator, settings, derive_seed(seed, generator)) for seed in SEEDS]
     except UsageError:
         # The library's own level is outside of what its own generator takes.
         return []
-    task = reasoning_gym.ReasoningGymTask(style="bare", num_train=1, num_test=1, seed=0, parts={"only": part})
     found: dict[str, Prompt] = {}
     started = time.perf_counter()
     for index in range(10 * wanted):
@@ -181,7 +193,9 @@ def problems(generator: str, settings: Mapping[str, Any], wanted: int) -> list[P
             break
         problem = reasoning_gym._read(generator, entry)
         if problem is not None:
-            prompt = task._prompt(problem, {"generator": generator, "question": problem.question}, PlainEncoder())
+            metadata = {"part": f"{generator}_{level}", "generator": generator, "level": level}
+            metadata["question"] = problem.question
+            prompt = task._prompt(problem, metadata, encoder or PlainEncoder())
             found.setdefault(prompt.id, prompt)
     return list(found.values())
 
@@ -282,37 +296,30 @@ def measure(folder: Path) -> Iterator[dict[str, Any]]:
     from insight_rl.tokenizer import ModelTokenizer
 
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    settings = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
-    is_chat = "chat_template" in settings or (folder / "chat_template.jinja").exists()
+    about = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
+    is_chat = "chat_template" in about or (folder / "chat_template.jinja").exists()
     max_length = min(int(config["max_position_embeddings"]), 1024)
     encoder, engine = ModelTokenizer(folder), TransformersEngine(max_batch_size=64)
     engine.start(RolloutSpec(model_path=folder, dtype="float32", max_length=max_length, seed=0))
     reward = ReasoningGymReward(style="bare", format_value=0.0)
-    pools: dict[str, Any] = {}
+    parts: dict[str, list[Prompt]] = {}
     if not is_chat:
         tree = compose_config(["task=reasoning_gym_countdown", "model=tiny"])
-        node = OmegaConf.to_container(tree.task, resolve=True) | {"num_train": 4, "num_test": 4 * 4 * NUM_PROBLEMS}
-        pools["countdown of two to five numbers"] = build_part("task", node)
+        node = OmegaConf.to_container(tree.task, resolve=True)
+        for name, part in node["parts"].items():
+            wanted = {"encoder": encoder, "level": part["level"]}
+            parts[name] = problems(COUNTDOWN, part["settings"], NUM_COUNTDOWN, **wanted)
     for generator in MEASURED:
-        levels = list(range(min(num_levels(generator), NUM_LEVELS)))
-        pools[generator] = ReasoningGymLevelsTask(
-            style="chat" if is_chat else "bare",
-            num_train=len(levels),
-            num_test=NUM_PROBLEMS * len(levels),
-            seed=0,
-            generators=[generator],
-            levels=levels,
-            pass_rates=None,
-            instruction=ONLY_THE_ANSWER,
-        )
-    for pool in pools.values():
-        by_part: dict[str, list[Prompt]] = {}
-        for prompt in pool.test_prompts(encoder):
-            by_part.setdefault(prompt.metadata["part"], []).append(prompt)
-        for part, prompts in by_part.items():
+        for level in range(min(num_levels(generator), NUM_LEVELS)):
+            wanted = {"encoder": encoder, "level": level, "style": "chat" if is_chat else "bare"}
+            settings = level_settings(generator, level)
+            parts[f"{generator}_{level}"] = problems(generator, settings, NUM_PROBLEMS, **wanted)
+    for part, prompts in parts.items():
+        if prompts:
+            num_samples = NUM_SAMPLES if part.startswith(prompts[0].metadata["generator"]) else NUM_COUNTDOWN_SAMPLES
             fitting = [prompt for prompt in prompts if len(prompt.token_ids) + MAX_TOKENS <= max_length]
             sampling = Sampling(
-                num_rollouts=NUM_SAMPLES, max_tokens=MAX_TOKENS, temperature=1.0, seed=derive_seed(0, part)
+                num_rollouts=num_samples, max_tokens=MAX_TOKENS, temperature=1.0, seed=derive_seed(0, part)
             )
             rollouts = engine.generate(fitting, sampling=sampling) if fitting else []
             successes = sum(reward(prompt, each).success is True for prompt, group in rollouts for each in group)
@@ -324,7 +331,7 @@ def measure(folder: Path) -> Iterator[dict[str, Any]]:
                 "level": first["level"],
                 "problems": len(prompts),
                 "do_not_fit": len(prompts) - len(fitting),
-                "attempts": NUM_SAMPLES * len(fitting),
+                "attempts": num_samples * len(fitting),
                 "successes": successes,
             }
     engine.close()
@@ -379,7 +386,8 @@ def table_of_generators(found: Mapping[str, Any]) -> list[str]:
     ]
     for name, row in found["generators"].items():
         why = (LIBRARY | OWN)[name]
-        guesses = [f"{100 * rate:.0f}" if row["problems"][level] else "-" for level, rate in row["guess"].items()]
+        shown = {level: rate for level, rate in row["guess"].items() if row["problems"][level] >= MIN_GUESSED}
+        guesses = [f"{100 * shown[level]:.0f}" if level in shown else "-" for level in row["guess"]]
         cells = [f"`{name}`", row["judge"], why, row["num_levels"], f"{row['golds_right']} of {row['golds']}"]
         lines.append(f"| {' | '.join(map(str, cells))} | {', '.join(guesses)} % |")
     return lines

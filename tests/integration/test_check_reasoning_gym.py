@@ -28,34 +28,48 @@ def small(monkeypatch):
     monkeypatch.setattr(check_reasoning_gym, "NUM_LEVELS", 2)
 
 
+def runs_code(answer: str, right: str) -> bool:
+    """What some of the library's scorers do; the text that would make a file is all that is run here."""
+    return answer == right or (answer.startswith("__import__") and bool(eval(answer)))
+
+
 def run(folder, *generators):
     code = check_reasoning_gym.main(["--generators", *generators, "--golds", "3", "--output", str(folder)])
     return code, json.loads((folder / "reasoning_gym.json").read_text())
 
 
 def test_sound_generators_pass_and_are_written_down(tmp_path, small, capsys):
-    code, found = run(tmp_path, "gcd", "jugs", "countdown", "course_schedule")
+    code, found = run(tmp_path, "gcd", "graph_color", "course_schedule")
     assert (code, found["code_has_run"]) == (0, False)
     for row in found["generators"].values():
         assert row["golds"] == row["golds_right"] == 9 and row["hostile"] > 200
     # Two possible answers: guessing is half right at least.
-    assert found["generators"]["course_schedule"]["guess"]["default"] >= 0.5 > found["generators"]["gcd"]["guess"]["1"]
+    assert found["generators"]["course_schedule"]["guess"]["default"] >= 0.5
+    assert found["generators"]["graph_color"]["guess"]["default"] < 0.5
     rows = (tmp_path / "reasoning_gym.csv").read_text().splitlines()
-    assert len(rows) == 1 + 4 * 3 and rows[1].startswith("guess,gcd,gcd_default,default,3,")
+    assert len(rows) == 1 + 3 * 3 and rows[1].startswith("guess,gcd,gcd_default,default,3,")
     assert "with something to look at: none" in capsys.readouterr().out
 
 
 def test_a_rule_that_pays_for_anything_or_runs_text_or_misses_right_answers_is_found(tmp_path, small, monkeypatch):
     monkeypatch.setitem(reasoning_gym.RULES, "ab", lambda answer, right: right in answer)
-    monkeypatch.setitem(
-        reasoning_gym.RULES, "spiral_matrix", lambda answer, right: answer == right or bool(eval(answer))
-    )
+    monkeypatch.setitem(reasoning_gym.RULES, "spiral_matrix", runs_code)
     monkeypatch.setitem(reasoning_gym.RULES, "sudoku", lambda answer, right: False)
     code, found = run(tmp_path, "ab", "spiral_matrix", "sudoku")
     assert code == 1 and found["code_has_run"]
     assert found["generators"]["ab"]["passed"] and not found["generators"]["ab"]["not_right"]
-    assert found["generators"]["spiral_matrix"]["not_judged"]
     assert found["generators"]["sudoku"]["golds_right"] == 0
+
+
+def test_the_search_for_an_expression_finds_one_that_the_reward_accepts():
+    terms = [(number, str(number)) for number in (1, 2, 3, 4)]
+    assert check_reasoning_gym.solve_countdown(terms, 24) is not None
+    assert check_reasoning_gym.solve_countdown([(1, "1"), (1, "1")], 24) is None
+    prompt = check_reasoning_gym.problems("countdown", {"min_numbers": 3, "max_numbers": 3, "min_target": 1}, 1)[0]
+    answer = check_reasoning_gym.gold_of(prompt)
+    assert check_reasoning_gym.ReasoningGymReward(style="bare", format_value=0.0)(
+        prompt, check_reasoning_gym.completion(answer)
+    ).success
 
 
 def test_the_page_gets_its_tables(tmp_path, monkeypatch):
