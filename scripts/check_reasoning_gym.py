@@ -1,6 +1,6 @@
 """Checks every generator of reasoning-gym that may be used: right answers, hostile answers, and success by level.
 
-    python scripts/check_reasoning_gym.py                                            four minutes of one core
+    python scripts/check_reasoning_gym.py                                            some five minutes of one core
     python scripts/check_reasoning_gym.py --generators gcd maze --golds 5 --output my_folder
     python scripts/check_reasoning_gym.py --measure data/tiny_countdown models/smollm2   nothing else: success by level
 
