@@ -187,10 +187,10 @@ def problems(
             break
         try:
             entry = reasoning_gym._entry("settings", generator, made[index % len(SEEDS)], index // len(SEEDS))
-        except (ValueError, IndexError):
-            continue
         except UsageError:
             break
+        except (ValueError, IndexError):
+            continue
         problem = reasoning_gym._read(generator, entry)
         if problem is not None:
             metadata = {"part": f"{generator}_{level}", "generator": generator, "level": level}

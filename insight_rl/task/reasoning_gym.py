@@ -173,6 +173,8 @@ def _draw(part: str, generator: str, settings: str, seed: int, wanted: int) -> t
     for number in range(MAX_DRAWS * wanted):
         try:
             entry = _entry(key, generator, dataset, number)
+        except UsageError:
+            raise
         except (ValueError, IndexError):
             # A generator that rejects its own draws gives up after a number of them.
             num_rejected += 1
@@ -197,34 +199,44 @@ class _TooSlow(BaseException):
 
 def _entry(key: str, generator: str, dataset: Any, number: int) -> Mapping[str, Any]:
     """Problem ``number``. ``UsageError`` after ``MAX_PROBLEM_S``: with some settings a generator searches for ever."""
+    fired: list[bool] = []
     try:
-        with _time_limit(MAX_PROBLEM_S), _numpy_and_decimal_left_alone():
+        with _time_limit(MAX_PROBLEM_S, fired), _numpy_and_decimal_left_alone():
             entry: Mapping[str, Any] = dataset[number]
             return entry
-    except _TooSlow:
-        raise UsageError(
-            f"{key}: {generator} found no problem number {number} in {MAX_PROBLEM_S:g} s with these settings; take a "
-            "lower level or wider settings"
-        ) from None
+    except BaseException:
+        # Whatever the generator made of the interruption.
+        if not fired:
+            raise
+    raise UsageError(
+        f"{key}: {generator} found no problem number {number} in {MAX_PROBLEM_S:g} s with these settings; take a lower "
+        "level or wider settings"
+    )
 
 
 @contextlib.contextmanager
-def _time_limit(seconds: float) -> Iterator[None]:
-    """Raises ``_TooSlow``. A signal does it, so there is no limit outside of the main thread."""
+def _time_limit(seconds: float, fired: list[bool]) -> Iterator[None]:
+    """Raises ``_TooSlow``, again each second where it is caught, and says so in ``fired``.
+
+    A signal does it, so there is no limit outside of the main thread.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
 
     def give_up(number: int, frame: object) -> None:
+        fired.append(True)
         raise _TooSlow
 
     before = signal.signal(signal.SIGALRM, give_up)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
+    # Somebody else's alarm (pytest-timeout's) goes on afterwards.
+    others = signal.setitimer(signal.ITIMER_REAL, seconds, 1.0)
     try:
         yield
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
+        signal.setitimer(signal.ITIMER_REAL, *others)
 
 
 @contextlib.contextmanager

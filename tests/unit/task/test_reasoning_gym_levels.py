@@ -5,11 +5,14 @@ from __future__ import annotations
 import itertools
 import json
 import re
+import signal
 
+import numpy as np
 import pytest
 
 from insight_rl.errors import UsageError
 from insight_rl.reward.reasoning_gym_review import ALLOWED
+from insight_rl.task import reasoning_gym
 from insight_rl.task.reasoning_gym_levels import ReasoningGymLevelsTask, level_settings, num_levels
 
 pytest.importorskip("reasoning_gym", reason="the extra gym is not installed")
@@ -70,6 +73,22 @@ def test_several_generators_share_the_pool_equally():
 def test_what_is_refused_before_anything_is_drawn(change, message):
     with pytest.raises(UsageError, match=message):
         make(**change)
+
+
+def test_a_generator_that_searches_for_ever_is_stopped_and_leaves_other_alarms_and_numbers_alone(monkeypatch):
+    monkeypatch.setattr(reasoning_gym, "MAX_PROBLEM_S", 0.3)
+    before = signal.setitimer(signal.ITIMER_REAL, 1000)
+    try:
+        np.random.seed(3)
+        with pytest.raises(
+            UsageError, match=r"task\.parts\.puzzle24_3\.settings: puzzle24 found no problem .*lower level"
+        ):
+            make(("puzzle24",), (3,)).train_prompts(Encoder())
+        assert 900 < signal.getitimer(signal.ITIMER_REAL)[0] <= 1000
+        make(("pool_matrix",), (0,), num_train=2, num_test=1).train_prompts(Encoder())
+        assert np.random.randint(1000) == np.random.RandomState(3).randint(1000)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, *before)
 
 
 def test_a_level_beyond_the_last_and_a_generator_without_levels():
