@@ -32,6 +32,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from omegaconf import OmegaConf
 
 from insight_rl.build import build_judge
@@ -280,7 +281,13 @@ def verdicts_of(judge: Judge, answers: Sequence[tuple[Prompt, str]]) -> list[Rew
 
 
 def completion(text: str) -> Completion:
-    return Completion(token_ids=(0,), logprobs=(0.0,), text=text, finish_reason="stop", policy_version=0)
+    return Completion(
+        token_ids=np.zeros(1, np.int32),
+        logprobs=np.zeros(1, np.float32),
+        text=text,
+        finish_reason="stop",
+        policy_version=0,
+    )
 
 
 def guess(drawn: Sequence[Prompt]) -> float:
@@ -305,8 +312,8 @@ def measure(folder: Path) -> Iterator[dict[str, Any]]:
     parts: dict[str, list[Prompt]] = {}
     if not is_chat:
         tree = compose_config(["task=reasoning_gym_countdown", "model=tiny"])
-        node = OmegaConf.to_container(tree.task, resolve=True)
-        for name, part in node["parts"].items():
+        countdown: Any = OmegaConf.to_container(tree.task.parts, resolve=True)
+        for name, part in countdown.items():
             wanted = {"encoder": encoder, "level": part["level"]}
             parts[name] = problems(COUNTDOWN, part["settings"], NUM_COUNTDOWN, **wanted)
     for generator in MEASURED:
@@ -375,7 +382,7 @@ def write_page(found: Mapping[str, Any]) -> None:
         if not block.search(text):
             raise UsageError(f"{PAGE.name} has no <!-- {name} --> with an <!-- end --> after it")
         table = "".join(f"{line}\n" for line in lines)
-        text = block.sub(lambda match, table=table: match[1] + table + match[2], text, count=1)
+        text = block.sub(rf"\g<1>{table}\g<2>", text, count=1)
     PAGE.write_text(text, encoding="utf-8")
 
 
