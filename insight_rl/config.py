@@ -132,6 +132,17 @@ class CheckpointConfig:
 
 
 @dataclass(kw_only=True)
+class RolloutLogConfig:
+    every: int = MISSING
+    max_mb: float = MISSING
+
+    def __post_init__(self) -> None:
+        check(self.every >= 0, "rollout_log.every", self.every, "must be at least 0 steps (0 writes no rollouts)")
+        is_size = math.isfinite(self.max_mb) and self.max_mb > 0
+        check(is_size, "rollout_log.max_mb", self.max_mb, "must be above 0 MiB")
+
+
+@dataclass(kw_only=True)
 class EvaluationConfig:
     every: int = MISSING
     samples_per_problem: int = MISSING
@@ -222,6 +233,7 @@ FREE_ON_RESUME = (
     "trainer.max_mean_logprob_gap",
     "trainer.sync_check_every",
     "checkpoint",
+    "rollout_log",
     "evaluation",
     "monitor",
     "judge",
@@ -277,6 +289,7 @@ class RunConfig:
     model: ModelConfig = MISSING
     trainer: TrainerConfig = MISSING
     checkpoint: CheckpointConfig = MISSING
+    rollout_log: RolloutLogConfig = MISSING
     evaluation: EvaluationConfig = MISSING
     judge: JudgeConfig = MISSING
     doctor: DoctorConfig = MISSING

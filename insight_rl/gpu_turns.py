@@ -15,14 +15,14 @@ GPU.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from insight_rl.checkpoint import PartWriting
 from insight_rl.errors import check
-from insight_rl.learner.base import Learner, ReleasesMemory, ScoresCompletions
+from insight_rl.learner.base import Learner, MeasuresCompletions, ReleasesMemory, ScoresCompletions
 from insight_rl.learner.settings import StartSpec
 from insight_rl.rollout.base import Finished, RolloutEngine, RolloutSpec, SamplesOnEach, Sleeps
 from insight_rl.types import Completion, Group, Metrics, Prompt, Sampling
@@ -88,6 +88,9 @@ class _AlternatingLearner:
     def step(self, groups_P: Sequence[Group], advantages_P_G: Sequence[np.ndarray]) -> Metrics:
         self._rollout.release_memory()
         return self._learner.step(groups_P, advantages_P_G)
+
+    def completion_gaps(self) -> Mapping[str, np.ndarray]:
+        return self._learner.completion_gaps() if isinstance(self._learner, MeasuresCompletions) else {}
 
     def weights(self) -> WeightSource:
         return self._learner.weights()

@@ -33,7 +33,7 @@ from insight_rl.evaluation import Evaluator
 from insight_rl.evaluation_log import EVALUATIONS_FILE, EvaluationLog, start_file
 from insight_rl.gate.base import Gate
 from insight_rl.gpu_turns import take_turns
-from insight_rl.learner.base import HasRanks
+from insight_rl.learner.base import HasRanks, MeasuresCompletions
 from insight_rl.model_folder import count_parameters
 from insight_rl.monitor.base import Monitor
 from insight_rl.monitor.jsonl import JsonlMonitor
@@ -44,7 +44,8 @@ from insight_rl.recovery import Recovery
 from insight_rl.reward.base import RewardFn
 from insight_rl.reward_fit import check_reward_fits
 from insight_rl.rollout.base import RolloutEngine, RolloutSpec
-from insight_rl.run_dir import RunDir, SelectionLog, SelectionLogs, choose_run_dir
+from insight_rl.rollout_log import ROLLOUTS_FOLDER, RolloutLog, RolloutLogEnd
+from insight_rl.run_dir import RunDir, choose_run_dir, open_selection_logs
 from insight_rl.run_identity import RunIdentity, identify
 from insight_rl.run_notices import describe, doubts, tell_resumption
 from insight_rl.run_stops import MEAN_LOGPROB_GAP_LIMITS
@@ -52,7 +53,6 @@ from insight_rl.runtime.base import Runtime
 from insight_rl.runtime.fit import check_fit
 from insight_rl.seeding import derive_seed
 from insight_rl.selector.base import FollowsItsRun, Selector
-from insight_rl.selector.decision_log import DECISIONS_FOLDER, DecisionLog, RecordsDecisions
 from insight_rl.state_codec import load_state
 from insight_rl.stop_signals import stop_on_signals
 from insight_rl.supervision import Supervision, supervise
@@ -102,7 +102,7 @@ class RunOutput:
     keeps_model: bool = True
     """Save the trained model, and draw the curves."""
     keeps_decisions: bool = True
-    """Write ``decisions/``, where the selector has them to show."""
+    """Write ``decisions/``, where the selector has them to show, and ``rollouts/``."""
     checkpoint_after_s: float = 0.0
     """No checkpoint comes sooner than this after the one before or the start, unless the run is asked to stop."""
     start_evaluations: Path | None = None
@@ -283,12 +283,16 @@ def assemble(
     learner.start(_start_spec(config, parts))
     cleanup.callback(learner.close)
     first_selection = first_step if first_selection is None else first_selection
-    selection_log = SelectionLog(run_dir.path / "selections.jsonl", first_step=first_selection)
-    cleanup.callback(selection_log.close)
-    logs: list[SelectionLog | DecisionLog] = [selection_log]
-    if output.keeps_decisions and isinstance(parts.selector, RecordsDecisions):
-        folder = run_dir.path / DECISIONS_FOLDER
-        logs.append(DecisionLog(folder, selector=parts.selector, pool=parts.data.pool, first_step=first_selection))
+    rollout_log = RolloutLog(
+        run_dir.path / ROLLOUTS_FOLDER,
+        every=config.rollout_log.every if output.keeps_decisions else 0,
+        max_mb=config.rollout_log.max_mb,
+        first_step=first_selection,
+        gaps=learner.completion_gaps if isinstance(learner, MeasuresCompletions) else None,
+    )
+    decides = parts.selector if output.keeps_decisions else None
+    logs = open_selection_logs(run_dir.path, decides, parts.data.pool, first_step=first_selection, beside=[rollout_log])
+    cleanup.callback(logs.close)
 
     last_checkpoint_s = time.monotonic()
 
@@ -327,8 +331,8 @@ def assemble(
             sampling=sampling,
             store=EvaluationLog(run_dir.path / EVALUATIONS_FILE, first_step=first_step, start=start),
         ),
-        monitors=[*parts.monitors, watch, CheckpointWatch(store)],
-        selection_log=SelectionLogs(*logs),
+        monitors=[*parts.monitors, watch, RolloutLogEnd(rollout_log), CheckpointWatch(store)],
+        selection_log=logs,
         save_checkpoint=save_checkpoint,
         sync_check=SyncCheck(
             rollout=rollout,

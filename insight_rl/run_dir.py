@@ -1,6 +1,7 @@
 """The folder of one run: who may write to it, what it records, and whether a run can go on in it.
 
-config.yaml  versions.json  metrics.jsonl  selections.jsonl  decisions/  checkpoints/  logs/  model/  curves.png
+config.yaml  versions.json  metrics.jsonl  selections.jsonl  decisions/  rollouts/  checkpoints/  logs/  model/
+curves.png
 """
 
 from __future__ import annotations
@@ -20,8 +21,10 @@ from insight_rl.files import lock_folder, write_atomically
 from insight_rl.monitor.records import drop_records_from, finite_or_none, to_lines
 from insight_rl.nested import flatten
 from insight_rl.recorded_config import CONFIG_FILE, read_recorded_config
-from insight_rl.selector.decision_log import DecisionLog
-from insight_rl.types import Group
+from insight_rl.rollout_log import RolloutLog
+from insight_rl.selector.base import Selector
+from insight_rl.selector.decision_log import DECISIONS_FOLDER, DecisionLog, RecordsDecisions
+from insight_rl.types import Group, Prompt
 from insight_rl.versions import record_versions
 
 _NO_CHANGE = ("run_dir", "resume", *(f"{group}_name" for group in NAMED_GROUPS))
@@ -128,12 +131,30 @@ class SelectionLog:
 class SelectionLogs:
     """Several logs of the same decisions, written in order."""
 
-    def __init__(self, *logs: SelectionLog | DecisionLog) -> None:
-        self._logs = logs
+    def __init__(self, own: SelectionLog, *others: DecisionLog | RolloutLog) -> None:
+        self._own, self._others = own, others
 
     def log(self, step: int, groups: Sequence[Group], scores: Sequence[float]) -> None:
-        for log in self._logs:
+        for log in (self._own, *self._others):
             log.log(step, groups, scores)
+
+    def close(self) -> None:
+        self._own.close()
+
+
+def open_selection_logs(
+    run_dir: Path,
+    selector: Selector | None,
+    pool: Sequence[Prompt],
+    *,
+    first_step: int,
+    beside: Sequence[RolloutLog] = (),
+) -> SelectionLogs:
+    """``selections.jsonl``, the decisions of ``selector`` where it has them to show, and the logs ``beside``."""
+    others: list[DecisionLog | RolloutLog] = []
+    if isinstance(selector, RecordsDecisions):
+        others.append(DecisionLog(run_dir / DECISIONS_FOLDER, selector=selector, pool=pool, first_step=first_step))
+    return SelectionLogs(SelectionLog(run_dir / "selections.jsonl", first_step=first_step), *others, *beside)
 
 
 def choose_run_dir(config: RunConfig) -> Path:

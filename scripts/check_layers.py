@@ -56,7 +56,7 @@ LAYERS = (
     ),
     ("algorithm", "gate", "reward", "weight_sync", "selector"),
     ("learner", "task", "tokenizer", "checkpoint", "monitor"),
-    ("rollout", "report", "run_dir", "build"),
+    ("rollout", "report", "rollout_log", "run_dir", "build"),
     (
         "doctor",
         "evaluation",

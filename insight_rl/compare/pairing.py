@@ -22,7 +22,19 @@ from insight_rl.recorded_config import read_recorded_config
 from insight_rl.run_identity import RunIdentity, read_identity
 
 ARMS_FILE = "arms.json"
-FREE = ("seed", "run_dir", "run_group", "arm", "resume", "monitor", "checkpoint", "judge", "doctor", "evaluation.every")
+FREE = (
+    "seed",
+    "run_dir",
+    "run_group",
+    "arm",
+    "resume",
+    "monitor",
+    "checkpoint",
+    "rollout_log",
+    "judge",
+    "doctor",
+    "evaluation.every",
+)
 """Keys, and mappings of keys, in which runs may differ: they change what is seen of a run, or when, and not the run."""
 _NOTHING = object()
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -82,6 +82,19 @@ class ScoresCompletions(Learner, Protocol):
         """Of every token of each completion (int32 (T,), a few and short) after its prompt: float32 (T,), in nats.
 
         Under the present weights and at the temperature of the rollouts. Nothing is learnt from it.
+        """
+        ...
+
+
+@runtime_checkable
+class MeasuresCompletions(Learner, Protocol):
+    """A learner that can tell of the completions of a step by themselves."""
+
+    def completion_gaps(self) -> Mapping[str, np.ndarray]:
+        """Of the last :meth:`step`, by prompt id: float64 (G,), in nats.
+
+        The mean over a completion's tokens of |log-prob of the rollout - the learner's before the step|. NaN where it
+        was not computed: a completion without a gradient (not judged, or an advantage of 0).
         """
         ...
 

@@ -25,7 +25,7 @@ from insight_rl.learner.processes import Answer, MakeWorker, RankHost, RankProce
 from insight_rl.learner.rank_files import RankFiles
 from insight_rl.learner.schedule import lr_at
 from insight_rl.learner.settings import LearnerSettings, StartSpec
-from insight_rl.learner.step_sums import to_metrics
+from insight_rl.learner.step_sums import gaps_by_prompt, to_metrics
 from insight_rl.model_folder import fingerprint
 from insight_rl.types import Group, Metrics, Prompt
 from insight_rl.weight_sync.base import CallAll, SenderSpec, SyncSeconds, TensorInfo, WeightSource
@@ -60,6 +60,7 @@ class MultiRankLearner(LearnerSettings, ABC):
         self._num_steps_done = 0
         self._base: str | None = None
         self._is_released = False
+        self._gaps: dict[str, np.ndarray] = {}
 
     @abstractmethod
     def _make_worker(self) -> MakeWorker:
@@ -113,10 +114,15 @@ class MultiRankLearner(LearnerSettings, ABC):
         )
         sums_R = self._call("step", [(rank_plan, lr) for rank_plan in plan.ranks])
         metrics = to_metrics(plan, sums_R, lr)
+        self._gaps = gaps_by_prompt(plan, sums_R, groups_P)
         flops = sum(of_rank.flops for of_rank in sums_R)
         if metrics["learner/num_updates"] and flops:
             metrics["learner/mfu"] = flops / (time.perf_counter() - began) / self._peak_flops
         return metrics
+
+    def completion_gaps(self) -> dict[str, np.ndarray]:
+        """See :meth:`~insight_rl.learner.base.MeasuresCompletions.completion_gaps`."""
+        return self._gaps
 
     def weights(self) -> WeightSource:
         return _LearnerWeights(self)

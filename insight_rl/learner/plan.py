@@ -117,6 +117,8 @@ class StepPlan:
     num_skipped_groups: int
     num_inputs: int
     """Tokens computed over all ranks, prompts and padding included."""
+    completions_R: tuple[tuple[AnyArray, ...], ...]
+    """By the rows of each rank's table, the ``token_ids`` of the completion: the very array that the group holds."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -174,9 +176,10 @@ def plan_step(groups_P: Sequence[Group], advantages_P_G: Sequence[np.ndarray], s
     starts = range(0, len(groups_P), size)
     updates = [_select(groups_P[at : at + size], advantages_P_G[at : at + size], settings) for at in starts]
     parts_U_R = [_cut(update, settings) for update in updates]
+    ranks = [_rank_plan([parts_R[rank] for parts_R in parts_U_R]) for rank in range(settings.num_ranks)]
     trained = [s for update in updates for sequences in update.sequences_by_group for s in sequences]
     return StepPlan(
-        ranks=tuple(_rank_plan([parts_R[rank] for parts_R in parts_U_R]) for rank in range(settings.num_ranks)),
+        ranks=tuple(rank_plan for rank_plan, _ in ranks),
         num_sequences=len(trained),
         num_tokens=sum(s.completion_ids.size for s in trained),
         num_skipped_groups=sum(update.num_skipped_groups for update in updates),
@@ -186,14 +189,16 @@ def plan_step(groups_P: Sequence[Group], advantages_P_G: Sequence[np.ndarray], s
             for parts in parts_R
             for part in parts
         ),
+        completions_R=tuple(tuple(s.completion_ids for s in sequences) for _, sequences in ranks),
     )
 
 
-def _rank_plan(parts_U: Sequence[Sequence[_Part]]) -> RankPlan:
+def _rank_plan(parts_U: Sequence[Sequence[_Part]]) -> tuple[RankPlan, list[TrainSequence]]:
+    """A rank's share, and the sequences of its table."""
     # A stand-in may come up several times; it is sent once.
     sequences = {id(s): s for parts in parts_U for part in parts for row in part.rows for s in row.sequences}
     numbers = {key: number for number, key in enumerate(sequences)}
-    return RankPlan(
+    plan = RankPlan(
         table=SequenceTable.of(list(sequences.values())),
         updates=tuple(
             tuple(
@@ -206,6 +211,7 @@ def _rank_plan(parts_U: Sequence[Sequence[_Part]]) -> RankPlan:
             for parts in parts_U
         ),
     )
+    return plan, list(sequences.values())
 
 
 def _select(groups: Sequence[Group], advantages_P_G: Sequence[np.ndarray], settings: BatchSettings) -> _Update:

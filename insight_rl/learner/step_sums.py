@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from insight_rl.learner.plan import StepPlan
-from insight_rl.types import Metrics
+from insight_rl.types import Group, Metrics
 
 
 @dataclass(slots=True, kw_only=True)
@@ -18,6 +18,8 @@ class StepSums:
 
     sums: dict[str, float] = field(default_factory=dict)
     gap_max: float = -math.inf
+    gaps_by_sequence: dict[int, float] = field(default_factory=dict)
+    """By number in the rank's table, the mean gap of a sequence; without those that were not measured."""
     grad_norms: list[float] = field(default_factory=list)
     flops: int = 0
     """Floating-point operations of the step's passes through the model (:mod:`insight_rl.learner.flops`)."""
@@ -27,6 +29,19 @@ class StepSums:
     def add(self, values: dict[str, float]) -> None:
         for name, value in values.items():
             self.sums[name] = self.sums.get(name, 0.0) + value
+
+
+def gaps_by_prompt(plan: StepPlan, sums_R: Sequence[StepSums], groups_P: Sequence[Group]) -> dict[str, np.ndarray]:
+    """See :meth:`~insight_rl.learner.base.MeasuresCompletions.completion_gaps`."""
+    gaps = {
+        id(plan.completions_R[rank][number]): gap
+        for rank, of_rank in enumerate(sums_R)
+        for number, gap in of_rank.gaps_by_sequence.items()
+    }
+    return {
+        group.prompt.id: np.array([gaps.get(id(completion.token_ids), math.nan) for completion in group.completions_G])
+        for group in groups_P
+    }
 
 
 def to_metrics(plan: StepPlan, sums_R: Sequence[StepSums], lr: float) -> Metrics:

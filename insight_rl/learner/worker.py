@@ -60,6 +60,11 @@ class _Batch:
     """All sequences of the rank."""
 
     @property
+    def lengths(self) -> list[int]:
+        """Completion tokens of each sequence, in the order of the batch's tokens."""
+        return [self.sequences[s].completion_ids.size for row in self.plan.rows for s in row]
+
+    @property
     def rollout_logprobs_N(self) -> np.ndarray:
         return np.concatenate([np.asarray(self.sequences[s].rollout_logprobs) for row in self.plan.rows for s in row])
 
@@ -160,7 +165,9 @@ class RankWorker:
         for batches, logprobs in zip(updates, before, strict=True):
             for batch, logprobs_N in zip(batches, logprobs, strict=bool(logprobs)):
                 if batch.plan.is_measured:
-                    add_gap(result, logprobs_N, self._floats(batch.rollout_logprobs_N))
+                    gaps = add_gap(result, logprobs_N, self._floats(batch.rollout_logprobs_N), batch.lengths)
+                    numbers = (number for row in batch.plan.rows for number in row)
+                    result.gaps_by_sequence.update(zip(numbers, gaps, strict=True))
         if self._engine.device.type == "cuda":
             result.gpu_bytes = {
                 "allocated": torch.cuda.max_memory_allocated(self._engine.device),
@@ -374,10 +381,14 @@ def _sums(tokens: Tokens, losses: TokenLosses, loss: torch.Tensor, entropies_N: 
     return dict(zip(columns, torch.stack([value.double() for value in columns.values()]).tolist(), strict=True))
 
 
-def add_gap(result: StepSums, logprobs_N: torch.Tensor, rollout_logprobs_N: torch.Tensor) -> None:
+def add_gap(
+    result: StepSums, logprobs_N: torch.Tensor, rollout_logprobs_N: torch.Tensor, lengths: Sequence[int]
+) -> list[float]:
+    """Add a micro-batch's gaps to ``result``; returns the mean gap of each of its sequences of these lengths."""
     gap_N = (rollout_logprobs_N - logprobs_N).double()
     result.add({"num_gaps": gap_N.numel(), "gap": gap_N.abs().sum().item(), "kl_to_rollout": k3(gap_N).sum().item()})
     result.gap_max = max(result.gap_max, gap_N.abs().max().item())
+    return [float(gaps.mean()) for gaps in gap_N.abs().cpu().split(list(lengths))]
 
 
 def _mean_gap(one_N: torch.Tensor, other_N: torch.Tensor) -> float:

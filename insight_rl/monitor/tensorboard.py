@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import importlib.util
 import math
+import shlex
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from insight_rl.errors import UsageError
-from insight_rl.monitor.dashboard import OTHER_AXES, SECTIONS, arm_of, over_other_axes
+from insight_rl.monitor.dashboard import ARM, OTHER_AXES, SECTIONS, arm_of, over_other_axes, tags_of
 from insight_rl.monitor.records import finite_or_none, sample_records, to_lines
 from insight_rl.monitor.summary import Summary
 from insight_rl.types import Histogram, Metrics, Table
@@ -53,7 +54,7 @@ class TensorBoardMonitor:
         from torch.utils.tensorboard.summary import custom_scalars, text
         from torch.utils.tensorboard.writer import FileWriter
 
-        folder = run_dir / FOLDER
+        folder = run_dir.resolve() / FOLDER
         earlier = sorted(folder.glob(_FILES))
         if first_step == 0:
             # A run that died before its first checkpoint starts anew.
@@ -63,8 +64,8 @@ class TensorBoardMonitor:
         self._written = {mark for file in earlier for mark in _marks(file)}
         self._writer = FileWriter(folder)
         if not earlier:
-            arm = arm_of(config)
-            about = yaml.safe_dump({"arm": arm, **config}, allow_unicode=True, sort_keys=False)
+            named = {**config, ARM: arm_of(config), "tags": tags_of(config)}
+            about = yaml.safe_dump(named, allow_unicode=True, sort_keys=False)
             self._writer.add_summary(text("config", _as_code(about)), 0)
             self._writer.add_summary(custom_scalars(layout()), 0)
             self._writer.flush()
@@ -83,8 +84,10 @@ class TensorBoardMonitor:
 
     def close(self, summary: Summary | None = None) -> None:
         if self._writer is not None:
+            folder = self._writer.get_logdir()
             self._writer.close()
             self._writer = None
+            print(f"TensorBoard: look at it with `tensorboard --logdir {shlex.quote(folder)}`")
 
     def _add(self, metrics: Mapping[str, Any], *, step: int, mark: str) -> None:
         from tensorboard.compat.proto.summary_pb2 import Summary as Record
@@ -143,10 +146,12 @@ def _as_code(text: str) -> str:
 
 
 def layout() -> dict[str, dict[str, Sequence[Any]]]:
-    """The sections as torch's ``custom_scalars`` takes them: title -> chart -> ``["Multiline", keys]``."""
+    """The sections as torch's ``custom_scalars`` takes them: title -> chart -> ``["Multiline", patterns of keys]``."""
     return {
         section.title: {
-            chart.title: ["Multiline", list(chart.logged_keys)] for chart in section.charts if chart.kind != "histogram"
+            chart.title: ["Multiline", [f"^{key}$" for key in chart.logged_keys]]
+            for chart in section.charts
+            if chart.kind != "histogram"
         }
         for section in SECTIONS
     }

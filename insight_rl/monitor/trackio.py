@@ -15,6 +15,7 @@ import importlib
 import importlib.util
 import os
 import random
+import shlex
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -88,7 +89,11 @@ class TrackioMonitor:
         """Notices are in the terminal and in notices.jsonl."""
 
     def close(self, summary: Summary | None = None) -> None:
-        """Every step is on the disk already."""
+        """Every step is on the disk already: says where."""
+        if self._run:
+            folder = shlex.quote(str(self._folder))
+            print(f"Trackio: look at it with `TRACKIO_DIR={folder} trackio show --project {self._project}`")
+            self._run = {}
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -125,11 +126,13 @@ class WandbMonitor:
             figures = asdict(summary)
             for key in ("accuracy_before", "accuracy_after", "accuracy_best", "num_rollouts", "num_tokens", "seconds"):
                 self._run.summary[f"final/{key}"] = figures[key]
-        is_offline, folder = self._run.settings.mode == "offline", Path(self._run.settings.sync_dir)
+        mode, folder, url = self._run.settings.mode, Path(self._run.settings.sync_dir), self._run.url
         self._run.finish(exit_code=1 if summary is None else 0)
         self._run = None
-        if is_offline:
-            print(f"W&B: kept offline; send it with `wandb sync {folder}`")
+        if mode == "offline":
+            print(f"W&B: kept offline; send it with `wandb sync {shlex.quote(str(folder))}`")
+        elif url:
+            print(f"W&B: look at it on {url}")
         while self._own_variables:
             del os.environ[self._own_variables.pop()]
 

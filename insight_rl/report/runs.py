@@ -20,7 +20,7 @@ from insight_rl.recorded_config import CONFIG_FILE, read_recorded_config
 
 MINOR = ("trainer.num_steps", "evaluation", "judge", "rollout", "learner.num_ranks")
 """Settings that make two runs different and name neither: such runs are told apart by the names of their folders."""
-NO_DIFFERENCE = ("seed", "run_dir", "run_group", "arm", "resume", "monitor", "checkpoint")
+NO_DIFFERENCE = ("seed", "run_dir", "run_group", "arm", "resume", "monitor", "checkpoint", "rollout_log")
 """Settings that do not make two runs different experiments."""
 
 

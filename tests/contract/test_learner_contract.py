@@ -175,6 +175,9 @@ class History:
     error_not_finite: RunStopped
     error_after_close: RuntimeError
     described: list[TensorInfo]
+    before_first: list[np.ndarray]
+    """Log-probs of the completions of ``make_groups(1)`` before the step that trains on them."""
+    gaps_of_first: dict[str, np.ndarray]
     scored: list[np.ndarray]
     """The completions of ``SCORED``, at the checkpoint."""
     num_bytes_released: int
@@ -192,7 +195,10 @@ def history_of(tied_model, tmp_path_factory):
         folder = tmp_path_factory.mktemp(name)
         learner = started(name, tied_model)
         start = weights_of(learner)
+        groups = make_groups(1)
+        before_first = learner.logprobs([(g.prompt, np.asarray(c.token_ids)) for g in groups for c in g.completions_G])
         first = step(learner, 1)
+        gaps_of_first = learner.completion_gaps()
         after_first = weights_of(learner)
         second, empty = step(learner, 2), learner.step([], [])
         learner.save_model(folder / "model")
@@ -224,6 +230,8 @@ def history_of(tied_model, tmp_path_factory):
             error_not_finite=stopped.value,
             error_after_close=closed.value,
             described=described,
+            before_first=before_first,
+            gaps_of_first=gaps_of_first,
             scored=scored,
             num_bytes_released=num_bytes_released,
             folder=folder,
@@ -259,6 +267,18 @@ def test_completions_are_scored_as_by_the_saved_model(name, history_of) -> None:
         exact = logprobs.gather(1, torch.tensor(ids)[:, None].long()).squeeze(1)
         assert scores.dtype == np.float32
         np.testing.assert_allclose(scores, exact.numpy(), atol=1e-4)
+
+
+@each_learner
+def test_the_gap_of_every_completion_that_was_trained_on(name, history_of) -> None:
+    history = history_of(name)
+    exact = iter(history.before_first)
+    for number, group in enumerate(make_groups(1)):
+        of_group = [np.abs(np.asarray(c.logprobs) - next(exact)).mean() for c in group.completions_G]
+        is_flat = number == 2
+        expected = [math.nan] * 4 if is_flat else of_group
+        np.testing.assert_allclose(history.gaps_of_first[group.prompt.id], expected, atol=1e-4)
+    assert len(history.gaps_of_first) == 3
 
 
 @each_learner

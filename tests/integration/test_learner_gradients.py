@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +26,7 @@ from insight_rl.learner.logprobs import TokenScorer
 from insight_rl.learner.multi_rank import MultiRankLearner
 from insight_rl.learner.settings import StartSpec
 from insight_rl.monitor.dictionary import is_of_the_machine
-from insight_rl.types import Completion, Group, Prompt, Reward
+from insight_rl.types import Completion, Group, Metrics, Prompt, Reward
 
 TEMPERATURE = 0.9
 MAX_COMPLETION_TOKENS = 8
@@ -243,7 +243,19 @@ def take_step(
     before = {name: tensor.double().clone() for name, tensor in learner.weights().named_tensors()}
     metrics = learner.step(groups, advantages_of(groups))
     after = {name: tensor.double().clone() for name, tensor in learner.weights().named_tensors()}
+    check_gaps(learner.completion_gaps(), groups, metrics)
     return Outcome(change={name: after[name] - before[name] for name in before}, metrics=metrics)
+
+
+def check_gaps(gaps: Mapping[str, np.ndarray], groups: list[Group], metrics: Metrics) -> None:
+    """Those of the completions make up the mean over all tokens, whatever ranks and micro-batches they were in."""
+    lengths = np.array([c.token_ids.size for group in groups for c in group.completions_G])
+    gaps_N = np.concatenate([gaps[group.prompt.id] for group in groups])
+    known = ~np.isnan(gaps_N)
+    if "rollout/logprob_gap_mean" in metrics:
+        mean = np.average(gaps_N[known], weights=lengths[known])
+        assert mean == pytest.approx(metrics["rollout/logprob_gap_mean"], rel=1e-6)
+    assert known.any() == ("rollout/logprob_gap_mean" in metrics)
 
 
 def assert_same(found: Outcome, expected: Outcome, *, tolerance: float = 1e-5) -> None:

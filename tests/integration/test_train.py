@@ -29,6 +29,7 @@ SMALL = [
     "evaluation.max_problems=16",
     "checkpoint.every=2",
     "monitor=jsonl",
+    "rollout_log.every=2",
 ]
 NAMED_METRICS = (
     "eval/accuracy",
@@ -56,6 +57,10 @@ def run(folder, *overrides):
 
 def read_lines(path):
     return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def rollouts_of(folder):
+    return {path.name: path.read_bytes() for path in (folder / "rollouts").iterdir()}
 
 
 def without_times(records):
@@ -88,6 +93,11 @@ def test_a_run_leaves_what_it_promises_and_the_model_loads(tmp_path):
     run(tmp_path / "run", "learner.lr=1.0e-2")
     left = {path.name for path in (tmp_path / "run").iterdir()}
     assert {"metrics.jsonl", "selections.jsonl", "config.yaml", "checkpoints", "model", "curves.png"} <= left
+    assert {path.name for path in (tmp_path / "run" / "rollouts").iterdir()} == {
+        "step_000001.jsonl.gz",
+        "step_000002.jsonl.gz",
+    }
+    assert json.loads((tmp_path / "run" / "versions.json").read_text())["torch"]
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "run" / "model")
     start = AutoModelForCausalLM.from_pretrained(compose_config([]).model.path)
     moved = [
@@ -130,6 +140,7 @@ def test_an_uninterrupted_and_a_continued_run_are_equal(tmp_path):
     assert (tmp_path / "whole" / "selections.jsonl").read_text() == (
         tmp_path / "parts" / "selections.jsonl"
     ).read_text()
+    assert rollouts_of(tmp_path / "whole") == rollouts_of(tmp_path / "parts")
 
 
 def test_a_changed_setting_is_refused_on_resume(tmp_path):
@@ -201,6 +212,8 @@ def test_a_run_that_is_interrupted_and_then_killed_ends_as_if_nothing_had_happen
     whole, cut = (without_times(read_lines(tmp_path / name / "metrics.jsonl")) for name in ("whole", "cut"))
     assert whole == cut
     assert (tmp_path / "whole" / "selections.jsonl").read_text() == (tmp_path / "cut" / "selections.jsonl").read_text()
+    assert rollouts_of(tmp_path / "whole") == rollouts_of(tmp_path / "cut")
+    assert len(rollouts_of(tmp_path / "whole")) == 7
 
 
 def test_two_runs_cannot_share_a_folder(tmp_path, capfd):

@@ -19,7 +19,7 @@ def metrics_of(gap_N: torch.Tensor) -> Metrics:
     sums_R = []
     for half in gap_N.chunk(2):
         sums = StepSums(sums=dict(others), grad_norms=[1.0])
-        add_gap(sums, torch.full_like(half, -1.0), half - 1.0)
+        add_gap(sums, torch.full_like(half, -1.0), half - 1.0, [len(half)])
         sums_R.append(sums)
     settings = BatchSettings(
         loss=None,

@@ -136,7 +136,9 @@ def test_no_network_no_thread_no_random_number_and_no_file_in_the_home(tmp_path)
     done = subprocess.run(
         [sys.executable, "-c", script, str(tmp_path / "run")], env=environment, capture_output=True, text=True
     )
-    assert (done.returncode, done.stdout) == (0, ""), done.stderr
+    assert done.returncode == 0, done.stderr
+    (told,) = done.stdout.splitlines()
+    assert told.endswith(f"`TRACKIO_DIR={tmp_path / 'run' / FOLDER} trackio show --project insight_rl`")
     assert list(home.iterdir()) == []
     assert len(read(tmp_path / "run" / FOLDER, "run")) == 1
 

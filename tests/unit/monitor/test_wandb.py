@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import struct
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -67,49 +65,7 @@ def run_steps(run_dir: Path, *, first_step: int, last_step: int) -> None:
     monitor.close(SUMMARY)
 
 
-def leveldb_log(content: bytes) -> Iterator[bytes]:
-    """The records of a .wandb file: https://github.com/google/leveldb/blob/main/doc/log_format.md after 7 own bytes."""
-    block_size, header_size, last_types = 2**15, 7, (1, 4)
-    position, data = header_size, b""
-    while position + header_size <= len(content):
-        room = block_size - position % block_size
-        if room < header_size:
-            position += room
-            continue
-        length, kind = struct.unpack_from("<HB", content, position + 4)
-        data += content[position + header_size : position + header_size + length]
-        position += header_size + length
-        if kind in last_types:
-            yield data
-            data = b""
-
-
-def read_back(run_dir: Path) -> list[dict[str, list]]:
-    """The records of each offline run, oldest first, by kind."""
-    import wandb
-    from wandb.proto import wandb_internal_pb2
-
-    # Waits until wandb's own process has written everything, as the end of a program does.
-    wandb.teardown()
-    sessions = []
-    for path in sorted(run_dir.glob("wandb/offline-run-*/run-*.wandb"), key=lambda path: path.stat().st_mtime_ns):
-        records: dict[str, list] = {}
-        for data in leveldb_log(path.read_bytes()):
-            record = wandb_internal_pb2.Record.FromString(data)
-            kind = record.WhichOneof("record_type")
-            records.setdefault(kind, []).append(getattr(record, kind))
-        sessions.append(records)
-    return sessions
-
-
-def history(records: dict[str, list]) -> list[dict[str, object]]:
-    return [
-        {"/".join(item.nested_key) or item.key: json.loads(item.value_json) for item in row.item}
-        for row in records["history"]
-    ]
-
-
-def test_a_real_offline_run_resumed_under_its_id(tmp_path, home, capfd):
+def test_a_real_offline_run_resumed_under_its_id(tmp_path, home, capfd, read_wandb, wandb_rows):
     run_dir = tmp_path / "demo"
     run_steps(run_dir, first_step=0, last_step=2)
     run_steps(run_dir, first_step=3, last_step=4)
@@ -118,13 +74,13 @@ def test_a_real_offline_run_resumed_under_its_id(tmp_path, home, capfd):
     told = sorted(line.split("`")[1] for line in capfd.readouterr().out.splitlines() if "wandb sync" in line)
     assert told == [f"wandb sync {folder}" for folder in folders]
 
-    first, second = read_back(run_dir)
+    first, second = read_wandb(run_dir)
     assert first["run"][0].run_id == second["run"][0].run_id == (run_dir / "wandb" / "run_id").read_text().strip()
     run = first["run"][0]
     assert (run.project, run.display_name, run.run_group, list(run.tags)) == ("insight_rl", "demo", "pair", ["test"])
     assert {item.key: json.loads(item.value_json) for item in run.config.update}["selector"] == {"mu": 0.3}
 
-    rows = history(first) + history(second)
+    rows = wandb_rows(first) + wandb_rows(second)
     assert [row["step"] for row in rows] == [row["_step"] for row in rows] == [0, 1, 2, 3, 4]
     assert (rows[0]["eval/accuracy"], rows[0]["rollout/num_tokens"]) == (0.25, 0)
     last = rows[4]
@@ -149,13 +105,13 @@ def test_a_real_offline_run_resumed_under_its_id(tmp_path, home, capfd):
     assert "API key" not in capfd.readouterr().err
 
 
-def test_group_and_tags_come_from_the_configuration_where_none_are_given(tmp_path, home):
+def test_group_and_tags_come_from_the_configuration_where_none_are_given(tmp_path, home, read_wandb):
     names = {"selector_name": "insight", "task_name": "countdown", "model_name": "tiny"}
     config = {**names, "seed": 3, "run_group": "night"}
     monitor = WandbMonitor()
     monitor.open(tmp_path / "demo", config=config, num_steps=1, first_step=0)
     monitor.close()
-    (records,) = read_back(tmp_path / "demo")
+    (records,) = read_wandb(tmp_path / "demo")
     run = records["run"][0]
     assert run.run_group == "night"
     assert sorted(run.tags) == ["model=tiny", "seed=3", "selector=insight", "task=countdown"]
