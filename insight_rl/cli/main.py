@@ -24,6 +24,7 @@ COMMANDS = {
     "push": ("insight_rl.cli.push", "a run's model with its card to the Hugging Face hub, or what would be sent"),
     "data": ("insight_rl.cli.data", "look into a task's prompts before a run, or prepare data sets as local files"),
     "plot": ("insight_rl.cli.plot", "draw the curves of one or several runs in one picture"),
+    "report": ("insight_rl.cli.report", "a look inside a run, as one HTML file: rollouts, selections, worst cases"),
     "dashboard": ("insight_rl.cli.dashboard", "a W&B workspace and report of all runs, or its definition as a file"),
     "serve-selector": ("insight_rl.cli.serve_selector", "host selectors over HTTP for trainers of any framework"),
     "judge": ("insight_rl.cli.judge", "judge answers from standard input with a reward function"),

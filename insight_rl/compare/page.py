@@ -10,8 +10,8 @@ import numpy as np
 
 from insight_rl.compare import words
 from insight_rl.compare.analysis import INSIGHT, METRICS, Analysis, Difference, scores_of
-from insight_rl.compare.blocks import Block, Bullets, Code, Heading, Picture, Table, Text, Warning
 from insight_rl.compare.statistics import interquartile_mean, mean_interval, stratified_bootstrap
+from insight_rl.report.blocks import Block, Bullets, Code, Heading, Picture, Table, Text, Warning
 
 
 @dataclass(frozen=True)

@@ -14,12 +14,12 @@ import numpy as np
 
 from insight_rl.compare import figures, words
 from insight_rl.compare.analysis import INSIGHT, Analysis, analyse
-from insight_rl.compare.blocks import Picture, to_html, to_markdown
 from insight_rl.compare.page import Pictures, closing, front, setting_section
 from insight_rl.compare.results import AXES, CURVE_COLUMNS, load_results
 from insight_rl.compare.speedup import speed_up_csv
 from insight_rl.errors import check
 from insight_rl.files import write_atomically
+from insight_rl.report.blocks import Picture, to_html, to_markdown
 from insight_rl.report.looks import Look
 
 DIFFERENCE_COLUMNS = (

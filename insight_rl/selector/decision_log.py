@@ -164,6 +164,26 @@ def read_history(run_dir: Path, *, prompt_id: str | None = None) -> StepDecision
     return _as_decisions(pa.concat_tables([_read(path).filter(wanted) for path in paths]))
 
 
+def decision_files(run_dir: Path) -> dict[int, Path]:
+    """The files of the log by step, ascending; empty where a run has none."""
+    return dict(sorted(_files(run_dir / DECISIONS_FOLDER).items()))
+
+
+def read_rolled_out(path: Path, *, max_rows: int) -> StepDecisions:
+    """What was rolled out of one file, whoever wrote it. Raises ``UsageError`` if it is damaged, or has more rows."""
+    try:
+        file = pq.ParquetFile(path)
+        if file.metadata.num_rows > max_rows:
+            raise UsageError(f"{path}: has more than {max_rows} rows; leave it out")
+        table = file.read(columns=SCHEMA.names).select(SCHEMA.names).cast(SCHEMA)
+        table = table.filter(pc.field("judged").is_valid())
+    except (OSError, KeyError, pa.ArrowException) as error:
+        raise UsageError(f"{path}: cannot be read ({error}); restore it or delete it") from error
+    if any(column.null_count for column in table.columns):
+        raise UsageError(f"{path}: lacks values; restore it or delete it")
+    return _as_decisions(table)
+
+
 def read_pool(run_dir: Path) -> dict[str, str]:
     """Id and beginning of the text of every prompt of the run's pool; empty where the pool was too large to keep."""
     path = run_dir / DECISIONS_FOLDER / _POOL_FILE
@@ -198,7 +218,9 @@ def _write(table: pa.Table, path: Path) -> None:
 
 
 def _files(folder: Path) -> dict[int, Path]:
-    return {int(path.stem.removeprefix("step_")): path for path in folder.glob("step_*.parquet")}
+    numbers = {path: path.stem.removeprefix("step_") for path in folder.glob("step_*.parquet")}
+    # A file with another name is none of ours.
+    return {int(number): path for path, number in numbers.items() if number.isascii() and number.isdigit()}
 
 
 def _ranges(steps: Sequence[int]) -> str:

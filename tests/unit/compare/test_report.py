@@ -10,11 +10,11 @@ from html.parser import HTMLParser
 import pytest
 
 from insight_rl.compare import figures, speedup
-from insight_rl.compare.blocks import Bullets, Code, Heading, Picture, Table, Text, Warning, to_html, to_markdown
 from insight_rl.compare.report import analyse_folders, headline, write_report
 from insight_rl.compare.results import CURVE_COLUMNS
 from insight_rl.compare.speedup import COLUMNS
 from insight_rl.errors import UsageError
+from insight_rl.report.blocks import Bullets, Code, Heading, Picture, Table, Text, Warning, to_html, to_markdown
 
 
 class Reader(HTMLParser):

@@ -91,7 +91,7 @@ def test_text_is_shown_as_it_is(tmp_path):
 def test_the_layout_has_the_sections():
     assert list(layout()) == [section.title for section in SECTIONS]
     chart = layout()["Accuracy"]["Held-out accuracy over generated tokens"]
-    # TensorBoard takes the keys as patterns: without its end this one would also show eval_by_tokens/accuracy_half_width.
+    # TensorBoard takes keys as patterns: without an end this one would show eval_by_tokens/accuracy_half_width too.
     assert chart == ["Multiline", ["^eval_by_tokens/accuracy$"]]
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import html
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -39,6 +41,8 @@ class Table:
 
     columns: Sequence[tuple[str, str]]
     rows: Sequence[Sequence[str]]
+    with_text: frozenset[str] = frozenset()
+    """Names of columns whose cells are words and not figures: they begin at the left, and may take several lines."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +60,14 @@ class Code:
 
 
 Block = Heading | Text | Warning | Bullets | Table | Picture | Code
+
+
+@dataclass(frozen=True)
+class Html:
+    """A part of an HTML page as it is; whoever makes it has escaped what is not his own."""
+
+    markup: str
+
 
 _STYLE = """
 :root { color-scheme: light dark; --paper: #ffffff; --ink: #1a1a1a; --muted: #5c5c5c; --grid: #e3e3e3; --box: #f5f6f8;
@@ -79,6 +91,7 @@ th, td { padding: .3rem .6rem; text-align: right; border-bottom: 1px solid var(-
 th { vertical-align: bottom; color: var(--muted); font-weight: 600; }
 th:first-child, td:first-child { text-align: left; position: sticky; left: 0; background: var(--paper); }
 td.text { text-align: left; white-space: normal; min-width: 9rem; }
+th.text { text-align: left; }
 dl { font-size: .85rem; color: var(--muted); margin: .3rem 0 1rem; max-width: 60rem; }
 dt { font-weight: 600; float: left; clear: left; margin-right: .4rem; }
 dd { margin: 0 0 .15rem; }
@@ -89,13 +102,22 @@ pre { background: var(--box); padding: .7rem .9rem; border-radius: 6px; overflow
 """
 
 
-def to_html(title: str, blocks: Sequence[Block]) -> str:
-    """One file: no script, no other file, nothing from the network; light or dark as the reader's system has it."""
+def to_html(title: str, blocks: Sequence[Block | Html], *, style: str = "", script: str = "") -> str:
+    """One file: no other file, nothing from the network; light or dark as the reader's system has it.
+
+    ``script`` is the only one that the browser may run in it: the page says so by its hash, whatever else slipped in.
+    """
     body = "\n".join(map(_html, blocks))
+    allowed = "'none'"
+    if script:
+        allowed = f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'"
+        body += f"\n<script>{script}</script>"
+    policy = f"default-src 'none'; style-src 'unsafe-inline'; script-src {allowed}; base-uri 'none'; form-action 'none'"
     return (
         f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<title>{html.escape(title)}</title>\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<style>{_STYLE}</style>\n</head>\n<body>\n{body}\n</body>\n</html>\n"
+        f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
+        f"<style>{_STYLE}{style}</style>\n</head>\n<body>\n{body}\n</body>\n</html>\n"
     )
 
 
@@ -104,8 +126,10 @@ def to_markdown(blocks: Sequence[Block]) -> str:
     return "\n\n".join(map(_markdown, blocks)) + "\n"
 
 
-def _html(block: Block) -> str:
+def _html(block: Block | Html) -> str:
     match block:
+        case Html(markup):
+            return markup
         case Heading(level, text):
             return f"<h{level}>{html.escape(text)}</h{level}>"
         case Text(text, is_lead):
@@ -125,8 +149,11 @@ def _html(block: Block) -> str:
 
 
 def _html_table(table: Table) -> str:
-    head = "".join(f'<th scope="col">{html.escape(name)}</th>' for name, _ in table.columns)
-    rows = "\n".join("<tr>" + "".join(map(_html_cell, row)) + "</tr>" for row in table.rows)
+    is_text = [name in table.with_text for name, _ in table.columns]
+    classes = [' class="text"' if each else "" for each in is_text]
+    names = zip(classes, table.columns, strict=True)
+    head = "".join(f'<th scope="col"{of_class}>{html.escape(name)}</th>' for of_class, (name, _) in names)
+    rows = "\n".join(f"<tr>{''.join(map(_html_cell, row, is_text))}</tr>" for row in table.rows)
     meanings = "".join(
         f"<dt>{html.escape(name)}</dt><dd>{html.escape(meaning)}</dd>" for name, meaning in table.columns if meaning
     )
@@ -134,8 +161,8 @@ def _html_table(table: Table) -> str:
     return f'<div class="wide"><table><thead><tr>{head}</tr></thead>\n<tbody>{rows}</tbody></table></div>{explained}'
 
 
-def _html_cell(cell: str) -> str:
-    return f'<td class="{"text" if len(cell) > 30 else "value"}">{html.escape(cell)}</td>'
+def _html_cell(cell: str, is_text: bool) -> str:
+    return f'<td class="{"text" if is_text or len(cell) > 30 else "value"}">{html.escape(cell)}</td>'
 
 
 def _markdown(block: Block) -> str:
