@@ -12,8 +12,8 @@ import numpy as np
 COLOURS = ("blue", "orange", "green", "pink")
 """Variables of the page's style, in the order of a chart's lines."""
 
-_WIDTH, _HEIGHT = 320.0, 190.0
-_LEFT, _RIGHT, _TOP, _BOTTOM = 46.0, 18.0, 8.0, 26.0
+_WIDTH, _HEIGHT = 320.0, 195.0
+_LEFT, _RIGHT, _TOP, _BOTTOM = 46.0, 18.0, 8.0, 34.0
 _NUM_TICKS = 4
 _MAX_POINTS = 400
 _MAX_MARKED = 30
@@ -64,7 +64,7 @@ def line_chart(
     return (
         f'<figure class="chart"><figcaption>{html.escape(title)}</figcaption>'
         f'<svg viewBox="0 0 {_WIDTH:.0f} {_HEIGHT:.0f}" role="img" aria-label="{label}">{"".join(parts)}'
-        f'<text x="{_WIDTH - _RIGHT:.0f}" y="{_HEIGHT - 2:.0f}" text-anchor="end">{html.escape(x_name)}</text></svg>'
+        f'<text x="{_WIDTH - _RIGHT:.0f}" y="{_HEIGHT - 4:.0f}" text-anchor="end">{html.escape(x_name)}</text></svg>'
         f"{legend}{below}</figure>"
     )
 
@@ -128,13 +128,10 @@ def _grid(x_axis: _Axis, y_axis: _Axis, *, per_cent: bool, both: bool) -> list[s
         _, y = _places([x_axis.low], [value], x_axis, y_axis)[0]
         parts.append(f'<line x1="{_LEFT:.0f}" x2="{_WIDTH - _RIGHT:.0f}" y1="{y:.1f}" y2="{y:.1f}" class="grid"/>')
         parts.append(f'<text x="{_LEFT - 5:.0f}" y="{y + 3.5:.1f}" text-anchor="end">{_tick(value, per_cent)}</text>')
-    ticks = x_axis.ticks()
-    for value in ticks:
+    for value in x_axis.ticks():
         x, _ = _places([value], [y_axis.low], x_axis, y_axis)[0]
-        # The name of the axis stands at its right end.
-        if both or x < _WIDTH - 80:
-            text = _tick(value, per_cent and both)
-            parts.append(f'<text x="{x:.1f}" y="{_HEIGHT - _BOTTOM + 14:.0f}" text-anchor="middle">{text}</text>')
+        text = _tick(value, per_cent and both)
+        parts.append(f'<text x="{x:.1f}" y="{_HEIGHT - _BOTTOM + 14:.0f}" text-anchor="middle">{text}</text>')
     return parts
 
 
@@ -172,7 +169,9 @@ figure.chart p { font-size: .8rem; color: var(--muted); margin: .1rem 0; }
 .facts-list div { min-width: 0; }
 .facts-list dt { float: none; margin: 0; font-weight: 400; font-size: .82rem; }
 .facts-list dd { color: var(--ink); overflow-wrap: anywhere; }
-table.worst td:nth-child(4) { min-width: 16rem; }
+table.worst td.text { min-width: 12rem; max-width: 40rem; }
+table.worst small { display: block; color: var(--muted); }
+pre { white-space: pre-wrap; overflow-wrap: anywhere; }
 table.times td:nth-child(4) { width: 16rem; }
 .part { display: block; height: .7rem; background: var(--blue); border-radius: 2px; min-width: 1px; }
 """

@@ -40,7 +40,8 @@ def command_of(config: Mapping[str, Any]) -> str | None:
     for key in sorted(now.keys() | before.keys()):
         if key.endswith("_name") or key.split(".")[0] in (*_LEFT_OUT, "monitor") or now.get(key) == before.get(key):
             continue
-        if key not in now:
+        # A recorded setting is resolved: what Hydra would look up now was not written by a run.
+        if key not in now or "${" in str(now[key]):
             return None
         settings.append(f"{key if key in before else f'+{key}'}={_value(now[key])}")
     if len(settings) > _MAX_SETTINGS:

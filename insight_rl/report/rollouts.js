@@ -95,7 +95,7 @@
     if (group.answer && group.answer !== "null") parts.push(make("p", `expected: ${group.answer}`, "facts"));
     parts.push(make("h4", `${group.rollouts.length} completions`), cards);
     $("group").replaceChildren(...parts);
-    viewer.dataset.ready = String(at);
+    viewer.dataset.shownAfterMs ??= String(Math.round(performance.now()));
   }
 
   function card(each) {

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import gzip
 import json
-import math
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -34,6 +33,7 @@ MAX_TEXT = 20_000
 MAX_GROUP = 1024
 MAX_DECISIONS = 5_000_000
 MAX_STEP = 10**9
+MAX_NUMBER = 1e100
 
 SELECTIONS_FILE = "selections.jsonl"
 
@@ -119,13 +119,9 @@ def read_run(run_dir: Path) -> RunFiles:
 
 
 def number(value: Any) -> float | None:
-    """A finite number, or None for anything else, numbers too large for a float included."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        return None
-    try:
-        return float(value) if math.isfinite(value) else None
-    except OverflowError:
-        return None
+    """A number as a run may have measured it; None for anything else, NaN and what is absurdly large included."""
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return float(value) if is_number and -MAX_NUMBER < value < MAX_NUMBER else None
 
 
 def _lines(path: Path, parse: Callable[[Any], _Parsed], problems: list[str]) -> Iterator[_Parsed]:
@@ -213,15 +209,13 @@ def _texts(run_dir: Path, problems: list[str]) -> Mapping[str, str]:
 
 def _groups(folder: Path, problems: list[str]) -> list[RolloutGroup]:
     files = rollout_files(folder)
-    sizes = [path.stat().st_size if path.is_file() else MAX_ROLLOUT_BYTES for path in files.values()]
-    taken = spread(sizes, MAX_ROLLOUT_BYTES)
-    if len(taken) < len(files):
-        problems.append(
-            f"{folder.name}/: {len(files) - len(taken)} of {len(files)} steps are left out, they are too large"
-        )
+    paths = [path for path in files.values() if path.is_file()]
+    taken = spread([path.stat().st_size for path in paths], MAX_ROLLOUT_BYTES)
+    if len(taken) < len(paths):
+        num_left = len(paths) - len(taken)
+        problems.append(f"{folder.name}/: {num_left} of {len(paths)} steps are left out, they are too large")
     found: list[RolloutGroup] = []
-    num_bad = num_rollouts = 0
-    paths = list(files.values())
+    num_bad, num_rollouts = len(files) - len(paths), 0
     for place in taken:
         groups, bad = _groups_of_step(paths[place])
         num_bad += bad

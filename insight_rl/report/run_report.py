@@ -19,7 +19,7 @@ from insight_rl.report.charts import Line, grid, line_chart
 from insight_rl.report.command import command_of
 from insight_rl.report.run_files import RunFiles, number, read_run
 from insight_rl.report.runs import option_name
-from insight_rl.report.selected import most_selected, new_by_step, reliability, stretches
+from insight_rl.report.selected import last_step_in_words, most_selected, new_by_step, reliability, stretches
 from insight_rl.report.worst_cases import KINDS, Place, find_worst_cases
 
 REPORT_FILE = "report.html"
@@ -34,7 +34,8 @@ Blocks = list[Block | Html]
 
 def write_report(run_dir: Path, output: Path) -> None:
     """Read a run's folder and write its page. Raises ``UsageError`` for a folder that is not that of a run."""
-    write_atomically(output, report_page(read_run(run_dir)))
+    # Half a surrogate pair cannot be written.
+    write_atomically(output, report_page(read_run(run_dir)).encode("utf-8", "replace"))
 
 
 def report_page(run: RunFiles) -> str:
@@ -147,19 +148,28 @@ def _curves(run: RunFiles) -> Blocks:
         x, y = _series(run, key, against)
         return Line(name=name or key, x=x, y=y)
 
-    accuracy = "Held-out accuracy"
     charts = [
-        line_chart(accuracy, "steps", [line("eval/accuracy")], per_cent=True),
-        line_chart(accuracy, "rollouts", [line("eval/accuracy", against="rollout/num_rollouts")], per_cent=True),
-        line_chart(accuracy, "tokens", [line("eval/accuracy", against="rollout/num_tokens")], per_cent=True),
+        line_chart("Held-out accuracy by steps", "steps", [line("eval/accuracy")], per_cent=True),
         line_chart(
-            "Groups with both outcomes, of those rolled out",
+            "Held-out accuracy by rollouts",
+            "rollouts",
+            [line("eval/accuracy", against="rollout/num_rollouts")],
+            per_cent=True,
+        ),
+        line_chart(
+            "Held-out accuracy by tokens",
+            "tokens",
+            [line("eval/accuracy", against="rollout/num_tokens")],
+            per_cent=True,
+        ),
+        line_chart(
+            "Groups with right and wrong rollouts",
             "steps",
             [line("selector/informative_fraction")],
             per_cent=True,
         ),
         line_chart(
-            "Rollouts of the step: right, and mean reward",
+            "Rollouts: share right, and mean reward",
             "steps",
             [line("reward/accuracy", "right"), line("reward/mean", "reward")],
         ),
@@ -227,6 +237,8 @@ def _selection(run: RunFiles) -> Blocks:
             for each in parts
         ]
         blocks.append(Table(columns, rows))
+    if words := last_step_in_words(run):
+        blocks += [Heading(3, "The last step in words"), Text(words)]
     blocks += [Heading(3, "Selected most often"), *_prompts(run)]
     if run.decisions:
         blocks.append(Text("Why one prompt was chosen in a step, in sentences and as a picture:"))
@@ -293,7 +305,7 @@ def _calibration(run: RunFiles) -> Blocks:
         [Line(name=name, x=x, y=y)] for name in ("brier", "coverage") for x, y in [_series(run, f"selector/{name}")]
     )
     charts = [
-        line_chart("Success rate: foretold (across), observed (up)", "foretold", lines, per_cent=True, diagonal=True),
+        line_chart("Success: foretold (across), observed (up)", "foretold", lines, per_cent=True, diagonal=True),
         line_chart("Brier score of the beliefs; a coin has 0.25", "steps", brier),
         line_chart("Groups inside the belief's 90 % interval", "steps", coverage, per_cent=True),
     ]
@@ -322,13 +334,12 @@ def _worst(run: RunFiles, worst: Mapping[Place, Sequence[str]]) -> Blocks:
             continue
         share = f"{counts[kind.key]:,} ({_points(counts[kind.key] / num)} %)"
         button = f'<button class="show" type="button" data-kind="{bit}" data-order="{kind.order}">show</button>'
-        cells = (html.escape(text) for text in (kind.title, share, f"{kind.meaning}; {kind.remedy}"))
-        title, share, meaning = cells
-        rows.append(f'<tr><td>{title}</td><td>{share}</td><td>{button}</td><td class="text">{meaning}</td></tr>')
+        words = f"<b>{html.escape(kind.title)}</b><small>{html.escape(f'{kind.meaning}; {kind.remedy}')}</small>"
+        rows.append(f'<tr><td class="text">{words}</td><td>{html.escape(share)}</td><td>{button}</td></tr>')
     none = [kind.title for kind in KINDS if not counts[kind.key]]
     blocks: Blocks = [Heading(2, "Worst cases")]
     if rows:
-        head = "<tr><th>kind</th><th>rollouts</th><th></th><th></th></tr>"
+        head = "<tr><th>kind</th><th>rollouts</th><th></th></tr>"
         table = f'<table class="worst"><thead>{head}</thead><tbody>{"".join(rows)}</tbody></table>'
         blocks.append(Html(f'<div class="wide">{table}</div>'))
     if none:
@@ -373,7 +384,7 @@ def _costs(run: RunFiles) -> Blocks:
             for key in memory[:40]
         ]
         blocks.append(Table([("process", ""), ("most memory", "resident, or on the GPU where the name says so")], rows))
-    return blocks
+    return blocks if len(blocks) > 1 else []
 
 
 def _series(run: RunFiles, key: str, against: str = "step") -> tuple[np.ndarray, np.ndarray]:

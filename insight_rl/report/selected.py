@@ -8,8 +8,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from insight_rl.report.run_files import RunFiles
-from insight_rl.selector.decision_log import StepDecisions
+from insight_rl.errors import UsageError
+from insight_rl.report.explanation import StepView, explain_step
+from insight_rl.report.run_files import MAX_DECISIONS, RunFiles
+from insight_rl.report.runs import option_name
+from insight_rl.selector.decision_log import StepDecisions, decision_files, read_whole
 
 NUM_BINS = 10
 
@@ -138,6 +141,31 @@ def stretches(run: RunFiles, num_parts: int) -> list[Stretch]:
             )
         )
     return found
+
+
+def last_step_in_words(run: RunFiles) -> str:
+    """What `insight-rl explain` says of the newest step with a decision log; empty where there is none to be read."""
+    files = decision_files(run.run_dir)
+    settings = run.config.get("selector")
+    if not files:
+        return ""
+    step = max(files)
+    earlier = [each for each in run.decisions if len(each) and each.step[0] < step]
+    visits = Counter(prompt_id for each in earlier for prompt_id in each.prompt_id[each.judged > 0].tolist())
+    try:
+        candidates = read_whole(files[step], max_rows=MAX_DECISIONS)
+        view = StepView(
+            step=step,
+            selector=option_name("selector", run.config) or "the selector",
+            settings=settings if isinstance(settings, dict) else {},
+            num_rollouts=max(int(candidates.judged.max(initial=2)), 2),
+            candidates=candidates,
+            visits=np.array([visits[each] for each in candidates.prompt_id.tolist()]),
+            texts={},
+        )
+        return " ".join(explain_step(view)) if candidates.chosen.any() else ""
+    except UsageError:
+        return ""
 
 
 def reliability(decisions: Sequence[StepDecisions], *, new: bool) -> list[Bin]:

@@ -169,19 +169,29 @@ def decision_files(run_dir: Path) -> dict[int, Path]:
     return dict(sorted(_files(run_dir / DECISIONS_FOLDER).items()))
 
 
+def read_whole(path: Path, *, max_rows: int) -> StepDecisions:
+    """All candidates of one file, whoever wrote it. Raises ``UsageError`` if it is damaged, or has more rows."""
+    return _as_decisions(_checked(path, max_rows))
+
+
 def read_rolled_out(path: Path, *, max_rows: int) -> StepDecisions:
-    """What was rolled out of one file, whoever wrote it. Raises ``UsageError`` if it is damaged, or has more rows."""
+    """What was rolled out of one file. Raises as :func:`read_whole`."""
+    return _as_decisions(_checked(path, max_rows).filter(pc.field("judged").is_valid()))
+
+
+def _checked(path: Path, max_rows: int) -> pa.Table:
     try:
         file = pq.ParquetFile(path)
         if file.metadata.num_rows > max_rows:
             raise UsageError(f"{path}: has more than {max_rows} rows; leave it out")
         table = file.read(columns=SCHEMA.names).select(SCHEMA.names).cast(SCHEMA)
-        table = table.filter(pc.field("judged").is_valid())
-    except (OSError, KeyError, pa.ArrowException) as error:
+    except (OSError, KeyError, ValueError, pa.ArrowException) as error:
+        if isinstance(error, UsageError):
+            raise
         raise UsageError(f"{path}: cannot be read ({error}); restore it or delete it") from error
-    if any(column.null_count for column in table.columns):
+    if any(table.column(name).null_count for name in SCHEMA.names if name not in ("successes", "judged")):
         raise UsageError(f"{path}: lacks values; restore it or delete it")
-    return _as_decisions(table)
+    return table
 
 
 def read_pool(run_dir: Path) -> dict[str, str]:

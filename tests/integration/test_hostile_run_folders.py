@@ -19,6 +19,7 @@ COMMANDS = {
     "train": ["train", "run_dir={run}", "trainer.num_steps=1", "trainer.prompts_per_step=2", "evaluation.every=0"],
     "plot": ["plot", "{run}"],
     "explain": ["explain", "run_dir={run}"],
+    "report": ["report", "run_dir={run}"],
     "export": ["export", "run_dir={run}", "output_dir={run}/out"],
     "push": ["push", "run_dir={run}", "repo=user/name", "dry_run=true", "checkpoint=latest"],
     "simulate": ["simulate", "replay={run}", "output_dir={run}/out"],
@@ -73,7 +74,7 @@ def test_no_command_runs_what_a_run_folder_names(command, node, hostile, tmp_pat
     run = hostile(node)
     code = main([word.format(run=run) for word in COMMANDS[command]])
     printed = capsys.readouterr()
-    assert code == (0 if command == "plot" else 2), printed.err
+    assert code == (0 if command in ("plot", "report") else 2), printed.err
     assert len(printed.err.splitlines()) <= 3
     if command == "audit-rewards":
         assert "_target_" in printed.err or "_args_" in printed.err
