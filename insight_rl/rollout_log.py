@@ -61,17 +61,20 @@ class RolloutLog:
         if self.is_due(step):
             lines = [to_lines([group_record(group, step=step)]) for group in groups]
             kept = spread([len(line.encode()) for line in lines], self._max_bytes)
-            _write(self._path(step), "".join(lines[number] for number in kept))
+            write_atomically(self._path(step), _compressed("".join(lines[number] for number in kept)))
 
     def end_step(self, step: int) -> None:
         """Add what the learner measured of the step's completions."""
         if not self.is_due(step) or self._gaps is None or not self._path(step).exists():
             return
         gaps = {key: [_rounded(gap) for gap in gaps_G.tolist()] for key, gaps_G in self._gaps().items()}
-        text = gzip.decompress(self._path(step).read_bytes()).decode()
+        content = self._path(step).read_bytes()
+        lines = gzip.decompress(content).decode().splitlines(keepends=True)
         # A run that goes on from rollouts that were made before it was stopped may have come here already.
-        lines = [line for line in text.splitlines(keepends=True) if not line.startswith(_GAPS)]
-        _write(self._path(step), "".join([*lines, to_lines([{"gaps": gaps}])]))
+        groups = [line for line in lines if not line.startswith(_GAPS)]
+        if len(groups) < len(lines):
+            content = _compressed("".join(groups))
+        write_atomically(self._path(step), content + _compressed(to_lines([{"gaps": gaps}])))
 
     def is_due(self, step: int) -> bool:
         return self._every > 0 and (step == 1 or step % self._every == 0)
@@ -152,6 +155,6 @@ def _rounded(value: float) -> float | int | None:
     return None if number is None else float(f"{number:.4g}")
 
 
-def _write(path: Path, text: str) -> None:
-    # Without the time of day: the same steps make the same files.
-    write_atomically(path, gzip.compress(text.encode(), compresslevel=6, mtime=0))
+def _compressed(text: str) -> bytes:
+    # Without the time of day: the same steps make the same files. Files of gzip may follow each other in one.
+    return gzip.compress(text.encode(), compresslevel=3, mtime=0)

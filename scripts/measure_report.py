@@ -19,6 +19,8 @@ import time
 import urllib.request
 from pathlib import Path
 
+import numpy as np
+
 from insight_rl.monitor.records import METRICS_FILE, to_lines
 from insight_rl.report.run_report import REPORT_FILE, write_report
 from insight_rl.rollout_log import ROLLOUTS_FOLDER, RolloutLog
@@ -51,7 +53,11 @@ def _group(generator: random.Random, step: int, number: int, num_characters: int
         prompt=Prompt(id=f"made/{step}-{number}", task="made", text=text()[:200], token_ids=(1,), answer=number),
         completions_G=tuple(
             Completion(
-                token_ids=(1,) * 40, logprobs=(0.0,) * 40, text=text(), finish_reason="stop", policy_version=step
+                token_ids=np.ones(40, np.int32),
+                logprobs=np.zeros(40, np.float32),
+                text=text(),
+                finish_reason="stop",
+                policy_version=step,
             )
             for _ in rewards
         ),

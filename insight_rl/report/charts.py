@@ -14,7 +14,7 @@ COLOURS = ("blue", "orange", "green", "pink")
 
 _WIDTH, _HEIGHT = 320.0, 195.0
 _LEFT, _RIGHT, _TOP, _BOTTOM = 46.0, 18.0, 8.0, 34.0
-_NUM_TICKS = 4
+_NUM_TICKS = 5
 _MAX_POINTS = 400
 _MAX_MARKED = 30
 

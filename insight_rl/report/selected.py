@@ -82,12 +82,12 @@ def most_selected(run: RunFiles, limit: int) -> list[Selected]:
             steps.setdefault(prompt_id, []).append(step)
     chosen = sorted(times, key=lambda each: (-times[each], -steps[each][-1]))[:limit]
     wanted = set(chosen)
-    outcomes: dict[str, list[tuple[int, int, float, float, float]]] = {each: [] for each in chosen}
+    outcomes: dict[str, list[list[float]]] = {each: [] for each in chosen}
     for decisions in run.decisions:
         for row, prompt_id in enumerate(decisions.prompt_id.tolist()):
             if prompt_id in wanted:
                 columns = (decisions.successes, decisions.judged, decisions.alpha, decisions.beta, decisions.score)
-                outcomes[prompt_id].append(tuple(column[row] for column in columns))  # type: ignore[arg-type]
+                outcomes[prompt_id].append([float(column[row]) for column in columns])
     found = []
     for each in chosen:
         rows = outcomes[each]
@@ -119,24 +119,26 @@ def stretches(run: RunFiles, num_parts: int) -> list[Stretch]:
     rows = [(decisions, new) for decisions, new in rows if len(decisions)]
     found = []
     for part in np.array_split(np.arange(len(rows)), min(num_parts, len(rows))) if rows else []:
-        decisions = [rows[number][0] for number in part]
+        logged = [rows[number][0] for number in part]
         new = np.concatenate([rows[number][1] for number in part])
-        judged = np.concatenate([each.judged for each in decisions])
-        successes = np.concatenate([each.successes for each in decisions])
+        judged, successes, alpha, beta, score = (
+            np.concatenate([getattr(each, name) for each in logged])
+            for name in ("judged", "successes", "alpha", "beta", "score")
+        )
         is_mixed = (successes > 0) & (successes < judged)
-        alpha, beta = (np.concatenate([getattr(each, name) for each in decisions]) for name in ("alpha", "beta"))
-        score = np.concatenate([each.score for each in decisions])
+        with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
+            mean = alpha / (alpha + beta)
         found.append(
             Stretch(
-                first_step=int(decisions[0].step[0]),
-                last_step=int(decisions[-1].step[0]),
+                first_step=int(logged[0].step[0]),
+                last_step=int(logged[-1].step[0]),
                 num_selected=len(new),
                 new=int(new.sum()),
                 informative_new=int((is_mixed & new).sum()),
                 judged_new=int(((judged > 0) & new).sum()),
                 informative_again=int((is_mixed & ~new).sum()),
                 judged_again=int(((judged > 0) & ~new).sum()),
-                mean_belief=float(np.mean(alpha / (alpha + beta))),
+                mean_belief=float(np.mean(mean)),
                 mean_score=float(np.mean(score)),
             )
         )

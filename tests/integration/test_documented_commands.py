@@ -68,6 +68,7 @@ NOT_RUN = {
     "python scripts/check_speedup_estimator.py": "takes a minute; the estimator has tests/unit/compare/test_speedup.py",
     "python scripts/check_ray.py*": "its small form runs in tests/integration/test_ray_run.py",
     "python scripts/check_service_crash.py *": "run by tests/integration/test_service_crash.py",
+    "python scripts/measure_report.py": "measures time in a browser; the page has tests/unit/report/test_run_report.py",
     "python scripts/compare_trl_selection.py *": "trains for an hour; see tests/integration/test_trl_integration.py",
 }
 """Patterns of commands, with the reason why they are not run."""
@@ -114,6 +115,7 @@ MADE = {
     "insight-rl evaluate evaluation=*": "runs/evaluation_*/report.md",
     "insight-rl dashboard --output *": "dashboard.json",
     "insight-rl explain *": "runs/demo/explain/*.png",
+    "insight-rl report run_dir=runs/demo output=demo.html": "demo.html runs/demo/report.html",
     "insight-rl simulate synthetic_learner=hopeless80 *": "runs/simulation_*/simulation.png",
     "insight-rl data prepare task=deepscaler *": "data/deepscaler/train.parquet data/deepscaler/test.parquet",
     "insight-rl data prepare task=gsm8k *": "data/gsm8k/train.jsonl data/gsm8k/source.json",
