@@ -30,6 +30,7 @@ FILES = {
     "samples.jsonl": "sample completions",
     "selections.jsonl": "the prompts of every step",
     "decisions": "why each prompt was selected",
+    "rollouts": "to leaf through with insight-rl report",
     "config.yaml": "the resolved configuration",
     "model": "Hugging Face model",
     "adapter": "LoRA adapter, merged in model",
