@@ -50,6 +50,7 @@ LAYERS = (
         "memory",
         "model_folder",
         "placement",
+        "run_command",
         "run_stops",
         "step_metrics",
         "stop_signals",

@@ -12,10 +12,10 @@ import numpy as np
 
 from insight_rl.errors import UsageError
 from insight_rl.evaluation_log import EVALUATIONS_FILE
-from insight_rl.hub.command import Command, command_of
 from insight_rl.hub.run_files import RunFiles
 from insight_rl.monitor.records import METRICS_FILE, Record, read_records
 from insight_rl.recorded_config import CONFIG_FILE, read_recorded_config
+from insight_rl.run_command import Command, command_of
 from insight_rl.seeding import derive_seed
 from insight_rl.versions import VERSIONS_FILE, read_versions
 

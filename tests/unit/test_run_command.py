@@ -8,8 +8,8 @@ import pytest
 from omegaconf import OmegaConf
 
 from insight_rl.config import compose_config
-from insight_rl.hub.command import command_of
 from insight_rl.nested import flatten
+from insight_rl.run_command import command_of
 
 
 def recorded(*overrides: str) -> dict:
