@@ -131,7 +131,10 @@ def _trained(run: RunFiles) -> Blocks:
     if command.is_exact:
         blocks += [Text("The same run again, in a new folder:"), Code(str(command))]
     else:
-        blocks.append(Text("It has options or settings of the user's own: all of them are in its config.yaml."))
+        text = (
+            "No command of this version makes exactly these settings: it has options of its own, or is older or newer."
+        )
+        blocks.append(Text(f"{text} All of them are in its config.yaml."))
     if run.versions:
         versions = ", ".join(f"{name} {version}" for name, version in run.versions.items())
         blocks.append(Text(f"Versions: {versions}."))

@@ -70,7 +70,7 @@ def test_a_page_tells_the_whole_run(made_run, capsys):
         "Held-out accuracy went from 25.0 % to 37.0 %, +12.0 points, in 12 steps (each within 2.0 points",
         "192 rollouts with 1,920 tokens",
         "a notice",
-        "insight-rl train learner.lr=0.0002 seed=7 trainer.num_steps=12",
+        "insight-rl train seed=7 trainer.num_steps=12 learner.lr=0.0002",
         "Versions: insight_rl",
         "48 prompts were rolled out in 12 steps, 20 different ones of the 20 in the pool",
         "Step 12: insight chose 4 of",
@@ -179,7 +179,7 @@ def test_numbers_and_settings_of_any_kind_make_a_page(made_run):
         "selector: {mu: [1], guards: {exploration: x}}\ntrainer: 3\nselector_name: ../../x\ntask_name: [a]\n"
     )
     page = report(folder)
-    assert "It has options or settings of the user's own" in page.text
+    assert "No command of this version makes exactly these settings" in page.text
 
 
 def test_a_large_text_is_cut_and_says_so(made_run):
