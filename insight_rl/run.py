@@ -41,7 +41,7 @@ from insight_rl.monitor.summary import Summary, summarise
 from insight_rl.monitor.watch import Watch
 from insight_rl.placement import Placement
 from insight_rl.recovery import Recovery
-from insight_rl.reward.base import RewardFn
+from insight_rl.reward.base import RewardFn, check_start
 from insight_rl.reward_fit import check_reward_fits
 from insight_rl.rollout.base import RolloutEngine, RolloutSpec
 from insight_rl.rollout_log import ROLLOUTS_FOLDER, RolloutLog, RolloutLogEnd
@@ -190,6 +190,7 @@ def build_parts(config: RunConfig) -> Parts:
     data = load_data(cheap["task"], ModelTokenizer(model_path), config)
     misfits = check_reward_fits(cheap["reward"], [*data.pool, *data.problems], target=config.reward["_target_"])
     data = replace(data, notices=(*notices, *data.notices, *misfits))
+    check_start(cheap["reward"], judge_deadline_s=config.judge.deadline_s)
     # These import torch.
     engines = {key: build_part(key, getattr(config, key)) for key in ("learner", "rollout", "runtime")}
     weight_channel = build_part("weight_sync", config.weight_sync)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from insight_rl.config import compose_config
@@ -40,11 +40,12 @@ def compose_from_run(run_dir: Path, overrides: Sequence[str], *, config_dir: Pat
     }
     if "task" in replaced:
         replaced.add("reward")  # a task brings its own
+    kept = [section for section in (*TYPED, *PARTS) if section not in replaced]
+    check_addresses(run_dir, {section: recorded[section] for section in kept}, overrides)
     groups = [str(o.input_line) for o, section in zip(parsed, sections, strict=True) if section in replaced]
     if "max_staleness" in (recorded.trainer or {}):
         groups.append("trainer=async")  # whose settings sync does not know
     tree = compose_config(groups, config_dir=config_dir)
-    kept = [section for section in (*TYPED, *PARTS) if section not in replaced]
     try:
         with open_dict(tree):
             tree.seed = recorded.seed
@@ -80,6 +81,33 @@ def _load(run_dir: Path) -> DictConfig:
                 f"code; remove it there, and give it on the command line if you want it"
             )
     return OmegaConf.create(recorded)
+
+
+def check_addresses(run_dir: Path, recorded: Any, overrides: Sequence[str]) -> None:
+    """Refuse the address of a judge model that the record of a run names and ``overrides`` do not.
+
+    The record may be somebody else's, and texts and the key of an environment variable would be sent there.
+    """
+    given = {override.lstrip("+").partition("=")[0] for override in overrides}
+    for key, address in _addresses("", recorded):
+        if key not in given:
+            raise UsageError(
+                f"{run_dir / CONFIG_FILE}: {key}={address!r} is not taken from a run, since texts and your key would "
+                f"be sent there; give it on the command line if you want that: {key}=..."
+            )
+
+
+def _addresses(key: str, node: Any) -> Iterator[tuple[str, str]]:
+    if isinstance(node, (dict, DictConfig)):
+        for name, item in node.items():
+            where = f"{key}.{name}" if key else str(name)
+            if name == "base_url":
+                yield where, str(item)
+            else:
+                yield from _addresses(where, item)
+    elif isinstance(node, (list, ListConfig)):
+        for index, item in enumerate(node):
+            yield from _addresses(f"{key}[{index}]", item)
 
 
 def _model_of(run_dir: Path) -> Path:

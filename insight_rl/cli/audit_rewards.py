@@ -27,6 +27,7 @@ from insight_rl.recorded_config import read_recorded_config
 from insight_rl.reward.base import BaseReward
 from insight_rl.reward.judge_processes import Judged, JudgeProcesses
 from insight_rl.reward.math.reward import MathReward
+from insight_rl.run_settings import check_addresses
 from insight_rl.task.base import Messages
 from insight_rl.types import Completion, Prompt, Reward
 
@@ -135,6 +136,10 @@ def _of_run(run_dir: Path, overrides: list[str], config_dir: Path | None) -> tup
         tree.merge_with_dotlist([item for item in overrides if not item.startswith("reward=")])
     except (OmegaConfBaseException, ValueError) as error:
         raise UsageError(f"{' '.join(overrides)}: {str(error).splitlines()[0]}") from error
+    is_chosen = any(item.startswith("reward=") for item in overrides)
+    check_addresses(
+        run_dir, {"task": tree.task} if is_chosen else {"task": tree.task, "reward": tree.reward}, overrides
+    )
     # Not resolved: what looks like an interpolation in somebody's record is text.
     task = build_part("task", OmegaConf.to_container(tree.task))
     encoder = TextEncoder()

@@ -25,7 +25,7 @@ from insight_rl.cli.own_code import add_own_code_options, allow_own_code
 from insight_rl.config import RunConfig, compose_config, parse_config
 from insight_rl.errors import UsageError, check
 from insight_rl.model_folder import count_parameters
-from insight_rl.reward.base import Judge
+from insight_rl.reward.base import Judge, check_start
 from insight_rl.reward_fit import check_reward_fits
 from insight_rl.rollout.base import RolloutSpec
 from insight_rl.run_settings import compose_from_run
@@ -189,6 +189,9 @@ def _run_all(config: RunConfig, members: Sequence[SuiteMember], runs: Sequence[B
         print(f"complete already: {', '.join(complete)}")
     if len(complete) == len(runs):
         return
+    for member, run in zip(members, runs, strict=True):
+        if run.missing_chunks():
+            check_start(member.benchmark.reward, judge_deadline_s=config.judge.deadline_s)
     engine = build_part("rollout", config.rollout)
     placement = place_engines(engine, num_ranks=0)
     with ExitStack() as cleanup:

@@ -18,7 +18,7 @@ from insight_rl.build import build_part
 from insight_rl.cli.own_code import add_own_code_options, allow_own_code
 from insight_rl.config import JudgeConfig, compose_config
 from insight_rl.errors import UsageError
-from insight_rl.reward.base import check_reward
+from insight_rl.reward.base import check_reward, check_start
 from insight_rl.reward.judge_processes import JudgeProcesses
 from insight_rl.types import Completion, Prompt, Reward
 
@@ -67,6 +67,7 @@ def build_judge_processes(tree: DictConfig) -> JudgeProcesses:
     except OmegaConfBaseException as error:
         raise UsageError(f"judge.{error.key}={tree.judge.get(error.key)!r}: {str(error).splitlines()[0]}") from error
     assert isinstance(judge, JudgeConfig)
+    check_start(reward, judge_deadline_s=judge.deadline_s)
     return JudgeProcesses(
         reward,
         num_workers=2 if judge.num_workers is None else judge.num_workers,

@@ -10,6 +10,7 @@ import numpy as np
 
 from insight_rl.build import build_judge, build_part, find_model, load_data
 from insight_rl.config import RunConfig
+from insight_rl.reward.base import check_start
 from insight_rl.reward_fit import check_reward_fits
 from insight_rl.rollout.base import RolloutSpec
 from insight_rl.rollout.groups import collect_groups, roll_out
@@ -50,6 +51,7 @@ def try_out(config: RunConfig) -> Trial:
     evaluation = replace(config.evaluation, every=0)
     data = load_data(task, ModelTokenizer(model_path), replace(config, trainer=trainer, evaluation=evaluation))
     check_reward_fits(reward, data.pool, target=config.reward["_target_"])
+    check_start(reward, judge_deadline_s=config.judge.deadline_s)
     drawn = np.random.default_rng(derive_seed(config.seed, "doctor")).permutation(len(data.pool))[:NUM_PROMPTS]
     prompts = [data.pool[index] for index in drawn]
     sampling = Sampling(

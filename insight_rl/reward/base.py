@@ -5,10 +5,10 @@ A reward of your own derives from :class:`BaseReward`; docs/rewards.md has a com
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Protocol
 
-from insight_rl.errors import UsageError
+from insight_rl.errors import UsageError, check
 from insight_rl.types import Completion, Prompt, Reward
 
 
@@ -55,9 +55,38 @@ class BaseReward:
 
     bounded: bool = False
     worker_modules: Sequence[str] = ()
+    concurrency: int = 1
+    """How many completions a worker process may judge at once, in threads: more than 1 for a reward that waits."""
+    deadline_s: float | None = None
+    """Seconds that one verdict may take by the reward's own count; ``judge.deadline_s`` must not be less."""
 
     def explain_unusable(self, answer: Any) -> str | None:
         return None
+
+    def check_start(self) -> None:
+        """Look once, before a model loads, at what it depends on, e.g. a server. Raises ``UsageError``."""
+
+
+def check_start(reward: RewardFn, *, judge_deadline_s: float) -> None:
+    """Have ``reward`` look at what it depends on, if it depends on anything, before a model loads.
+
+    Raises ``UsageError`` for what the user can mend, and for a ``judge.deadline_s`` in which it cannot judge.
+    """
+    needed_s = longest_s([reward])
+    if needed_s is not None:
+        remedy = (
+            f"the reward may take {needed_s:g} s for one verdict; set judge.deadline_s={needed_s:g}, or lower its own"
+        )
+        check(judge_deadline_s >= needed_s, "judge.deadline_s", judge_deadline_s, remedy)
+    look = getattr(reward, "check_start", None)
+    if look is not None:
+        look()
+
+
+def longest_s(rewards: Iterable[RewardFn]) -> float | None:
+    """The longest ``deadline_s`` among ``rewards``; ``None`` if none of them has one."""
+    seconds = [getattr(reward, "deadline_s", None) for reward in rewards]
+    return max((each for each in seconds if each is not None), default=None)
 
 
 def check_reward(key: str, reward: object) -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
 from insight_rl.errors import UsageError, check
-from insight_rl.reward.base import RewardFn, check_reward
+from insight_rl.reward.base import RewardFn, check_reward, check_start, longest_s
 from insight_rl.types import Completion, Prompt, Reward
 
 
@@ -24,6 +25,8 @@ class ByTaskReward:
         self.bounded = all(reward.bounded for reward in self._used.values())
         modules = [module for reward in self._used.values() for module in reward.worker_modules]
         self.worker_modules = tuple(dict.fromkeys(modules))
+        self.concurrency = min(getattr(reward, "concurrency", 1) for reward in self._used.values())
+        self.deadline_s = longest_s(self._used.values())
 
     def __call__(self, prompt: Prompt, completion: Completion) -> Reward:
         reward = self._reward_of_task.get(prompt.task)
@@ -33,6 +36,10 @@ class ByTaskReward:
                 f"add reward.reward_of_task.{prompt.task}=..."
             )
         return reward(prompt, completion)
+
+    def check_start(self) -> None:
+        for reward in self._used.values():
+            check_start(reward, judge_deadline_s=math.inf)
 
     def explain_unusable(self, answer: Any) -> str | None:
         """``None`` if one of the rewards in use can judge against ``answer``, else the reason of each of them."""

@@ -106,6 +106,7 @@ class JudgeProcesses:
         check(module != "__main__", "reward", type(reward).__qualname__, "must be defined in a module to be imported")
         self._setup = Setup(reward, max_memory_mb)
         self._num_workers = num_workers
+        self._concurrency = getattr(reward, "concurrency", 1)
         self._deadline_s = deadline_s
         self._alarm = UnjudgedAlarm(max_unjudged_fraction)
 
@@ -258,11 +259,15 @@ class JudgeProcesses:
             if not worker.is_ready or worker.jobs:
                 continue
             with self._condition:
-                size = min(BATCH_SIZE, math.ceil(len(self._queue) / (2 * self._num_workers)))
-                worker.jobs.extend(self._queue.popleft() for _ in range(size))
+                worker.jobs.extend(self._queue.popleft() for _ in range(self._batch_size(len(self._queue))))
             if worker.jobs:
                 worker.deadline = time.monotonic() + self._deadline_s
                 self._send(worker, [(job.prompt, job.completion) for job in worker.jobs])
+
+    def _batch_size(self, num_waiting: int) -> int:
+        """Half of a fair share, so that none is idle at the end; as much as a worker judges at once, if it is there."""
+        share = math.ceil(num_waiting / self._num_workers)
+        return max(min(BATCH_SIZE, math.ceil(share / 2)), min(self._concurrency, share))
 
     def _send(self, worker: _Worker, message: Any) -> None:
         try:

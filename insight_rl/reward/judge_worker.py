@@ -7,11 +7,13 @@ parent's end of the socket closes.
 
 from __future__ import annotations
 
+import functools
 import importlib
 import json
 import os
 import resource
 import time
+from concurrent.futures import ThreadPoolExecutor
 from multiprocessing.connection import Connection
 from typing import Any, NamedTuple
 
@@ -19,7 +21,7 @@ import numpy as np
 
 from insight_rl.reward.base import RewardFn
 from insight_rl.reward.judge import judge_one
-from insight_rl.types import Completion, Prompt
+from insight_rl.types import Completion, Prompt, Reward
 
 MAX_JOBS = 50_000
 """After so many the worker asks to be replaced: the caches of symbolic algebra only grow."""
@@ -84,14 +86,15 @@ def serve(fd: int) -> None:
 
 def _judge_batches(connection: Connection, fd: int, reward: RewardFn) -> None:
     num_jobs = 0
+    threads = ThreadPoolExecutor(concurrency) if (concurrency := getattr(reward, "concurrency", 1)) > 1 else None
     while True:
         try:
             batch = connection.recv()
         except (EOFError, OSError):
             return
-        for index, (prompt, completion) in enumerate(batch):
-            start = time.perf_counter()
-            result, is_out_of_memory = judge_one(reward, prompt.as_prompt(), completion.as_completion())
+        judge = functools.partial(_judge, reward)
+        judged = map(judge, batch) if threads is None else threads.map(judge, batch)
+        for index, (result, is_out_of_memory, seconds) in enumerate(judged):
             num_jobs += 1
             is_spent = num_jobs >= MAX_JOBS and index == len(batch) - 1
             _write(
@@ -102,12 +105,20 @@ def _judge_batches(connection: Connection, fd: int, reward: RewardFn) -> None:
                     "status": result.status,
                     "parts": dict(result.parts),
                     "reason": result.reason[:_MAX_REASON],
-                    "seconds": time.perf_counter() - start,
+                    "seconds": seconds,
                     "retire": is_out_of_memory or is_spent,
                 },
             )
             if is_out_of_memory:
                 return
+
+
+def _judge(reward: RewardFn, job: tuple[PromptStub, CompletionStub]) -> tuple[Reward, bool, float]:
+    """The reward, whether memory ran out, and the seconds it took."""
+    start = time.perf_counter()
+    prompt, completion = job
+    result, is_out_of_memory = judge_one(reward, prompt.as_prompt(), completion.as_completion())
+    return result, is_out_of_memory, time.perf_counter() - start
 
 
 def _write(fd: int, message: dict[str, Any]) -> None:

@@ -7,13 +7,14 @@ kept under the part's name in ``Reward.parts``. A completion without a verdict i
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
 from insight_rl.errors import check
-from insight_rl.reward.base import RewardFn, check_reward
+from insight_rl.reward.base import RewardFn, check_reward, check_start, longest_s
 from insight_rl.types import Completion, Prompt, Reward
 
 
@@ -73,9 +74,14 @@ class ShapedReward:
         self._shaping = tuple(shaping)
         self.bounded = reward.bounded
         self.worker_modules = reward.worker_modules
+        self.concurrency = getattr(reward, "concurrency", 1)
+        self.deadline_s = longest_s([reward])
 
     def __call__(self, prompt: Prompt, completion: Completion) -> Reward:
         return shape(self._reward(prompt, completion), prompt, completion, self._shaping)
+
+    def check_start(self) -> None:
+        check_start(self._reward, judge_deadline_s=math.inf)
 
     def explain_unusable(self, answer: Any) -> str | None:
         return self._reward.explain_unusable(answer)

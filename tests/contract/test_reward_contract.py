@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import pickle
 
 import pytest
@@ -17,6 +18,7 @@ from insight_rl.reward.judge import InProcessJudge
 from insight_rl.reward.judge_processes import JudgeProcesses
 from insight_rl.reward.shaping import FormatBonus, ShapedReward
 from insight_rl.types import Completion, Prompt, Reward
+from tests.support.judge_server import JudgeServer
 
 NAMES = sorted(file.stem for file in (conf_dir() / "reward").glob("*.yaml"))
 STATUSES = {"correct", "wrong", "unparsable", "no_answer", "timeout", "error"}
@@ -36,6 +38,7 @@ CASES["reasoning_gym"] = [
     ("reasoning_gym", CASES["countdown"][0][1] | {"generator": "countdown"}, *CASES["countdown"][0][2:]),
 ]
 CASES["by_task_gym"] = CASES["by_task"] + CASES["reasoning_gym"]
+CASES["llm_judge"] = [("math", "12", "so it is</think>12", "13"), ("math", ["a", "b"], "a or b", "a")]
 HOSTILE = ["", " ", "\\boxed{", "9" * 50_000, "(" * 5_000, "\\frac" * 5_000, "A" * 50_000, "\x00\ud800", "$" * 999]
 
 
@@ -44,8 +47,21 @@ def name(request):
     return request.param
 
 
+@functools.cache
+def judge_server():
+    return JudgeServer()
+
+
+def settings(name):
+    """What an option does not say itself."""
+    if name == "llm_judge":
+        return [f"reward.base_url={judge_server().url}", "reward.model=m"]
+    return []
+
+
 def make(name):
-    return build_part("reward", OmegaConf.to_container(compose_config([f"reward={name}"], config_name="judge").reward))
+    tree = compose_config([f"reward={name}", *settings(name)], config_name="judge")
+    return build_part("reward", OmegaConf.to_container(tree.reward))
 
 
 def prompt(task, answer):
