@@ -100,7 +100,7 @@ def check_addresses(run_dir: Path, recorded: Any, overrides: Sequence[str]) -> N
 def _addresses(key: str, node: Any) -> Iterator[tuple[str, str]]:
     if isinstance(node, (dict, DictConfig)):
         for name, item in node.items():
-            where = f"{key}.{name}" if key else str(name)
+            where = f"{key}.{name!s}" if key else str(name)
             if name == "base_url":
                 yield where, str(item)
             else:

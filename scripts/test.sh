@@ -6,7 +6,7 @@ set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/install_lib.sh"
 
 command -v g++ >/dev/null || die "there is no g++, which DeepSpeed needs at its first use; on Debian and Ubuntu: apt-get install g++"
-install_package "[cpu,dashboard,dev,docs,gym,ray,serve,tensorboard,trackio,trl]"
+install_package "[cpu,dashboard,dev,docs,gym,ray,serve,tensorboard,trackio,trl,verifiers]"
 install_verl
 
 # One thread each: the models are tiny, and several processes share the cores.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import pickle
+from pathlib import Path
 
 import pytest
 from omegaconf import OmegaConf
@@ -20,6 +21,7 @@ from insight_rl.reward.shaping import FormatBonus, ShapedReward
 from insight_rl.types import Completion, Prompt, Reward
 from tests.support.judge_server import JudgeServer
 
+ENVIRONMENTS = Path(__file__).parents[1] / "support" / "environments"
 NAMES = sorted(file.stem for file in (conf_dir() / "reward").glob("*.yaml"))
 STATUSES = {"correct", "wrong", "unparsable", "no_answer", "timeout", "error"}
 # Task, answer, a right response and a wrong one.
@@ -38,11 +40,17 @@ CASES["reasoning_gym"] = [
     ("reasoning_gym", CASES["countdown"][0][1] | {"generator": "countdown"}, *CASES["countdown"][0][2:]),
 ]
 CASES["by_task_gym"] = CASES["by_task"] + CASES["reasoning_gym"]
+SUM = {"prompt": "2,3=6:", "numbers": [2, 3], "target": 6}
+CASES["verifiers"] = [("countdown_env", {"data": SUM}, "<think>2+3</think>2*3", "2+3")]
 CASES["llm_judge"] = [("math", "12", "so it is</think>12", "13"), ("math", ["a", "b"], "a or b", "a")]
 HOSTILE = ["", " ", "\\boxed{", "9" * 50_000, "(" * 5_000, "\\frac" * 5_000, "A" * 50_000, "\x00\ud800", "$" * 999]
 
 
-@pytest.fixture(params=NAMES)
+# The library takes seconds to import: all tests of it in one process.
+VERIFIERS = pytest.param("verifiers", marks=pytest.mark.xdist_group("verifiers"))
+
+
+@pytest.fixture(params=[VERIFIERS if name == "verifiers" else name for name in NAMES])
 def name(request):
     return request.param
 
@@ -56,7 +64,13 @@ def settings(name):
     """What an option does not say itself."""
     if name == "llm_judge":
         return [f"reward.base_url={judge_server().url}", "reward.model=m"]
-    return []
+    return ["reward.env=countdown-env"] if name == "verifiers" else []
+
+
+@pytest.fixture(autouse=True)
+def environments(allow_folder):
+    """A package of the user's own for reward=verifiers."""
+    allow_folder(ENVIRONMENTS)
 
 
 def make(name):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 from omegaconf import OmegaConf
@@ -13,6 +14,11 @@ from insight_rl.paths import conf_dir
 from insight_rl.types import Prompt
 
 OPTIONS = sorted(file.stem for file in (conf_dir() / "task").glob("*.yaml"))
+
+
+ENVIRONMENTS = Path(__file__).parents[1] / "support" / "environments"
+SETTINGS = {"verifiers": ["task.env=countdown-env", "task.num_test=5"]}
+"""What an option does not say itself."""
 
 
 class Encoder:
@@ -31,7 +37,7 @@ class Made:
     """A task and the reward that its option brings, with the files that it reads, which are written afterwards."""
 
     def __init__(self, option, folder, config_dir=None):
-        tree = compose_config([f"task={option}"], config_dir=config_dir)
+        tree = compose_config([f"task={option}", *SETTINGS.get(option, [])], config_dir=config_dir)
         node = OmegaConf.to_container(tree.task, resolve=True)
         self.folder = folder
         self.files = {}
@@ -116,6 +122,8 @@ def brings_a_reward_that_can_judge_its_answers(made):
     assert all(json.loads(json.dumps(prompt.answer)) == prompt.answer for prompt in train + test)
 
 
+# The library takes seconds to import: all tests of it in one process.
+VERIFIERS = pytest.param("verifiers", marks=pytest.mark.xdist_group("verifiers"))
 PROMISES = (
     reads_nothing_before_it_is_asked,
     makes_prompts_with_the_models_own_encoder,
@@ -127,8 +135,9 @@ PROMISES = (
 
 
 @pytest.mark.parametrize("promise", PROMISES)
-@pytest.mark.parametrize("option", OPTIONS)
-def test_a_task(option, promise, tmp_path):
+@pytest.mark.parametrize("option", [VERIFIERS if option == "verifiers" else option for option in OPTIONS])
+def test_a_task(option, promise, tmp_path, allow_folder):
+    allow_folder(ENVIRONMENTS)
     promise(Made(option, tmp_path))
 
 
