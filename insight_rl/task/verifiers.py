@@ -46,7 +46,7 @@ class VerifiersTask:
         self,
         *,
         env: str | None,
-        settings: Mapping[str, Any],
+        settings: Mapping[str, Any] | None,
         test_settings: Mapping[str, Any] | None,
         style: str,
         max_tasks: int | None,
@@ -62,8 +62,8 @@ class VerifiersTask:
         self._module = check_environment("task.env", env)
         for key, each in (("settings", settings), ("test_settings", test_settings)):
             check_settings(f"task.{key}", each)
-        self._settings = dict(settings)
-        self._test_settings = None if test_settings is None else {**settings, **test_settings}
+        self._settings = dict(settings or {})
+        self._test_settings = None if test_settings is None else {**self._settings, **test_settings}
         self._style = style
         self._max_tasks = max_tasks
         self._num_test = num_test

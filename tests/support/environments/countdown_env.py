@@ -1,6 +1,8 @@
 """An environment of the verifiers library: Countdown in the wording that the bundled tiny model knows."""
 
 import random
+import time
+from pathlib import Path
 
 import verifiers.v1 as vf
 
@@ -12,9 +14,17 @@ class Data(vf.TaskData):
     target: int
 
 
-class Countdown(vf.Task[Data]):
+class Knobs(vf.TaskConfig):
+    hang_once: str | None = None
+    """A file: where it is not there, a reward makes it and never ends."""
+
+
+class Countdown(vf.Task[Data, vf.State, Knobs]):
     @vf.reward(weight=2.0)
     async def hits(self, trace: vf.Trace) -> float:
+        if self.config.hang_once and not Path(self.config.hang_once).exists():
+            Path(self.config.hang_once).touch()
+            time.sleep(3600)
         return 0.5 * (self._status(trace) == "correct")
 
     @vf.reward
@@ -32,6 +42,7 @@ class Countdown(vf.Task[Data]):
 class Config(vf.TasksetConfig):
     num_tasks: int = 40
     seed: int = 0
+    task: Knobs = Knobs()
 
 
 class CountdownTaskset(vf.Taskset[Countdown, Config]):
