@@ -56,13 +56,13 @@ def check_environment(key: str, env: object) -> str:
     if match is None:
         raise UsageError(f"{key}={env!r}: name an environment of the verifiers library that is installed, e.g. my-env")
     module = match["name"].replace("-", "_").lower()
-    remedy = (
-        "comes with verifiers and needs a sandbox or several turns; only single-turn environments can be trained on"
-    )
-    check(module not in _BUILT_IN, key, env, remedy)
-    if importlib.util.find_spec("verifiers") is None:
-        raise UsageError(f"{key}={env!r}: the package verifiers is not installed; install it with `{INSTALL}`")
-    version = importlib.metadata.version("verifiers")
+    check(module not in _BUILT_IN, key, env, f"comes with verifiers and needs a sandbox or several turns; {_ONLY}")
+    try:
+        version = importlib.metadata.version("verifiers")
+    except importlib.metadata.PackageNotFoundError:
+        raise UsageError(
+            f"{key}={env!r}: the package verifiers is not installed; install it with `{INSTALL}`"
+        ) from None
     if not re.fullmatch(VERSIONS, version):
         raise UsageError(f"{key}={env!r}: verifiers {version} is installed, and 0.4 is needed: `{INSTALL}`")
     check(importlib.util.find_spec(module) is not None, key, env, f"there is no module {module}; install its package")
@@ -220,11 +220,12 @@ def _text(content: Any) -> str:
 def _trace(task: Any, message: Mapping[str, Any], *, num_tokens: int, is_cut: bool) -> Any:
     """The conversation as the library records it: the prompt, and one reply that the model has sampled."""
     import verifiers.v1 as vf
+    from verifiers import __version__
     from verifiers.v1.state import state_cls
 
     recorded = vf.TraceTask(type=type(task).__name__, data=task.data, key=task.key, hash=task.hash)
     trace = vf.Trace(
-        verifiers=vf.VersionInfo(version=importlib.metadata.version("verifiers")),  # else it asks git for its commit
+        verifiers=vf.VersionInfo(version=__version__),  # else it asks git for its commit
         task=recorded,
         state=state_cls(type(task))(),
         agent=vf.AgentInfo(config=vf.AgentConfig()),

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import importlib.metadata
-import importlib.util
 import json
 import textwrap
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
@@ -281,6 +281,7 @@ def test_a_missing_or_another_version_is_told_with_the_remedy(monkeypatch):
         UsageError, match=r"verifiers 0\.3\.0 is installed, and 0\.4 is needed.*insight-rl\[verifiers\]"
     ):
         make()
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    missing = importlib.metadata.PackageNotFoundError("verifiers")
+    monkeypatch.setattr(importlib.metadata, "version", Mock(side_effect=missing))
     with pytest.raises(UsageError, match=r"the package verifiers is not installed; .*insight-rl\[verifiers\]"):
         make()
