@@ -54,7 +54,7 @@ def check_environment(key: str, env: object) -> str:
     """
     match = _NAME.fullmatch(env) if isinstance(env, str) else None
     if match is None:
-        raise UsageError(f"{key}={env!r}: name an environment of the verifiers library that is installed: task.env=my-env")
+        raise UsageError(f"{key}={env!r}: name an installed environment of the verifiers library: task.env=my-env")
     module = match["name"].replace("-", "_").lower()
     check(module not in _BUILT_IN, key, env, f"comes with verifiers and needs a sandbox or several turns; {_ONLY}")
     try:

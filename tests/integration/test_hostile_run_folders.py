@@ -12,7 +12,6 @@ from omegaconf import OmegaConf
 
 from insight_rl.cli.main import main
 from insight_rl.config import compose_config
-from insight_rl.paths import data_dir
 
 COMMANDS = {
     "audit-rewards": ["audit-rewards", "run_dir={run}"],
@@ -100,12 +99,12 @@ def test_no_text_and_no_key_goes_to_an_address_that_a_run_names(command, tmp_pat
     assert "reward.base_url='http://127.0.0.1:9/v1' is not taken from a run" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("command", ["audit-rewards", "evaluate"])
+@pytest.mark.parametrize("command", ["audit-rewards", "evaluate model=tiny"])
 def test_no_environment_that_a_run_names_is_imported(command, tmp_path, capsys, monkeypatch):
     (tmp_path / "evil_env.py").write_text(f"open({str(tmp_path / 'executed')!r}, 'w')")
     monkeypatch.syspath_prepend(tmp_path)
     tree = OmegaConf.to_container(compose_config(["task=verifiers", "task.env=evil-env"]))
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(tree))
-    assert main([command, f"run_dir={tmp_path}", f"model.path={data_dir() / 'tiny_countdown'}"]) == 2
+    assert main([*command.split(), f"run_dir={tmp_path}"]) == 2
     assert "env='evil-env': " in capsys.readouterr().err
     assert not (tmp_path / "executed").exists()

@@ -248,9 +248,9 @@ def test_a_weight_of_a_reward_may_be_set():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"env": None}, r"task\.env=None: name an environment"),
-        ({"env": "../evil"}, r"task\.env='\.\./evil': name an environment"),
-        ({"env": "os.path"}, r"task\.env='os\.path': name an environment"),
+        ({"env": None}, r"task\.env=None: name an installed environment"),
+        ({"env": "../evil"}, r"task\.env='\.\./evil': name an installed environment"),
+        ({"env": "os.path"}, r"task\.env='os\.path': name an installed environment"),
         ({"env": "harbor"}, r"task\.env='harbor': comes with verifiers and needs a sandbox"),
         ({"env": "no-such-env"}, r"task\.env='no-such-env': there is no module no_such_env"),
         ({"num_test": None}, r"task\.num_test=None: say how many"),
