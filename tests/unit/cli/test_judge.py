@@ -113,7 +113,7 @@ def test_no_lines_are_no_error(monkeypatch, capsys):
     ("overrides", "message"),
     [
         ([], "reward has no value"),
-        (["reward=nope"], r"reward=nope.*countdown, countdown_graded, math, multiple_choice"),
+        (["reward=nope"], r"reward=nope.*countdown, countdown_graded, llm_judge, math, multiple_choice"),
         (["reward=math", "reward.boxd=true"], r"boxd"),
         (["reward=math", "reward.tolerance=2"], r"reward\.tolerance=2"),
         (["reward=math", "judge.num_workers=two"], r"judge\.num_workers='two'"),
