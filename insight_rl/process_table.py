@@ -29,6 +29,26 @@ def session_of(leader: int) -> list[int]:
     return sorted(pids)
 
 
+def family_of(pid: int) -> list[int]:
+    """The process and all that it has started, in any number of generations."""
+    try:
+        files = [thread / "children" for thread in Path(f"/proc/{pid}/task").iterdir()]
+        children = [int(each) for file in files for each in file.read_text().split()]
+    except OSError:
+        return []
+    return [pid, *(each for child in children for each in family_of(child))]
+
+
+def shared_memory_of(pid: int) -> set[Path]:
+    """The files in /dev/shm that the process has mapped and that are still there."""
+    try:
+        lines = Path(f"/proc/{pid}/maps").read_text(errors="replace").splitlines()
+    except OSError:
+        return set()
+    paths = {line.split(maxsplit=5)[5] for line in lines if " /dev/shm/" in line}
+    return {Path(path) for path in paths if not path.endswith(" (deleted)")}
+
+
 def handles(pid: int, number: signal.Signals) -> bool:
     """Whether the process has a handler for the signal; it would end the process otherwise."""
     try:

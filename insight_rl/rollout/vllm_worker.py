@@ -8,6 +8,7 @@ module too.
 
 from __future__ import annotations
 
+import glob
 import os
 import sys
 import time
@@ -19,6 +20,8 @@ from typing import Any, Protocol
 import numpy as np
 
 from insight_rl.child_process import Channel
+from insight_rl.leftovers import remove_at_the_end
+from insight_rl.process_table import family_of, shared_memory_of
 from insight_rl.stored_arrays import AnyArray
 
 _CPU_KV_CACHE_BYTES = 1 << 30
@@ -232,6 +235,8 @@ class _Worker(VersionedWorker):
             raise RefusedError(str(error)) from error
         self._can_sleep = sleep
         config = self._llm.llm_engine.vllm_config
+        if config.parallel_config.world_size > 1:
+            _remove_shared_memory_at_the_end()
         yield Started(
             device=current_platform.device_type,
             num_devices=config.parallel_config.world_size,
@@ -413,6 +418,17 @@ def _sampling_params(request: Request) -> Any:
         detokenize=False,
         output_kind=RequestOutputKind.FINAL_ONLY,
     )
+
+
+def _remove_shared_memory_at_the_end() -> None:
+    """vLLM's own processes remove the buffers of their collectives only at an orderly end.
+
+    On CPUs with AVX-512 these are files in /dev/shm, named ``vllm_dist_...``; all its processes have them open by now.
+    """
+    for pid in family_of(os.getpid()):
+        for path in shared_memory_of(pid):
+            if path.name.startswith("vllm_dist_"):
+                remove_at_the_end(glob.escape(str(path)))
 
 
 def _samples(output: Any, request: Request) -> tuple[Sample, ...]:
