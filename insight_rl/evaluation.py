@@ -80,9 +80,10 @@ def summarise_groups(groups: Sequence[Group]) -> Evaluation:
 
 
 def evaluation_metrics(groups: Sequence[Group]) -> Metrics:
-    """avg@k (``eval/accuracy``), unbiased pass@k for powers of two, truncation and length.
+    """avg@k (``eval/accuracy``), unbiased pass@k for powers of two, share without a verdict, truncation and length.
 
-    A completion that could not be judged counts as wrong here: a benchmark's denominator never shrinks.
+    A completion that could not be judged counts as wrong here: a benchmark's denominator never shrinks. How many there
+    were stands beside the accuracy, which a judge that fails makes too low.
     """
     num_samples = len(groups[0].completions_G)
     completions = [completion for group in groups for completion in group.completions_G]
@@ -96,6 +97,8 @@ def evaluation_metrics(groups: Sequence[Group]) -> Metrics:
             np.mean([pass_at_k(num_samples, group.num_successes, k) for group in groups])
         )
         k *= 2
+    unjudged = [reward.success is None for group in groups for reward in group.rewards_G]
+    metrics["eval/unjudged_fraction"] = float(np.mean(unjudged))
     metrics["eval/truncated_fraction"] = float(np.mean([completion.is_truncated for completion in completions]))
     metrics["eval/mean_tokens"] = float(np.mean([len(completion.token_ids) for completion in completions]))
     return metrics

@@ -47,6 +47,7 @@ def flat_metrics(row: Figures) -> Mapping[str, float]:
         "eval/accuracy": row.accuracy.value,
         "eval/pass_at_1": row.accuracy.value,
         **{f"eval/pass_at_{k}": estimate.value for k, estimate in row.pass_at.items()},
+        "eval/unjudged_fraction": row.unjudged_fraction,
         "eval/truncated_fraction": row.truncated_fraction,
         "eval/mean_tokens": row.mean_tokens,
     }

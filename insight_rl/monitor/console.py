@@ -124,6 +124,8 @@ class ConsoleMonitor:
         for key in sorted(self._latest, key=lambda key: (len(key), key)):
             if key.startswith("eval/pass_at_") and key != "eval/pass_at_1":
                 line.append(f"  pass@{key.removeprefix('eval/pass_at_')} {self._latest[key]:.3f}")
+        if (unjudged := self._latest.get("eval/unjudged_fraction", 0.0)) > 0:
+            line.append(f"  not judged {unjudged:.1%}", style="bold red")
         if (truncated := self._latest.get("eval/truncated_fraction", 0.0)) > 0:
             line.append(f"  truncated {truncated:.1%}")
         return line

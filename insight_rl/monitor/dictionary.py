@@ -110,6 +110,8 @@ ENTRIES: tuple[MetricEntry, ...] = (
            "the problems: how far another draw of as many problems could move it."),
     _entry("eval/pass_at_{k}", "0 to 1", "higher", "Chance that at least one of k samples is right, the unbiased "
            "estimator, averaged over problems.", CODEX),
+    _entry("eval/unjudged_fraction", "0 to 1", "0", "Share of evaluation samples without a verdict (timeout, error). "
+           "They count as wrong in `eval/accuracy`, which is too low by up to this much."),
     _entry("eval/truncated_fraction", "0 to 1", "lower", "Share of evaluation samples cut off at the length limit."),
     _entry("eval/mean_tokens", "tokens", "", "Mean length of the evaluation samples."),
     _entry("reward/mean", "reward", "higher", "Mean reward value of the judged rollouts, shaping included. Moves with "
@@ -153,6 +155,11 @@ ENTRIES: tuple[MetricEntry, ...] = (
            "the belief's central 90 % predictive interval."),
     _entry("selector/version_lag", "versions", "", "Mean number of policy versions by which the outcomes that the "
            "selector took in lag behind the version that the step trains; only where some do (`trainer=async`)."),
+    _entry("selector/under_way", "prompts", "", "Prompts drawn by another framework and not yet finished there; this and "
+           "the next two only inside slime, prime-rl and OpenRLHF."),
+    _entry("selector/given_up", "prompts", "0", "Prompts since the start that came back without rollouts (cancelled, "
+           "filtered, lost): nothing was learnt of them, and they may be selected again."),
+    _entry("selector/late", "prompts", "0", "Of these, the prompts whose verdicts came after all, and counted."),
     _entry("selector/belief_age", "steps", "", "Mean number of steps since the step's prompts were last observed (new "
            "ones left out): how stale the beliefs were that chose them."),
     _entry("selector/reliability_{bin}", "0 to 1", "on the diagonal", "Success rate of the step's rollouts whose "

@@ -40,6 +40,7 @@ class Run:
         records = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
         self.steps = [record for record in records if record["step"] > 0]
         self.accuracy = [record["eval/accuracy"] for record in records if "eval/accuracy" in record]
+        self.unjudged = [record["eval/unjudged_fraction"] for record in records if "eval/accuracy" in record]
         judged = [round((1 - step["reward/unjudged_fraction"]) * NUM_PROMPTS * NUM_ROLLOUTS) for step in self.steps]
         self.num_judged = sum(judged[:-1])
         self.num_right = sum(
@@ -133,6 +134,10 @@ def test_five_steps_with_a_judge_model_that_times_out_half_the_time(tmp_path):
     assert len(run.steps) == NUM_STEPS and len(run.accuracy) == 2
     assert min(counts.values()) > 0
     assert 0.2 < np.mean([step["reward/unjudged_fraction"] for step in run.steps]) < 0.8
+    # An evaluation counts them as wrong, and says how many they were.
+    assert all(
+        0 < share < 1 and accuracy <= 1 - share for share, accuracy in zip(run.unjudged, run.accuracy, strict=True)
+    )
     # Beliefs hold verdicts, and nothing else: not one of those that timed out is a failure in them.
     assert (run.successes, run.failures) == (run.num_right, run.num_judged - run.num_right)
     assert run.failures <= counts["wrong"]

@@ -40,6 +40,7 @@ def test_metrics_count_the_unjudged_as_wrong():
         "eval/accuracy_half_width": pytest.approx(1.96 * np.std([0.5, 0.0], ddof=1) / np.sqrt(2)),
         "eval/pass_at_1": 0.25,
         "eval/pass_at_2": 0.5,
+        "eval/unjudged_fraction": 0.25,
         "eval/truncated_fraction": 0.5,
         "eval/mean_tokens": 3.0,
     }

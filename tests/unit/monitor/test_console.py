@@ -87,6 +87,7 @@ def test_evaluations_are_compared_with_the_one_before_training(file_output):
 def test_the_summary_has_its_figures_and_files(file_output, tmp_path):
     summary = file_output[file_output.index("summary") :]
     rows = {line[:18].strip(): line[18:].split() for line in summary.splitlines()[1:] if line[:18].strip()}
+    assert "not judged" not in file_output
     assert rows["held-out accuracy"][:4] == ["0.312", "before,", "0.512", "after"]
     assert rows["rollouts"] == ["12,800"]
     assert rows["tokens generated"] == ["128,000"]
@@ -147,6 +148,14 @@ def test_a_run_cut_short_closes_without_a_summary(tmp_path):
     shown, hidden = (console.file.getvalue().rfind(f"\x1b[?25{end}") for end in "hl")
     assert shown > hidden >= 0, "the cursor is shown again"
     assert "summary" not in console.file.getvalue()
+
+
+def test_an_accuracy_that_lacks_verdicts_says_so(tmp_path):
+    console = Console(file=io.StringIO(), highlight=False)
+    monitor = ConsoleMonitor(console=console, lines_every=1)
+    monitor.open(tmp_path, config={"evaluation": {"every": 4}}, num_steps=10, first_step=0)
+    monitor.log({"eval/accuracy": 0.25, "eval/unjudged_fraction": 0.5}, step=0)
+    assert "held-out accuracy 0.250  not judged 50.0%" in console.file.getvalue()
 
 
 def test_bad_setting_names_key_and_remedy():
