@@ -155,8 +155,8 @@ ENTRIES: tuple[MetricEntry, ...] = (
            "the belief's central 90 % predictive interval."),
     _entry("selector/version_lag", "versions", "", "Mean number of policy versions by which the outcomes that the "
            "selector took in lag behind the version that the step trains; only where some do (`trainer=async`)."),
-    _entry("selector/under_way", "prompts", "", "Prompts drawn by another framework and not yet finished there; this and "
-           "the next two only inside slime, prime-rl and OpenRLHF."),
+    _entry("selector/under_way", "prompts", "", "Prompts drawn by another framework and not yet finished there; this "
+           "and the next two only inside slime, prime-rl and OpenRLHF."),
     _entry("selector/given_up", "prompts", "0", "Prompts since the start that came back without rollouts (cancelled, "
            "filtered, lost): nothing was learnt of them, and they may be selected again."),
     _entry("selector/late", "prompts", "0", "Of these, the prompts whose verdicts came after all, and counted."),
