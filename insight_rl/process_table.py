@@ -32,10 +32,15 @@ def session_of(leader: int) -> list[int]:
 def family_of(pid: int) -> list[int]:
     """The process and all that it has started, in any number of generations."""
     try:
-        files = [thread / "children" for thread in Path(f"/proc/{pid}/task").iterdir()]
-        children = [int(each) for file in files for each in file.read_text().split()]
+        threads = list(Path(f"/proc/{pid}/task").iterdir())
     except OSError:
         return []
+    children: list[int] = []
+    for thread in threads:
+        try:
+            children += map(int, (thread / "children").read_text().split())
+        except OSError:  # it has ended, and its children are another's
+            continue
     return [pid, *(each for child in children for each in family_of(child))]
 
 

@@ -12,6 +12,7 @@ from insight_rl.config import compose_config
 from insight_rl.errors import UsageError
 from insight_rl.paths import conf_dir
 from insight_rl.reward.base import RewardFn
+from insight_rl.reward.by_task import ByTaskReward
 from insight_rl.types import Prompt
 
 
@@ -33,7 +34,7 @@ def check_reward_fits(reward: RewardFn, prompts: Sequence[Prompt], *, target: st
     options = sorted((conf_dir() / "reward").glob("*.yaml"))
     targets = {file.stem: OmegaConf.select(OmegaConf.load(file), "_target_") for file in options}
     name = next((name for name in targets if targets[name] == target), target)
-    fitting = [f"reward={name}" for name in targets if name != "by_task" and _can_judge(name, prompt.answer)]
+    fitting = [f"reward={name}" for name in targets if _can_judge(name, prompt.answer)]
     remedy = f"take {' or '.join(fitting)}" if fitting else "change the answers of the task, or write a reward for them"
     raise UsageError(f"reward={name}: does not fit task {prompt.task} ({prompt.id}: {reason}); {remedy}")
 
@@ -45,4 +46,5 @@ def _can_judge(name: str, answer: Any) -> bool:
     except UsageError:
         # Its package is not installed: nothing to recommend.
         return False
-    return reward.explain_unusable(answer) is None
+    # That of a mixture goes by the names of tasks, which are no part of an answer.
+    return not isinstance(reward, ByTaskReward) and reward.explain_unusable(answer) is None

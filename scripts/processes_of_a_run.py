@@ -7,6 +7,8 @@ import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+from insight_rl.process_table import family_of
+
 _ENDS_WITHIN_S = 15
 
 
@@ -72,8 +74,4 @@ def is_alive(pid: int) -> bool:
 
 
 def descendants(pid: int) -> list[int]:
-    found = []
-    for task in Path(f"/proc/{pid}/task").glob("*"):
-        for child in map(int, read(str(task / "children")).split()):
-            found += [child, *descendants(child)]
-    return found
+    return family_of(pid)[1:]

@@ -93,8 +93,8 @@ class MeasuresCompletions(Learner, Protocol):
     def completion_gaps(self) -> Mapping[str, np.ndarray]:
         """Of the last :meth:`step`, by prompt id: float64 (G,), in nats.
 
-        The mean over a completion's tokens of |log-prob of the rollout - the learner's before the step|. NaN where it
-        was not computed: a completion without a gradient (not judged, or an advantage of 0).
+        The mean, over a completion's tokens, of how far the log-prob of the rollout and the learner's before the step
+        lie apart. NaN where it was not computed: a completion without a gradient (not judged, or an advantage of 0).
         """
         ...
 

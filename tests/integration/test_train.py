@@ -97,7 +97,7 @@ def test_a_run_leaves_what_it_promises_and_the_model_loads(tmp_path):
         "step_000001.jsonl.gz",
         "step_000002.jsonl.gz",
     }
-    assert json.loads((tmp_path / "run" / "versions.json").read_text())["torch"]
+    assert json.loads((tmp_path / "run" / "versions.json").read_text())[-1]["versions"]["torch"]
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "run" / "model")
     start = AutoModelForCausalLM.from_pretrained(compose_config([]).model.path)
     moved = [

@@ -31,6 +31,8 @@ def test_children_count(monkeypatch):
     child = subprocess.Popen([sys.executable, "-c", busy], stdout=subprocess.PIPE, text=True)
     assert child.stdout is not None
     child.stdout.readline()
+    # Other tests of this process may have left engines running.
+    monkeypatch.setattr(device_time, "process_groups", lambda: {"trainer": []})
     alone = processor_seconds()
     monkeypatch.setattr(device_time, "process_groups", lambda: {"trainer": [], "rank": [child.pid, 2**22 + 1]})
     both = processor_seconds()
