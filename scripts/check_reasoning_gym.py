@@ -13,7 +13,7 @@
 * Success by level (--measure): models in folders, sampled at temperature 1; where one has no chat template, also the
   parts of conf/task/reasoning_gym_countdown.yaml, which the bundled tiny model was trained to read.
 
-Writes reasoning_gym.json (what was found, and what did not pass), reasoning_gym.csv (a row for each generator and
+Writes reasoning_gym_check.json (what was found, and what did not pass), reasoning_gym_check.csv (a row for each generator and
 level), and with the default folder the tables in docs/reasoning_gym.md. Ends with code 1 where a right answer fails or
 a hostile one passes.
 """
@@ -88,7 +88,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if unknown:
         raise UsageError(f"--generators {unknown[0]}: {REFUSED.get(unknown[0], 'reasoning-gym has no such generator')}")
     arguments.output.mkdir(parents=True, exist_ok=True)
-    file = arguments.output / "reasoning_gym.json"
+    file = arguments.output / "reasoning_gym_check.json"
     found: dict[str, Any] = {"generators": {}, "code_has_run": False, "measured": []}
     if file.exists():
         found |= json.loads(file.read_text(encoding="utf-8"))
@@ -351,9 +351,9 @@ def summary(row: Mapping[str, Any]) -> str:
 
 
 def write(found: Mapping[str, Any], folder: Path) -> None:
-    (folder / "reasoning_gym.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    (folder / "reasoning_gym_check.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     fields = ("source", "generator", "part", "level", "problems", "attempts", "successes", "rate")
-    with (folder / "reasoning_gym.csv").open("w", encoding="utf-8", newline="") as file:
+    with (folder / "reasoning_gym_check.csv").open("w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, fields, lineterminator="\n")
         writer.writeheader()
         for generator, row in found["generators"].items():

@@ -35,7 +35,7 @@ def runs_code(answer: str, right: str) -> bool:
 
 def run(folder, *generators):
     code = check_reasoning_gym.main(["--generators", *generators, "--golds", "3", "--output", str(folder)])
-    return code, json.loads((folder / "reasoning_gym.json").read_text())
+    return code, json.loads((folder / "reasoning_gym_check.json").read_text())
 
 
 def test_sound_generators_pass_and_are_written_down(tmp_path, small, capsys):
@@ -46,7 +46,7 @@ def test_sound_generators_pass_and_are_written_down(tmp_path, small, capsys):
     # Two possible answers: guessing is half right at least.
     assert found["generators"]["course_schedule"]["guess"]["default"] >= 0.5
     assert found["generators"]["graph_color"]["guess"]["default"] < 0.5
-    rows = (tmp_path / "reasoning_gym.csv").read_text().splitlines()
+    rows = (tmp_path / "reasoning_gym_check.csv").read_text().splitlines()
     assert len(rows) == 1 + 3 * 3 and rows[1].startswith("guess,gcd,gcd_default,default,3,")
     assert "with something to look at: none" in capsys.readouterr().out
 
