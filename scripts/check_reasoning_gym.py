@@ -13,9 +13,9 @@
 * Success by level (--measure): models in folders, sampled at temperature 1; where one has no chat template, also the
   parts of conf/task/reasoning_gym_countdown.yaml, which the bundled tiny model was trained to read.
 
-Writes reasoning_gym_check.json (what was found, and what did not pass), reasoning_gym_check.csv (a row for each generator and
-level), and with the default folder the tables in docs/reasoning_gym.md. Ends with code 1 where a right answer fails or
-a hostile one passes.
+Writes reasoning_gym_check.json (what was found, and what did not pass), reasoning_gym_check.csv (a row for each
+generator and level), and with the default folder the tables in docs/reasoning_gym.md. Ends with code 1 where a right
+answer fails or a hostile one passes.
 """
 
 from __future__ import annotations
