@@ -172,8 +172,8 @@ def hub_name(key: str, value: object) -> HubName | None:
     if value is None:
         return None
     remedy = (
-        "give name, config (or null), split and revision (a commit, or null), e.g. {name: openai/gsm8k, config: main, "
-        "split: train, revision: null}, or null"
+        "give name, config (or null), split and revision (a commit, a tag or null), e.g. {name: openai/gsm8k, "
+        "config: main, split: train, revision: null}, or null"
     )
     check(isinstance(value, Mapping) and set(value) <= {"name", "config", "split", "revision"}, key, value, remedy)
     assert isinstance(value, Mapping)
@@ -182,7 +182,9 @@ def hub_name(key: str, value: object) -> HubName | None:
     check(isinstance(name, str) and name != "", f"{key}.name", name, remedy)
     check(config is None or isinstance(config, str), f"{key}.config", config, remedy)
     check(isinstance(split, str) and split != "", f"{key}.split", split, remedy)
-    check(revision is None or (isinstance(revision, str) and revision != ""), f"{key}.revision", revision, remedy)
+    is_text = isinstance(revision, str) and revision != ""
+    quotes = "give a commit or a tag; one that looks like a number in quotes twice: 'revision=\"1234567\"'"
+    check(revision is None or is_text, f"{key}.revision", revision, quotes)
     return HubName(name=name, config=config, split=split, revision=revision)
 
 

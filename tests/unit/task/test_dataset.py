@@ -293,6 +293,11 @@ def test_wrong_settings_are_named(settings):
         make_task(**settings)
 
 
+def test_a_revision_that_yaml_takes_for_a_number_is_to_be_quoted():
+    with pytest.raises(UsageError, match=r"task\.train_hub\.revision=1234567: .* 'revision=\"1234567\"'"):
+        make_task(train_hub={"name": "a/b", "revision": 1234567})
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # the options of conf/
 
