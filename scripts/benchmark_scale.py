@@ -27,8 +27,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import suppress
+from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -94,6 +93,7 @@ def train_counted(record: Path, settings: list[str]) -> None:
     """The run itself, with a line in ``record`` for each step: its number and the bytes since the start."""
     from insight_rl.child_process import Channel
     from insight_rl.config import compose_config
+    from insight_rl.process_table import family_of
     from insight_rl.run import train
     from insight_rl.trainer import Trainer
     from insight_rl.types import Metrics
@@ -111,7 +111,7 @@ def train_counted(record: Path, settings: list[str]) -> None:
 
     def counted_log(trainer: Trainer, metrics: Metrics, *, step: int) -> None:
         counts = messages | {
-            "read_written": sum(map(bytes_called, descendants(os.getpid()))),
+            "read_written": sum(map(bytes_called, family_of(os.getpid()))),
             "loopback": loopback_bytes(),
         }
         with record.open("a", encoding="utf-8") as file:
@@ -120,15 +120,6 @@ def train_counted(record: Path, settings: list[str]) -> None:
 
     Channel._write, Channel._read_exactly, Trainer.log = counted_write, counted_read, counted_log  # type: ignore
     train(compose_config(settings))
-
-
-def descendants(pid: int) -> Iterator[int]:
-    """``pid`` and every process below it."""
-    yield pid
-    for task in Path(f"/proc/{pid}/task").glob("*/children"):
-        with suppress(OSError):  # the thread has ended meanwhile
-            for child in task.read_text().split():
-                yield from descendants(int(child))
 
 
 def bytes_called(pid: int) -> int:

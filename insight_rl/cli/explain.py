@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import difflib
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from insight_rl.cli.settings import read_settings
 from insight_rl.errors import UsageError, check
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ def main(argv: Sequence[str]) -> int:
         prog="insight-rl explain", epilog=_EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("settings", nargs="*", metavar="key=value", help="run_dir=..., step=..., prompt=...")
-    given = _parse(parser.parse_args(argv).settings)
+    given = read_settings(parser.parse_args(argv).settings, _KEYS)
     if "run_dir" not in given:
         raise UsageError("run_dir has no value: give the folder of a run, e.g. run_dir=runs/demo")
 
@@ -66,18 +66,6 @@ def main(argv: Sequence[str]) -> int:
         draw_step(view, output, prompt_id=prompt_id, history=history)
     print(output)
     return 0
-
-
-def _parse(settings: Sequence[str]) -> dict[str, str]:
-    given = {}
-    for setting in settings:
-        key, separator, value = setting.partition("=")
-        if not separator or key not in _KEYS or not value:
-            close = difflib.get_close_matches(key, _KEYS, n=1)
-            hint = f"did you mean {close[0]}=...?" if close else f"it takes {', '.join(f'{k}=...' for k in _KEYS)}"
-            raise UsageError(f"{setting}: there is no such setting; {hint}")
-        given[key] = value
-    return given
 
 
 def _print_step(console: Console, view: StepView) -> None:

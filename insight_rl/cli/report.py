@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import difflib
 from collections.abc import Sequence
 from pathlib import Path
 
+from insight_rl.cli.settings import read_settings
 from insight_rl.errors import UsageError
 
 _EPILOG = """
@@ -30,7 +30,7 @@ def main(argv: Sequence[str]) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("settings", nargs="*", metavar="key=value", help="run_dir=..., output=...")
-    given = _parse(parser.parse_args(argv).settings)
+    given = read_settings(parser.parse_args(argv).settings, _KEYS)
     if "run_dir" not in given:
         raise UsageError("run_dir has no value: give the folder of a run, e.g. run_dir=runs/demo")
 
@@ -47,15 +47,3 @@ def main(argv: Sequence[str]) -> int:
         raise UsageError(f"{where}: cannot be read or written ({reason}); choose another output=FILE") from error
     print(output)
     return 0
-
-
-def _parse(settings: Sequence[str]) -> dict[str, str]:
-    given = {}
-    for setting in settings:
-        key, separator, value = setting.partition("=")
-        if not separator or key not in _KEYS or not value:
-            close = difflib.get_close_matches(key, _KEYS, n=1)
-            hint = f"did you mean {close[0]}=...?" if close else f"it takes {', '.join(f'{k}=...' for k in _KEYS)}"
-            raise UsageError(f"{setting}: there is no such setting; {hint}")
-        given[key] = value
-    return given

@@ -14,6 +14,7 @@ import torch._dynamo
 from transformers import AutoModelForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
 from insight_rl.learner.lora import describe_weights
+from insight_rl.process_table import family_of
 from insight_rl.rollout.base import RolloutSpec
 from insight_rl.rollout.pool import WorkerLost
 from insight_rl.rollout.vllm import VllmEngine
@@ -119,11 +120,6 @@ def qwen3(tied_model, tmp_path):
     return model, tmp_path
 
 
-def descendants(pid: int) -> list[int]:
-    children = [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-    return [each for child in children for each in (child, *descendants(child))]
-
-
 def test_two_workers_get_the_weights_and_end_with_the_process_whose_death_is_noticed(qwen3, monkeypatch):
     """As on GPUs: the engine core is a process of its own, and so is each of two tensor-parallel workers (gloo)."""
     model, folder = qwen3
@@ -133,7 +129,7 @@ def test_two_workers_get_the_weights_and_end_with_the_process_whose_death_is_not
         engine.start(RolloutSpec(model_path=folder, dtype="float32", max_length=64, seed=0))
         check_syncs(engine, model)
         process = engine._pool.workers[0]
-        commands = {pid: Path(f"/proc/{pid}/cmdline").read_text() for pid in descendants(process.pid)}
+        commands = {pid: Path(f"/proc/{pid}/cmdline").read_text() for pid in family_of(process.pid)[1:]}
         (core,) = [pid for pid, command in commands.items() if "EngineCore" in command]
         assert len([pid for pid, command in commands.items() if "Worker_TP" in command]) == 2
         maps = [line for pid in commands for line in Path(f"/proc/{pid}/maps").read_text().splitlines()]
