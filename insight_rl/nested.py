@@ -1,4 +1,4 @@
-"""Nested mappings, as configurations are: flattened to dotted keys, and merged."""
+"""Nested mappings, as configurations are: read by dotted keys, flattened to them, and merged."""
 
 from __future__ import annotations
 
@@ -15,6 +15,13 @@ def flatten(node: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             flat[f"{prefix}{key}"] = value
     return flat
+
+
+def value_at(node: object, key: str) -> Any:
+    """The value at a dotted key: 1 for ``"a.b"`` in ``{"a": {"b": 1}}``; ``None`` where there is none."""
+    for name in key.split("."):
+        node = node.get(name) if isinstance(node, Mapping) else None
+    return node
 
 
 def merged(node: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:

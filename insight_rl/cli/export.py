@@ -8,6 +8,7 @@ from pathlib import Path
 
 from insight_rl.build import find_model, quiet_libraries
 from insight_rl.checkpoint import CheckpointStore, part_folder
+from insight_rl.cli.settings import check_is_new, read_keys
 from insight_rl.config import ModelConfig
 from insight_rl.errors import UsageError, check
 from insight_rl.recorded_config import CONFIG_FILE, read_recorded_config
@@ -42,12 +43,7 @@ def main(argv: Sequence[str]) -> int:
     run_dir, output = (Path(given[key]).expanduser() for key in ("run_dir", "output_dir"))
     adapter = given.get("adapter", "merged")
     check(adapter in _ADAPTER, "adapter", adapter, f"must be one of {', '.join(_ADAPTER)}")
-    check(
-        not output.exists() or (output.is_dir() and not any(output.iterdir())),
-        "output_dir",
-        str(output),
-        "is there already and not empty; take a new folder",
-    )
+    check_is_new("output_dir", output)
     checkpoint = find_checkpoint(run_dir, given.get("checkpoint", "latest"))
     export_checkpoint(run_dir, checkpoint, output, merge=adapter == "merged", model_path=given.get("model.path"))
     print(f"{output}: {'the adapter' if adapter == 'separate' else 'the model'} of {checkpoint.name} in {run_dir}")
@@ -80,10 +76,7 @@ def export_checkpoint(run_dir: Path, checkpoint: Path, output: Path, *, merge: b
 
 
 def _settings(words: Sequence[str]) -> dict[str, str]:
-    given = dict(word.partition("=")[::2] for word in words)
-    for key, value in given.items():
-        check(key in _KEYS, key, value, f"there is no such key; there are {', '.join(_KEYS)}")
-        check(value != "", key, value, "give a value: key=value")
+    given = read_keys(words, _KEYS)
     for key in ("run_dir", "output_dir"):
         check(key in given, key, None, f"give a folder, for example {key}=runs/demo")
     return given

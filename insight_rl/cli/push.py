@@ -10,6 +10,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from insight_rl.cli.settings import check_is_new, read_keys
 from insight_rl.errors import UsageError, check
 from insight_rl.hub_access import is_told_offline, why_unreachable
 
@@ -91,10 +92,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _settings(words: Sequence[str]) -> dict[str, str]:
-    given = dict(word.partition("=")[::2] for word in words)
-    for key, value in given.items():
-        check(key in _KEYS, key, value, f"there is no such key; there are {', '.join(_KEYS)}")
-        check(value != "", key, value, "give a value: key=value")
+    given = read_keys(words, _KEYS)
     check("run_dir" in given, "run_dir", None, "give the folder of a run, for example run_dir=runs/demo")
     check("repo" in given, "repo", None, "give the name that the model shall have on the hub, repo=user/name")
     name = given.get("license")
@@ -192,12 +190,7 @@ def _output_folder(files: RunFiles, given: str | None) -> Path:
             check(not output.is_symlink(), "run_dir", str(output), "is a link; remove it, or give output_dir=...")
             if output.exists():
                 shutil.rmtree(output)
-        check(
-            not output.exists() or (output.is_dir() and not any(output.iterdir())),
-            "output_dir",
-            str(output),
-            "is there already and not empty; take a new folder",
-        )
+        check_is_new("output_dir", output)
         output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UsageError(f"output_dir={str(output)!r}: cannot be written ({error.strerror}); take another") from error

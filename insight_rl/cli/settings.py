@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from pathlib import Path
 
-from insight_rl.errors import UsageError
+from insight_rl.errors import UsageError, check
 
 
 def read_settings(words: Sequence[str], keys: Sequence[str]) -> dict[str, str]:
@@ -19,3 +20,18 @@ def read_settings(words: Sequence[str], keys: Sequence[str]) -> dict[str, str]:
             raise UsageError(f"{word}: there is no such setting; {hint}")
         given[key] = value
     return given
+
+
+def read_keys(words: Sequence[str], keys: Collection[str]) -> dict[str, str]:
+    """As :func:`read_settings`, for commands with many keys: a wrong one is told all that there are."""
+    given = dict(word.partition("=")[::2] for word in words)
+    for key, value in given.items():
+        check(key in keys, key, value, f"there is no such key; there are {', '.join(keys)}")
+        check(value != "", key, value, "give a value: key=value")
+    return given
+
+
+def check_is_new(key: str, folder: Path) -> None:
+    """Raise ``UsageError`` that names ``key`` unless ``folder`` is not there yet, or empty."""
+    is_new = not folder.exists() or (folder.is_dir() and not any(folder.iterdir()))
+    check(is_new, key, str(folder), "is there already and not empty; take a new folder")

@@ -14,6 +14,7 @@ from insight_rl.errors import UsageError
 from insight_rl.evaluation_log import EVALUATIONS_FILE
 from insight_rl.hub.run_files import RunFiles
 from insight_rl.monitor.records import METRICS_FILE, Record, read_records
+from insight_rl.nested import value_at
 from insight_rl.recorded_config import CONFIG_FILE, read_recorded_config
 from insight_rl.run_command import Command, command_of
 from insight_rl.seeding import derive_seed
@@ -102,7 +103,7 @@ def read_facts(files: RunFiles, *, step: int | None) -> Facts:
     num_steps = max(record["step"] for record in records) if step is None else step
     done = [record for record in records if record["step"] <= num_steps]
     evaluations = [record for record in _records(files, EVALUATIONS_FILE) if record["step"] <= num_steps]
-    path, revision = _of(config, "model", "path"), _of(config, "model", "revision")
+    path, revision = value_at(config, "model.path"), value_at(config, "model.revision")
     path = path if isinstance(path, str) else ""
     is_hub_name = path.count("/") == 1 and HUB_NAME.fullmatch(path) is not None
     versions = read_versions(files.root)
@@ -121,7 +122,7 @@ def read_facts(files: RunFiles, *, step: int | None) -> Facts:
         versions=versions[0]["versions"] if versions else {},
         num_version_changes=max(0, len(versions) - 1),
         command=command_of(config),
-        is_lora=_of(config, "learner", "lora", "rank") is not None,
+        is_lora=value_at(config, "learner.lora.rank") is not None,
     )
 
 
@@ -195,12 +196,6 @@ def _last(records: list[Record], key: str) -> float | None:
 
 def _whole(value: float | None) -> int | None:
     return None if value is None else int(value)
-
-
-def _of(node: Any, *keys: str) -> Any:
-    for key in keys:
-        node = node.get(key) if isinstance(node, Mapping) else None
-    return node
 
 
 def _data_sets(node: Any) -> Iterator[DataSet]:

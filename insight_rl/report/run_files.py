@@ -84,7 +84,7 @@ class RolloutGroup:
 
 
 @dataclass(kw_only=True)
-class RunFiles:
+class RecordedRun:
     """A run as its folder shows it."""
 
     run_dir: Path
@@ -103,7 +103,7 @@ class RunFiles:
     """What could not be read, in sentences."""
 
 
-def read_run(run_dir: Path) -> RunFiles:
+def read_run(run_dir: Path) -> RecordedRun:
     """Raises ``UsageError`` for a folder that is not that of a run, or of one that has no step yet."""
     if not run_dir.is_dir():
         raise UsageError(f"run_dir={str(run_dir)!r}: there is no such folder; give the folder of a run")
@@ -116,7 +116,7 @@ def read_run(run_dir: Path) -> RunFiles:
     if not records:
         raise UsageError(f"{run_dir / METRICS_FILE}: holds no step that can be read; wait for the run's first step")
     config = read_recorded_config(run_dir) if (run_dir / CONFIG_FILE).is_file() else {}
-    return RunFiles(
+    return RecordedRun(
         run_dir=run_dir,
         config=config,
         records=sorted({record["step"]: record for record in records}.values(), key=lambda record: record["step"]),

@@ -12,11 +12,12 @@ import numpy as np
 
 from insight_rl.clock import STEP_PHASES
 from insight_rl.files import write_atomically
+from insight_rl.nested import value_at
 from insight_rl.report import rollout_pages
 from insight_rl.report.blocks import Block, Bullets, Code, Heading, Html, Table, Text, Warning, to_html
 from insight_rl.report.charts import STYLE as CHART_STYLE
 from insight_rl.report.charts import Line, grid, line_chart
-from insight_rl.report.run_files import RunFiles, number, read_run
+from insight_rl.report.run_files import RecordedRun, number, read_run
 from insight_rl.report.runs import option_name
 from insight_rl.report.selected import last_step_in_words, most_selected, new_by_step, reliability, stretches
 from insight_rl.report.worst_cases import KINDS, Place, find_worst_cases
@@ -38,7 +39,7 @@ def write_report(run_dir: Path, output: Path) -> None:
     write_atomically(output, report_page(read_run(run_dir)).encode("utf-8", "replace"))
 
 
-def report_page(run: RunFiles) -> str:
+def report_page(run: RecordedRun) -> str:
     """The page as HTML."""
     worst = find_worst_cases(run.groups)
     blocks = [
@@ -55,7 +56,7 @@ def report_page(run: RunFiles) -> str:
     return to_html(title, blocks, style=CHART_STYLE + rollout_pages.STYLE, script=rollout_pages.SCRIPT.read_text())
 
 
-def _front(run: RunFiles) -> Blocks:
+def _front(run: RecordedRun) -> Blocks:
     names = {group: option_name(group, run.config) or "?" for group in ("selector", "task")}
     blocks: Blocks = [Heading(1, f"Run {run.run_dir.resolve().name}: {names['selector']} on {names['task']}")]
     blocks.append(Text(_answer(run), is_lead=True))
@@ -67,10 +68,10 @@ def _front(run: RunFiles) -> Blocks:
     return blocks
 
 
-def _answer(run: RunFiles) -> str:
+def _answer(run: RecordedRun) -> str:
     """How far the run came, in two or three sentences."""
     last = run.records[-1]["step"]
-    wanted = number(_get(run.config, "trainer.num_steps"))
+    wanted = number(value_at(run.config, "trainer.num_steps"))
     of_wanted = f" of {wanted:.0f}" if wanted and wanted != last else ""
     accuracy = _values(run, "eval/accuracy")
     sentences = []
@@ -114,14 +115,14 @@ _SETTINGS = (
 )
 
 
-def _trained(run: RunFiles) -> Blocks:
+def _trained(run: RecordedRun) -> Blocks:
     blocks: Blocks = [Heading(2, "What was trained")]
     if not run.config:
         return [*blocks, Text("The folder has no config.yaml: another trainer's run, or one that was copied in part.")]
     facts = [(group, option_name(group, run.config) or "?") for group in _OPTIONS]
-    facts += [(name, _short(value)) for name, key in _SETTINGS if (value := _get(run.config, key)) is not None]
+    facts += [(name, _short(value)) for name, key in _SETTINGS if (value := value_at(run.config, key)) is not None]
     blocks.append(Html(_facts(facts)))
-    selector = _get(run.config, "selector")
+    selector = value_at(run.config, "selector")
     if isinstance(selector, Mapping):
         plain = [f"{key}={_short(value)}" for key, value in selector.items() if isinstance(value, (int, float, str))]
         settings = ", ".join(each for each in plain if not each.startswith("_"))
@@ -146,7 +147,7 @@ def _facts(facts: Sequence[tuple[str, str]]) -> str:
     return f'<dl class="facts-list">{cells}</dl>'
 
 
-def _curves(run: RunFiles) -> Blocks:
+def _curves(run: RecordedRun) -> Blocks:
     def line(key: str, name: str = "", *, against: str = "step") -> Line:
         x, y = _series(run, key, against)
         return Line(name=name or key, x=x, y=y)
@@ -198,7 +199,7 @@ def _curves(run: RunFiles) -> Blocks:
     return [Heading(2, "Curves"), Html(grid(charts)), Text(f"{note} explains every figure.")]
 
 
-def _selection(run: RunFiles) -> Blocks:
+def _selection(run: RecordedRun) -> Blocks:
     blocks: Blocks = [Heading(2, "What was selected, and why")]
     if not run.selections:
         return [*blocks, Text("The folder has no selections.jsonl.")]
@@ -251,7 +252,7 @@ def _selection(run: RunFiles) -> Blocks:
     return blocks
 
 
-def _prompts(run: RunFiles) -> Blocks:
+def _prompts(run: RecordedRun) -> Blocks:
     texts = dict(run.texts)
     for group in run.groups:
         texts.setdefault(group.prompt_id, group.prompt)
@@ -288,7 +289,7 @@ def _prompts(run: RunFiles) -> Blocks:
     return [table]
 
 
-def _calibration(run: RunFiles) -> Blocks:
+def _calibration(run: RecordedRun) -> Blocks:
     kinds = {"rolled out before": False, "new": True}
     found = {name: reliability(run.decisions, new=new) for name, new in kinds.items()}
     found = {name: bins for name, bins in found.items() if bins}
@@ -326,7 +327,7 @@ def _calibration(run: RunFiles) -> Blocks:
     return [Heading(2, "Were the beliefs right?"), Text(text), Html(grid(charts)), Table(columns, rows)]
 
 
-def _worst(run: RunFiles, worst: Mapping[Place, Sequence[str]]) -> Blocks:
+def _worst(run: RecordedRun, worst: Mapping[Place, Sequence[str]]) -> Blocks:
     if not run.groups:
         return []
     num = sum(len(group.rollouts) for group in run.groups)
@@ -350,7 +351,7 @@ def _worst(run: RunFiles, worst: Mapping[Place, Sequence[str]]) -> Blocks:
     return blocks
 
 
-def _rollouts(run: RunFiles, worst: Mapping[Place, Sequence[str]]) -> Blocks:
+def _rollouts(run: RecordedRun, worst: Mapping[Place, Sequence[str]]) -> Blocks:
     blocks: Blocks = [Heading(2, "Rollouts")]
     if not run.groups:
         text = "The run has no rollout log (rollouts/): it was made with rollout_log.every=0, or by an earlier version."
@@ -366,7 +367,7 @@ def _rollouts(run: RunFiles, worst: Mapping[Place, Sequence[str]]) -> Blocks:
     return [*blocks, Text(text), Html(rollout_pages.viewer(run.groups, worst))]
 
 
-def _costs(run: RunFiles) -> Blocks:
+def _costs(run: RecordedRun) -> Blocks:
     names = (*STEP_PHASES, "evaluate", "checkpoint")
     seconds = {name: float(_values(run, f"time/{name}_s").sum()) for name in names}
     of_steps = float(_values(run, "time/step_s").sum())
@@ -390,7 +391,7 @@ def _costs(run: RunFiles) -> Blocks:
     return blocks if len(blocks) > 1 else []
 
 
-def _series(run: RunFiles, key: str, against: str = "step") -> tuple[np.ndarray, np.ndarray]:
+def _series(run: RecordedRun, key: str, against: str = "step") -> tuple[np.ndarray, np.ndarray]:
     """``key`` where it was logged, over the latest value of ``against`` (0 before any)."""
     xs, ys, x = [], [], 0.0
     for record in run.records:
@@ -401,15 +402,8 @@ def _series(run: RunFiles, key: str, against: str = "step") -> tuple[np.ndarray,
     return np.array(xs, np.float64), np.array(ys, np.float64)
 
 
-def _values(run: RunFiles, key: str) -> np.ndarray:
+def _values(run: RecordedRun, key: str) -> np.ndarray:
     return _series(run, key)[1]
-
-
-def _get(config: Mapping[str, Any], key: str) -> Any:
-    node: Any = config
-    for name in key.split("."):
-        node = node.get(name) if isinstance(node, Mapping) else None
-    return node
 
 
 def _short(value: Any) -> str:

@@ -10,7 +10,7 @@ import numpy as np
 
 from insight_rl.errors import UsageError
 from insight_rl.report.explanation import StepView, explain_step
-from insight_rl.report.run_files import MAX_DECISIONS, RunFiles
+from insight_rl.report.run_files import MAX_DECISIONS, RecordedRun
 from insight_rl.report.runs import option_name
 from insight_rl.selector.decision_log import StepDecisions, decision_files, read_whole
 
@@ -72,7 +72,7 @@ def new_by_step(selections: dict[int, list[str]]) -> list[tuple[int, int, int]]:
     return found
 
 
-def most_selected(run: RunFiles, limit: int) -> list[Selected]:
+def most_selected(run: RecordedRun, limit: int) -> list[Selected]:
     """The prompts that were selected most often, of equals the latest first."""
     times: Counter[str] = Counter()
     steps: dict[str, list[int]] = {}
@@ -108,7 +108,7 @@ def most_selected(run: RunFiles, limit: int) -> list[Selected]:
     return found
 
 
-def stretches(run: RunFiles, num_parts: int) -> list[Stretch]:
+def stretches(run: RecordedRun, num_parts: int) -> list[Stretch]:
     """The run in parts of equally many steps; empty without a decision log."""
     seen: set[str] = set()
     rows: list[tuple[StepDecisions, np.ndarray]] = []
@@ -145,7 +145,7 @@ def stretches(run: RunFiles, num_parts: int) -> list[Stretch]:
     return found
 
 
-def last_step_in_words(run: RunFiles) -> str:
+def last_step_in_words(run: RecordedRun) -> str:
     """What `insight-rl explain` says of the newest step with a decision log; empty where there is none to be read."""
     files = decision_files(run.run_dir)
     settings = run.config.get("selector")
